@@ -1,0 +1,68 @@
+"""Engine and server settings: frozen, and the one source of the CLI's defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE_SIZE = 64  # tokens in one KV page; also the attention block of the arithmetic contract
+
+DEVICES = ("auto", "cpu", "cuda")
+NUMERICS = ("auto", "portable", "native")
+PLANS = ("auto", "modules", "fused")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an engine is started with. ``None`` means: decided from the model or the machine.
+
+    Attributes:
+        model: folder, ``.gguf`` file or hub id; None is the default model.
+        dtype: dtype of activations and KV cache; auto is float32 on CPU.
+        max_model_len: longest sequence (prompt + output) in tokens.
+        max_num_seqs: most sequences in one step.
+        max_num_batched_tokens: most tokens in one step; longer prompts are split into chunks.
+        kv_cache_memory: bytes of the KV page pool.
+        threads: CPU threads of the engine; None is the number of usable cores.
+        default_deterministic: what a request gets that does not say.
+        allow_fast: whether ``deterministic: false`` may run PyTorch's stock ops; when off such
+            requests are refused, and no second copy of the weights is ever made.
+    """
+
+    model: str | None = None
+    device: str = "auto"
+    numerics: str = "auto"
+    plan: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    kv_cache_memory: int = 1 << 30
+    threads: int | None = None
+    default_deterministic: bool = True
+    allow_fast: bool = True
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What the HTTP side is started with."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    served_model_name: str | None = None
+    max_queue_size: int = 256
+    shutdown_timeout: float = 30.0
+
+
+def cache_dir() -> Path:
+    """The folder for fetched models and compiled kernels: ``$DETINFER_CACHE`` or ~/.cache/detinfer."""
+    configured = os.environ.get("DETINFER_CACHE")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "detinfer"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""The engine: requests, pages, scheduling and steps. Knows nothing of HTTP."""

@@ -1,0 +1,32 @@
+"""One step's work, as the model runner sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several sequences, flattened; R sequences, T tokens, L rows that need logits.
+
+    Attributes:
+        input_ids: token ids, sequence after sequence. [T] int32
+        positions: absolute position of each token in its sequence. [T] int32
+        query_start: sequence r's tokens are ``query_start[r]:query_start[r + 1]``. [R + 1] int32
+        block_tables: page ids of each sequence, in order of position; unused entries are 0.
+            [R, max pages] int32
+        logit_rows: flat rows whose logits are wanted, ascending. [L] int32
+        deterministic: False only if no row belongs to a deterministic request.
+    """
+
+    input_ids: IntArray
+    positions: IntArray
+    query_start: IntArray
+    block_tables: IntArray
+    logit_rows: IntArray
+    deterministic: bool = True

@@ -1,0 +1,53 @@
+"""Every error detinfer raises on purpose, as one tree.
+
+Each message is one line: which argument or file, what was got, what was expected.
+"""
+
+
+class DetinferError(Exception):
+    """Base of all errors raised on purpose; the CLI prints its message and exits with 2."""
+
+
+class ConfigError(DetinferError, ValueError):
+    """A setting, flag or part of the environment that cannot work."""
+
+
+class ModelLoadError(DetinferError):
+    """A model that cannot be found, fetched, read or verified."""
+
+
+class UnsupportedModelError(DetinferError):
+    """A model whose bits cannot be guaranteed; names the module and the op."""
+
+
+class RequestError(DetinferError, ValueError):
+    """A request that cannot be served as asked.
+
+    Attributes:
+        param: the name of the offending request field, or None.
+        code: a machine-readable code such as ``context_length_exceeded``, or None.
+    """
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.param, self.code)
+
+
+class QueueFullError(DetinferError):
+    """The waiting queue is full; try again after ``retry_after`` seconds."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineDeadError(DetinferError):
+    """The engine process ended or is shutting down; no request can be served."""
+
+
+class NonFiniteError(DetinferError):
+    """A request's keys, values or logits became NaN or infinite."""

@@ -1,0 +1,1 @@
+"""Finding, loading and adapting Hugging Face models."""

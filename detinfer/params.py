@@ -1,0 +1,96 @@
+"""What a request may ask for: ``SamplingParams``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from detinfer.errors import RequestError
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1024
+MAX_LOGPROBS = 20
+MAX_TOKENS_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen and when a request ends.
+
+    Attributes:
+        max_tokens: most tokens to generate; None means up to the model's length.
+        temperature: 0 is greedy (ties to the lowest token id).
+        top_k: 0 keeps all.
+        seed: key of the noise; None draws one (reported in the output) when temperature > 0.
+        stop: strings that end the output; not part of the text.
+        stop_token_ids: token ids that end the output; part of ``token_ids``, not of the text.
+        min_tokens: end-of-sequence and stop ids cannot be chosen before this many tokens.
+        logprobs: number of top log-probabilities per output token; None for none at all.
+        deterministic: whether the bits must not depend on the load.
+
+    Raises:
+        RequestError: naming the first field that is out of range.
+    """
+
+    max_tokens: int | None = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logprobs: int | None = None
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        if self.max_tokens is not None:
+            _integer("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
+        _number("temperature", self.temperature, 0.0, 100.0)
+        _number("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _integer("top_k", self.top_k, 0, 1 << 31)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        if self.seed is not None:
+            _integer("seed", self.seed, 0, (1 << 64) - 1)
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise RequestError(
+                f"stop: got {len(self.stop)} strings, at most {MAX_STOP_STRINGS}", "stop"
+            )
+        for text in self.stop:
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:
+                raise RequestError(
+                    f"stop: expected strings of 1 to {MAX_STOP_LENGTH} characters", "stop"
+                )
+        if len(self.stop_token_ids) > 256:
+            raise RequestError("stop_token_ids: at most 256 ids", "stop_token_ids")
+        for token in self.stop_token_ids:
+            _integer("stop_token_ids", token, 0, (1 << 31) - 1)
+        _integer("min_tokens", self.min_tokens, 0, MAX_TOKENS_LIMIT)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens: got {self.min_tokens}, at most max_tokens = {self.max_tokens}",
+                "min_tokens",
+            )
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("ignore_eos", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name}: got {getattr(self, name)!r}, expected a boolean", name)
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name}: got {value!r}, expected an integer in {low}..{high}", name)
+
+
+def _number(name: str, value: object, low: float, high: float, low_open: bool = False) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high or (low_open and value == low):  # type: ignore[operator]
+        bracket = "(" if low_open else "["
+        raise RequestError(f"{name}: got {value!r}, expected {bracket}{low}, {high}]", name)
