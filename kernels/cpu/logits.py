@@ -1,0 +1,166 @@
+"""What is computed from a row of logits: softmax, log_softmax, argmax, checksum (rules 6 and 8)."""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+
+from detinfer.kernels import elementary as c
+from detinfer.kernels.cpu import elementary
+from detinfer.kernels.cpu.elementary import log32
+from detinfer.kernels.cpu.jit import kernel, parallel_kernel
+from detinfer.kernels.cpu.vector import (
+    ADDRESS,
+    F32,
+    I64,
+    Emit,
+    const64,
+    div,
+    f32_at,
+    fold_lanes,
+    halving_tree,
+    lane_indices,
+    map_row,
+    row_intrinsic,
+)
+
+
+def _max(b, x, n):
+    lanes = fold_lanes(b, n, float("-inf"), lambda e, lane, load: e.max(lane, load(x)))
+    return halving_tree(
+        b, lanes, lambda low, high: b.select(b.fcmp_ordered("<", low, high), high, low)
+    )
+
+
+def _exp_sum(b, x, shift, n):
+    def fold(e, lane, load):
+        return e.add(lane, elementary.exp(e, e.sub(load(x), e.splat(shift))))
+
+    return halving_tree(b, fold_lanes(b, n, 0.0, fold), b.fadd)
+
+
+def _exp_row(b, x, shift, out, n):
+    def body(e, i):
+        e.store(elementary.exp(e, e.sub(e.load(x, i), e.splat(shift))), out, i)
+
+    map_row(b, n, body)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _checksum(b, x, n, key):
+    """Sum of splitmix64 over (bits, index); lanes of integers, whose sums have no order."""
+    total = cgutils.alloca_once_value(b, const64(0))
+    wide = cgutils.alloca_once_value(b, Emit(b).int64(0))
+
+    def body(e, i):
+        value = e.load(x, i)
+        nan = e.b.fcmp_unordered("uno", value, value)
+        bits = b.zext(e.select(nan, e.int32(0x7FC00000), e.bits(value)), e.i64)
+        index = e.splat(i)
+        if e.lanes > 1:
+            index = b.add(index, lane_indices(e.lanes, 0))
+        z = b.add(b.add(bits, b.shl(index, e.int64(32))), e.splat(key))
+        z = b.add(z, e.int64(_signed(c.SPLITMIX_GAMMA)))
+        for shift, factor in ((30, c.SPLITMIX_MUL1), (27, c.SPLITMIX_MUL2)):
+            z = b.mul(b.xor(z, b.lshr(z, e.int64(shift))), e.int64(_signed(factor)))
+        z = b.xor(z, b.lshr(z, e.int64(31)))
+        slot = wide if e.lanes > 1 else total
+        b.store(b.add(b.load(slot), z), slot)
+
+    map_row(b, n, body)
+    result, lanes = b.load(total), b.load(wide)
+    for i in range(Emit(b).lanes):
+        result = b.add(result, b.extract_element(lanes, ir.Constant(ir.IntType(32), i)))
+    return result
+
+
+def _finite(b, x, n):
+    """1 where every value of the row is finite."""
+    bad = cgutils.alloca_once_value(b, ir.Constant(ir.IntType(32), 0))
+    wide = cgutils.alloca_once_value(b, Emit(b).int32(0))
+
+    def body(e, i):
+        magnitude = b.and_(e.bits(e.load(x, i)), e.int32(0x7FFFFFFF))
+        flag = b.zext(b.icmp_signed(">=", magnitude, e.int32(0x7F800000)), e.i32)
+        slot = wide if e.lanes > 1 else bad
+        b.store(b.or_(b.load(slot), flag), slot)
+
+    map_row(b, n, body)
+    result, lanes = b.load(bad), b.load(wide)
+    for i in range(Emit(b).lanes):
+        result = b.or_(result, b.extract_element(lanes, ir.Constant(ir.IntType(32), i)))
+    return b.icmp_signed("==", result, ir.Constant(ir.IntType(32), 0))
+
+
+row_max = row_intrinsic(types.float32, [ADDRESS, ADDRESS], _max)
+exp_sum = row_intrinsic(types.float32, [ADDRESS, types.float32, ADDRESS], _exp_sum)
+exp_row = row_intrinsic(types.void, [ADDRESS, types.float32, ADDRESS, ADDRESS], _exp_row)
+checksum_row = row_intrinsic(types.uint64, [ADDRESS, ADDRESS, types.uint64], _checksum)
+row_finite = row_intrinsic(types.boolean, [ADDRESS, ADDRESS], _finite)
+
+KEY_0, KEY_1 = (np.uint64(key) for key in c.CHECKSUM_KEYS)
+
+
+@parallel_kernel
+def log_softmax(x, out):
+    """Rule 6 for every row of ``x`` [rows, n]."""
+    rows, n = x.shape
+    x0, out0 = x.ctypes.data, out.ctypes.data
+    for row in prange(rows):
+        at = x0 + row * n * 4
+        m = row_max(at, n)
+        log_z = log32(exp_sum(at, m, n))
+        source, target = f32_at(at, n), f32_at(out0 + row * n * 4, n)
+        for i in range(n):
+            target[i] = (source[i] - m) - log_z
+
+
+@parallel_kernel
+def softmax(x, out):
+    """Rule 6's softmax for every row of ``x`` [rows, n]."""
+    rows, n = x.shape
+    x0, out0 = x.ctypes.data, out.ctypes.data
+    for row in prange(rows):
+        at, to = x0 + row * n * 4, out0 + row * n * 4
+        m = row_max(at, n)
+        z = exp_sum(at, m, n)
+        exp_row(at, m, to, n)
+        target = f32_at(to, n)
+        for i in range(n):
+            target[i] = div(target[i], z)
+
+
+@kernel
+def argmax_row(x, n):
+    """Lowest index of the largest value, or -1 where a value is not finite."""
+    if not row_finite(x, n):
+        return -1
+    m, values = row_max(x, n), f32_at(x, n)
+    for i in range(n):
+        if values[i] == m:
+            return i
+    return -1
+
+
+@parallel_kernel
+def argmax(x, out):
+    """``argmax_row`` of every row of ``x`` [rows, n]."""
+    rows, n = x.shape
+    x0 = x.ctypes.data
+    for row in prange(rows):
+        out[row] = argmax_row(x0 + row * n * 4, n)
+
+
+@parallel_kernel
+def checksum(x, out):
+    """Rule 8's two sums of every row of ``x`` [rows, n], into ``out`` [rows, 2] uint64."""
+    rows, n = x.shape
+    x0 = x.ctypes.data
+    for item in prange(rows * 2):
+        row = item // 2
+        out[row, item % 2] = checksum_row(x0 + row * n * 4, n, KEY_1 if item % 2 else KEY_0)

@@ -1,0 +1,123 @@
+"""Batch-invariant linear layer and embedding over one packed weight (docs/arithmetic.md, rule 1).
+
+A weight [N, K] is stored in panels of 64 output columns, [ceil(N / 64), K, 64], so that a tile
+reads it front to back whatever the number of rows. How rows and panels are dealt out is free, since
+each output's chain runs over k alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from detinfer.kernels.cpu.jit import kernel, parallel_kernel
+from detinfer.kernels.cpu.microkernel import tile_bf16, tile_f32
+from detinfer.kernels.cpu.vector import f32_at, u16_at
+
+PANEL = 64
+ROWS = 24  # rows whose partial sums share the cache with a panel
+NO_BIAS = np.empty(0, np.float32)
+ZEROS = np.zeros(PANEL, np.float32)
+
+
+@kernel
+def segments(k):
+    """Rule 1's S."""
+    for s in (8, 4, 2):
+        if k % (64 * s) == 0:
+            return s
+    return 1
+
+
+@kernel
+def linear_panel(x, m, k, w, bf16, panel, bias, out, n, zeros):
+    """One panel, 64 of ``n`` outputs, for ``m`` rows. Addresses in bytes.
+
+    Args:
+        x: address of binary32 rows, contiguous. [m, k]
+        w: address of the packed weight; ``bf16`` says which storage.
+        bias: address of [n] binary32 values, or 0.
+        out: address of the output. [m, n]
+        zeros: address of 64 zeros, where every chain starts.
+    """
+    s = segments(k)
+    span = k // s
+    item = 2 if bf16 else 4
+    w += panel * k * PANEL * item
+    out += panel * PANEL * 4
+    columns = min(PANEL, n - panel * PANEL)
+    direct = s == 1 and columns == PANEL and bias == 0
+    parts = np.empty((1 if direct else s, ROWS * PANEL), np.float32)
+    for row in range(0, m, ROWS):
+        rows = min(ROWS, m - row)
+        for part in range(s):
+            target, stride = parts[part].ctypes.data, PANEL
+            if direct:
+                target, stride = out + row * n * 4, n
+            left = x + (row * k + part * span) * 4
+            right = w + part * span * PANEL * item
+            if bf16:
+                tile_bf16(rows, left, k, right, PANEL, zeros, 0, target, stride, span)
+            else:
+                tile_f32(rows, left, k, right, PANEL, zeros, 0, target, stride, span)
+        if not direct:
+            _add_tree(parts, s, rows * PANEL)
+            _write(parts[0], rows, columns, bias, panel, out + row * n * 4, n)
+
+
+@kernel
+def _add_tree(parts, s, count):
+    """parts[0] = the balanced adjacent tree over parts[:s], element by element."""
+    step = 1
+    while step < s:
+        for i in range(0, s, 2 * step):
+            low, high = parts[i], parts[i + step]
+            for j in range(count):
+                low[j] = low[j] + high[j]
+        step *= 2
+
+
+@kernel
+def _write(part, rows, columns, bias, panel, out, n):
+    for r in range(rows):
+        source, target = part[r * PANEL : (r + 1) * PANEL], f32_at(out + r * n * 4, columns)
+        if bias:
+            added = f32_at(bias + panel * PANEL * 4, columns)
+            for j in range(columns):
+                target[j] = source[j] + added[j]
+        else:
+            for j in range(columns):
+                target[j] = source[j]
+
+
+@parallel_kernel
+def linear(x, w, bf16, n, bias, zeros, out):
+    """``out[m, n] = x[m, k] @ w.T (+ bias)``; ``w`` and ``bias`` are addresses (bias may be 0)."""
+    m, k = x.shape
+    x0, out0, zeros0 = x.ctypes.data, out.ctypes.data, zeros.ctypes.data
+    for panel in prange((n + PANEL - 1) // PANEL):
+        linear_panel(x0, m, k, w, bf16, panel, bias, out0, n, zeros0)
+
+
+@kernel
+def embedding_row(token, k, w, bf16, out):
+    """Row ``token`` of a packed weight, widened to binary32 at address ``out``."""
+    start = (token // PANEL) * k * PANEL + token % PANEL
+    target = f32_at(out, k)
+    if bf16:
+        table = u16_at(w + start * 2, k * PANEL)
+        bits = target.view(np.uint32)
+        for i in range(k):
+            bits[i] = np.uint32(table[i * PANEL]) << np.uint32(16)
+    else:
+        values = f32_at(w + start * 4, k * PANEL)
+        for i in range(k):
+            target[i] = values[i * PANEL]
+
+
+@parallel_kernel
+def embedding(ids, k, w, bf16, out):
+    """``out[t] = weight[ids[t]]``."""
+    out0 = out.ctypes.data
+    for t in prange(ids.size):
+        embedding_row(ids[t], k, w, bf16, out0 + t * k * 4)

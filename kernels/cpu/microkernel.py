@@ -1,0 +1,100 @@
+"""The one matrix tile behind linear and attention: m rows x (16 * vectors) outputs, k ascending.
+
+Each output element is one chain of fused multiply-adds that starts from a stored value, so a chain
+may be cut anywhere and resumed. Rows go by six, four, two and one, with accumulators in vector
+registers over the whole loop; which of them computes a row cannot matter to its chain.
+"""
+
+from __future__ import annotations
+
+from numba import types
+from numba.core import cgutils
+
+from detinfer.kernels.cpu.jit import kernel
+from detinfer.kernels.cpu.vector import ADDRESS, I64, LANES, Emit, const64, row_intrinsic
+
+
+def _rows(b, rows, vectors, bf16, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+    """Emit a tile of a fixed number of rows."""
+    e, one = Emit(b), Emit(b, 1)
+    cells = [(r, v) for r in range(rows) for v in range(vectors)]
+
+    def offset(stride, r, v):
+        return b.add(b.mul(stride, const64(r)), const64(v * LANES))
+
+    first = [e.load(start, offset(start_stride, r, v)) for r, v in cells]
+    entry = b.block
+    loop = b.function.append_basic_block("k_loop")
+    done = b.function.append_basic_block("k_done")
+    b.cbranch(b.icmp_signed(">", k, const64(0)), loop, done)
+
+    b.position_at_end(loop)
+    i = b.phi(I64)
+    i.add_incoming(const64(0), entry)
+    sums = [b.phi(e.f32) for _ in cells]
+    w_row = b.mul(i, w_stride)
+    load = e.load_bf16 if bf16 else e.load
+    columns = [load(w, b.add(w_row, const64(v * LANES))) for v in range(vectors)]
+    scalars = [one.load(x, b.add(b.mul(x_stride, const64(r)), i)) for r in range(rows)]
+    spread = [e.splat(value) for value in scalars]
+    new = [e.fma(spread[r], columns[v], s) for (r, v), s in zip(cells, sums, strict=True)]
+    for phi, before, after in zip(sums, first, new, strict=True):
+        phi.add_incoming(before, entry)
+        phi.add_incoming(after, loop)
+    following = b.add(i, const64(1))
+    i.add_incoming(following, loop)
+    b.cbranch(b.icmp_signed("<", following, k), loop, done)
+
+    b.position_at_end(done)
+    results = [b.phi(e.f32) for _ in cells]
+    for (r, v), value, before, after in zip(cells, results, first, new, strict=True):
+        value.add_incoming(before, entry)
+        value.add_incoming(after, loop)
+        e.store(value, out, offset(out_stride, r, v))
+
+
+def make_tile(vectors: int, bf16: bool):
+    """An intrinsic ``tile(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)``.
+
+    ``out[r, j] = start[r, j]; for i < k: out[r, j] = fma(x[r, i], w[i, j], out[r, j])``. Addresses
+    are in bytes, strides in elements; x is binary32, w binary32 or bf16.
+    """
+
+    def emit(b, m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+        done = const64(0)
+        for rows in (6, 4, 2, 1):
+            with cgutils.for_range(b, b.sdiv(b.sub(m, done), const64(rows))) as loop:
+                row = b.add(done, b.mul(loop.index, const64(rows)))
+
+                def at(base, stride, row=row):
+                    return b.add(base, b.mul(b.mul(row, stride), const64(4)))
+
+                _rows(
+                    b, rows, vectors, bf16, at(x, x_stride), x_stride, w, w_stride,
+                    at(start, start_stride), start_stride, at(out, out_stride), out_stride, k,
+                )  # fmt: skip
+            left = b.srem(b.sub(m, done), const64(rows))
+            done = b.sub(m, left)
+
+    return row_intrinsic(types.void, [ADDRESS] * 10, emit)
+
+
+_f32, _bf16, _narrow = make_tile(4, False), make_tile(4, True), make_tile(1, False)
+
+
+@kernel
+def tile_f32(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+    """``m`` rows x 64 columns, binary32 weights; see ``make_tile``."""
+    _f32(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)
+
+
+@kernel
+def tile_bf16(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+    """``m`` rows x 64 columns, bf16 weights; see ``make_tile``."""
+    _bf16(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)
+
+
+@kernel
+def tile_narrow(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+    """``m`` rows x 16 columns, binary32 weights; see ``make_tile``."""
+    _narrow(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)
