@@ -1,0 +1,291 @@
+"""The engine: ``step()`` turns waiting requests into tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from detinfer import sampling
+from detinfer.config import EngineConfig
+from detinfer.engine.batch import Batch
+from detinfer.engine.block_manager import BlockManager
+from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
+from detinfer.engine.outputs import EngineInfo, FinishReason, RequestOutput, TokenLogprob
+from detinfer.engine.request import Request, noise_seed
+from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
+from detinfer.engine.validation import check_request, stop_ids
+from detinfer.errors import RequestError
+from detinfer.params import SamplingParams
+
+if TYPE_CHECKING:
+    from detinfer.fingerprint import Fingerprint
+
+logger = logging.getLogger(__name__)
+
+# A request, the token chosen for it (-1: none could be), its checksum and log-probability.
+Choice = tuple[Request, int, tuple[int, int], TokenLogprob | None]
+
+NON_FINITE = "the model's logits became NaN or infinite for this request"
+
+
+class _Increment(NamedTuple):
+    """What a step adds to a request."""
+
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[TokenLogprob] | None = None
+    text: str = ""
+
+
+class Runner(Protocol):
+    """What the engine needs of a model runner (``ModelRunner``, or a fake in tests)."""
+
+    vocab_size: int
+    max_model_len: int
+    num_pages: int
+    eos_token_ids: frozenset[int]
+    tokenizer: Any
+    model_name: str
+    plan: str
+    dtype: Any
+    fingerprint: Fingerprint
+
+    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
+
+
+class Engine:
+    """Continuous batching over one model, in the caller's process and thread.
+
+    What a request gets is a pure function of the model, its prompt and its own parameters: the
+    engine shows the model nothing of a request but its tokens, positions and pages.
+
+    Args:
+        config: settings; the runner is made from it unless one is given.
+    """
+
+    def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
+        if runner is None:
+            from detinfer.engine.model_runner import ModelRunner
+
+            runner = ModelRunner(config)
+        self.runner: Runner = runner
+        self.tokenizer = runner.tokenizer
+        self.info = _describe(runner, config)
+        self.block_manager = BlockManager(runner.num_pages)
+        self.scheduler = Scheduler(
+            self.block_manager, Limits(config.max_num_seqs, config.max_num_batched_tokens)
+        )
+        self._decode = token_decoder(self.tokenizer)
+        self._requests: dict[str, Request] = {}  # unfinished ones, in order of arrival
+        self._arrivals = 0
+        self._steps = 0
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+
+    def add_request(
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
+    ) -> None:
+        """Queues a request.
+
+        Raises:
+            RequestError: if it cannot be served as asked, or its id is in use.
+        """
+        if request_id in self._requests:
+            raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
+        max_tokens = check_request(prompt_token_ids, params, self.info)
+        request = Request(
+            request_id=request_id,
+            arrival=self._arrivals,
+            token_ids=[int(token) for token in prompt_token_ids],
+            prompt_tokens=len(prompt_token_ids),
+            params=params,
+            max_tokens=max_tokens,
+            seed=noise_seed(params),
+            stop_ids=stop_ids(params, self.info),
+            detokenizer=Detokenizer(self._decode, prompt_token_ids),
+            stop_strings=StopStrings(params.stop),
+        )
+        self._arrivals += 1
+        self._requests[request_id] = request
+        self.scheduler.add(request)
+
+    def abort(self, request_id: str, reason: str | None = None) -> RequestOutput | None:
+        """Ends a request and frees its pages at once; unknown and finished ones are ignored.
+
+        Args:
+            request_id: whom to end.
+            reason: why, when it is not the client's own wish.
+
+        Returns:
+            Its last increment, for whoever still wants it; None if there was no such request.
+        """
+        request = self._requests.get(request_id)
+        return None if request is None else self._end(request, "abort", error=reason)
+
+    def has_unfinished(self) -> bool:
+        """Whether a step has work to do."""
+        return bool(self._requests)
+
+    def step(self) -> list[RequestOutput]:
+        """Runs the model once; returns the increments of the requests that got a token or ended.
+
+        A failure in the model ends the requests of this step with an error, and no others.
+        """
+        rows = self.scheduler.schedule()
+        if not rows:
+            return []
+        self._steps += 1
+        try:
+            chosen = self._run(rows)
+        except Exception as error:
+            return [self._fail(request, error) for request, _ in rows]
+        return [self._extend(*choice) for choice in chosen]
+
+    def stats(self) -> dict[str, int]:
+        """Counts of requests, pages, steps and tokens, as of now or since the start."""
+        return {
+            "running": len(self.scheduler.running),
+            "waiting": len(self.scheduler.waiting),
+            "num_pages": self.block_manager.num_pages,
+            "free_pages": self.block_manager.num_free,
+            "steps": self._steps,
+            "prompt_tokens": self._prompt_tokens,
+            "generated_tokens": self._generated_tokens,
+        }
+
+    def check_integrity(self) -> None:
+        """Accounts for every page and every request.
+
+        Raises:
+            RuntimeError: with the numbers, if they do not add up.
+        """
+        self.block_manager.check_integrity()
+        owners = self.block_manager.owners()
+        running = [request.request_id for request in self.scheduler.running]
+        waiting = [request.request_id for request in self.scheduler.waiting]
+        if owners != running or running + waiting != list(self._requests):
+            raise RuntimeError(
+                f"requests do not add up: {len(owners)} own pages, {len(running)} run, "
+                f"{len(waiting)} wait, {len(self._requests)} are known"
+            )
+
+    def _run(self, rows: list[ScheduledRow]) -> list[Choice]:
+        logits = self.runner.forward(make_batch(rows))
+        sampled: list[Request] = []
+        for request, count in rows:
+            before = request.num_computed
+            request.num_computed += count
+            self._prompt_tokens += max(0, min(request.num_computed, request.prompt_tokens) - before)
+            if not request.pending_tokens:
+                sampled.append(request)
+        if not sampled:
+            return []
+        tokens = sampling.choose(logits, [_sampling_row(request) for request in sampled])
+        sums = sampling.checksums(logits)
+        logprobs = sampling.token_logprobs(
+            logits, tokens, [request.params.logprobs for request in sampled]
+        )
+        return list(zip(sampled, tokens, sums, logprobs, strict=True))
+
+    def _extend(
+        self, request: Request, token: int, sums: tuple[int, int], logprob: TokenLogprob | None
+    ) -> RequestOutput:
+        if token < 0:
+            return self._end(request, "error", cut=True, error=NON_FINITE)
+        request.token_ids.append(token)
+        request.digest.update(token, sums)
+        self._generated_tokens += 1
+        new = _Increment([token], None if logprob is None else [logprob])
+        try:
+            return self._continue_or_end(request, new)
+        except Exception as error:
+            return self._fail(request, error)
+
+    def _continue_or_end(self, request: Request, new: _Increment) -> RequestOutput:
+        token = request.token_ids[-1]
+        if token in request.stop_ids:
+            return self._end(request, "stop", new)
+        text, stopped = request.detokenizer.push(token), False
+        if request.completion_tokens > request.params.min_tokens:
+            text, stopped = request.stop_strings.push(text)
+        new = new._replace(text=text)
+        if stopped:
+            return self._end(request, "stop", new, cut=True)
+        if request.completion_tokens == request.max_tokens:
+            return self._end(request, "length", new)
+        return _output(request, new)
+
+    def _fail(self, request: Request, error: Exception) -> RequestOutput:
+        logger.error("request %s failed", request.request_id, exc_info=error)
+        message = f"the step failed: {type(error).__name__}: {error}"
+        return self._end(request, "error", cut=True, error=message)
+
+    def _end(
+        self,
+        request: Request,
+        reason: FinishReason,
+        new: _Increment = _Increment(),  # noqa: B008 (immutable)
+        *,
+        cut: bool = False,
+        error: str | None = None,
+    ) -> RequestOutput:
+        """Finishes a request; text that was held back goes out unless it is cut off."""
+        if not cut:
+            tail, found = request.stop_strings.push(request.detokenizer.finish())
+            if not found:
+                tail += request.stop_strings.finish()
+            new = new._replace(text=new.text + tail)
+        self.scheduler.finish(request)
+        del self._requests[request.request_id]
+        output = _output(request, new)
+        output.finish_reason = reason
+        output.digest = request.digest.hexdigest()
+        output.error = error
+        return output
+
+
+def _describe(runner: Runner, config: EngineConfig) -> EngineInfo:
+    parts = dict(runner.fingerprint.parts)
+    return EngineInfo(
+        model_name=runner.model_name,
+        max_model_len=runner.max_model_len,
+        vocab_size=runner.vocab_size,
+        eos_token_ids=tuple(sorted(runner.eos_token_ids)),
+        num_pages=runner.num_pages,
+        max_num_seqs=config.max_num_seqs,
+        allow_fast=config.allow_fast,
+        plan=runner.plan,
+        dtype=str(runner.dtype).removeprefix("torch."),
+        numerics=parts.get("profile", "portable"),
+        fingerprint=parts,
+        system_fingerprint=runner.fingerprint.system_fingerprint,
+    )
+
+
+def _sampling_row(request: Request) -> sampling.SamplingRow:
+    masked = request.completion_tokens < request.params.min_tokens
+    return sampling.SamplingRow(
+        params=request.params,
+        seed=request.seed or 0,
+        position=len(request.token_ids),
+        masked=np.array(sorted(request.stop_ids) if masked else [], dtype=np.int64),
+    )
+
+
+def _output(request: Request, new: _Increment) -> RequestOutput:
+    return RequestOutput(
+        request_id=request.request_id,
+        text=new.text,
+        token_ids=list(new.token_ids),
+        logprobs=None if request.params.logprobs is None else list(new.logprobs or ()),
+        finish_reason=None,
+        digest=None,
+        seed=request.seed,
+        deterministic=request.params.deterministic,
+        prompt_tokens=request.prompt_tokens,
+        completion_tokens=request.completion_tokens,
+    )

@@ -1,0 +1,128 @@
+"""Offline generation in the caller's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from detinfer.config import EngineConfig
+from detinfer.engine.engine import Engine
+from detinfer.engine.outputs import FinishReason, RequestOutput, TokenLogprob
+from detinfer.errors import ConfigError, RequestError
+from detinfer.params import SamplingParams
+
+Prompt = str | Sequence[int]
+
+
+@dataclass
+class Completion:
+    """One whole answer.
+
+    Attributes:
+        text: without stop token and stop string; ``token_ids`` and ``digest`` include the token.
+        logprobs: one entry per output token; None if not asked for.
+        error: what went wrong when ``finish_reason`` is "error".
+    """
+
+    prompt_token_ids: list[int]
+    deterministic: bool
+    system_fingerprint: str
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    digest: str = ""
+    seed: int | None = None
+    error: str | None = None
+
+    def add(self, output: RequestOutput) -> None:
+        """Appends an increment."""
+        self.text += output.text
+        self.token_ids += output.token_ids
+        if output.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + output.logprobs
+        self.finish_reason = output.finish_reason
+        self.digest = output.digest or ""
+        self.seed = output.seed
+        self.error = output.error
+
+
+class LLM:
+    """A model, ready to generate.
+
+    Args:
+        model: folder, ``.gguf`` file or hub id; None is the default model.
+        engine: an engine to drive instead of loading one.
+        settings: any other field of ``EngineConfig``.
+
+    Raises:
+        ConfigError: on a setting that does not exist or cannot work.
+        ModelLoadError: if the model cannot be found or read.
+        UnsupportedModelError: if its bits cannot be guaranteed.
+    """
+
+    def __init__(
+        self, model: str | None = None, *, engine: Engine | None = None, **settings: Any
+    ) -> None:
+        known = [f.name for f in fields(EngineConfig)]
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"{name}: no such setting, expected one of {', '.join(known)}")
+        self.engine = engine or Engine(EngineConfig(model=model, **settings))
+        self._calls = 0
+
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Completes every prompt; the answers come in the prompts' order.
+
+        Args:
+            prompts: a string, a list of strings, or a list of lists of token ids.
+            params: one for all, or one for each; None is ``SamplingParams()``.
+
+        Raises:
+            RequestError: if a prompt or its parameters cannot be served; nothing has run then.
+        """
+        batch: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        each = _one_for_each(params, len(batch))
+        self._calls += 1
+        completions: dict[str, Completion] = {}
+        try:
+            for i, (prompt, chosen) in enumerate(zip(batch, each, strict=True)):
+                request_id = f"generate-{self._calls}-{i}"
+                token_ids = self._token_ids(prompt)
+                self.engine.add_request(request_id, token_ids, chosen)
+                completions[request_id] = Completion(
+                    token_ids, chosen.deterministic, self.engine.info.system_fingerprint
+                )
+            while any(c.finish_reason is None for c in completions.values()):
+                for output in self.engine.step():
+                    completions[output.request_id].add(output)
+        finally:
+            for request_id in completions:
+                self.engine.abort(request_id)
+        return list(completions.values())
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return list(self.engine.tokenizer.encode(prompt))
+        if isinstance(prompt, Sequence):
+            return list(prompt)
+        raise RequestError(
+            f"prompts: got {type(prompt).__name__}, expected a string, a list of strings or a "
+            "list of lists of token ids",
+            "prompts",
+        )
+
+
+def _one_for_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> Sequence[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise RequestError(f"params: got {len(params)} for {count} prompts", "params")
+    return params

@@ -1,0 +1,75 @@
+"""What an engine hands back, and what it says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+Wire = tuple[Any, ...]
+
+
+class TokenLogprob(NamedTuple):
+    """Log-probability of one output token, and of the likeliest tokens at its place.
+
+    Attributes:
+        top: (token id, log-probability), likeliest first, ties to the lowest id.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """One increment of one request: ``text``, ``token_ids`` and ``logprobs`` are what is new.
+
+    Attributes:
+        logprobs: one entry per new token; None if the request did not ask.
+        finish_reason: None until the last increment.
+        digest: the digest chain over all output tokens; only in the last increment.
+        seed: the key of the noise in use, drawn if the request gave none; None for greedy.
+        completion_tokens: output tokens so far, this increment's included.
+        error: why ``finish_reason`` is "error", or "abort" when the engine decided it.
+    """
+
+    request_id: str
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None
+    finish_reason: FinishReason | None
+    digest: str | None
+    seed: int | None
+    deterministic: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    error: str | None = None
+
+    def to_wire(self) -> Wire:
+        """The fields as a plain tuple, several times cheaper to pickle than the object."""
+        wire: Wire = _fields(self)
+        return wire
+
+
+_fields = attrgetter(*RequestOutput.__slots__)
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What the other side of the process boundary needs to know about a loaded engine."""
+
+    model_name: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    num_pages: int
+    max_num_seqs: int
+    allow_fast: bool
+    plan: str
+    dtype: str
+    numerics: str
+    fingerprint: dict[str, str]
+    system_fingerprint: str

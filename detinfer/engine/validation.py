@@ -1,0 +1,81 @@
+"""Whether a request can be served at all; asked on both sides of the process boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from detinfer.config import PAGE_SIZE
+from detinfer.engine.outputs import EngineInfo
+from detinfer.errors import RequestError
+from detinfer.params import SamplingParams
+
+
+def stop_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:
+    """Token ids of the vocabulary that end the request's output."""
+    ids = frozenset(token for token in params.stop_token_ids if token < info.vocab_size)
+    return ids if params.ignore_eos else ids.union(info.eos_token_ids)
+
+
+def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info: EngineInfo) -> int:
+    """Checks a request against the model and the pool.
+
+    Returns:
+        The most tokens to generate, with ``max_tokens=None`` resolved.
+
+    Raises:
+        RequestError: naming the field, what was got and what was expected.
+    """
+    _check_prompt(prompt_token_ids, info)
+    prompt = len(prompt_token_ids)
+    room = info.max_model_len - prompt
+    if room < 1:
+        raise RequestError(
+            f"prompt: got {prompt} tokens, at most {info.max_model_len - 1} leave room for an "
+            f"answer within the model's length of {info.max_model_len}",
+            "prompt",
+            "context_length_exceeded",
+        )
+    max_tokens = room if params.max_tokens is None else params.max_tokens
+    if max(max_tokens, params.min_tokens) > room:
+        name = "max_tokens" if max_tokens > room else "min_tokens"
+        raise RequestError(
+            f"{name}: got {getattr(params, name)} after a prompt of {prompt} tokens, at most "
+            f"{room} fit the model's length of {info.max_model_len}",
+            name,
+            "context_length_exceeded",
+        )
+    pages = -(-(prompt + max_tokens) // PAGE_SIZE)
+    if pages > info.num_pages:
+        raise RequestError(
+            f"max_tokens: a prompt of {prompt} tokens and {max_tokens} to generate need {pages} "
+            f"pages of {PAGE_SIZE} tokens, the KV cache has {info.num_pages}",
+            "max_tokens",
+            "context_length_exceeded",
+        )
+    if params.min_tokens and len(stop_ids(params, info)) >= info.vocab_size:
+        raise RequestError("min_tokens: every token of the vocabulary is a stop id", "min_tokens")
+    if not params.deterministic and not info.allow_fast:
+        raise RequestError(
+            "deterministic: got false, but this engine was started without the fast mode",
+            "deterministic",
+        )
+    return max_tokens
+
+
+def _check_prompt(prompt_token_ids: Sequence[int], info: EngineInfo) -> None:
+    if not len(prompt_token_ids):
+        raise RequestError("prompt: got no tokens, expected at least one", "prompt")
+    try:
+        ids = np.asarray(prompt_token_ids)
+    except (ValueError, OverflowError):
+        ids = np.empty(0)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise RequestError("prompt: expected a flat list of integer token ids", "prompt")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= info.vocab_size:
+        raise RequestError(
+            f"prompt: got token id {low if low < 0 else high}, expected 0..{info.vocab_size - 1}",
+            "prompt",
+        )

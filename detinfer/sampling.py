@@ -1,0 +1,130 @@
+"""Choosing tokens from logits (arithmetic contract, rules 6 to 8), one row blind to the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detinfer import ops
+from detinfer.engine.outputs import TokenLogprob
+from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
+from detinfer.params import SamplingParams
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+SAMPLER_VERSION = "1"
+_LOWEST_TEMPERATURE = 1e-5  # below it sampling is greedy: logit / T would overflow
+
+
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether the token is the argmax, with no noise."""
+    return params.temperature < _LOWEST_TEMPERATURE
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """How one row of logits is sampled.
+
+    Attributes:
+        seed: key of the noise, 64 bits; not read for a greedy row.
+        position: absolute index in its sequence of the token to choose.
+        masked: token ids that cannot be chosen. [M] int64
+    """
+
+    params: SamplingParams
+    seed: int
+    position: int
+    masked: Ids
+
+
+def choose(logits: Floats, rows: list[SamplingRow]) -> Ids:
+    """Chooses one token a row.
+
+    Args:
+        logits: raw logits. [L, V] float32
+        rows: how each is sampled. L of them
+
+    Returns:
+        Token ids, -1 where the logits (or the largest over the temperature) are not finite.
+        [L] int64
+    """
+    tokens = ops.argmax(logits)
+    for i, row in enumerate(rows):
+        if tokens[i] >= 0 and not (is_greedy(row.params) and not len(row.masked)):
+            tokens[i] = _choose_one(logits[i], row)
+    return tokens
+
+
+def _choose_one(logits: Floats, row: SamplingRow) -> int:
+    params = row.params
+    ids: Ids = np.arange(len(logits), dtype=np.int64)
+    if len(row.masked):
+        ids = np.delete(ids, row.masked)
+        logits = logits[ids]
+    if is_greedy(params):
+        return int(ids[logits.argmax()])
+    with np.errstate(over="ignore"):
+        x = logits / np.float32(params.temperature)
+    if not np.isfinite(x.max()):
+        return -1
+    if params.top_k or params.top_p < 1 or params.min_p > 0:
+        kept = _filter(x, params)
+        x, ids = x[kept], ids[kept]
+    return int(gumbel_argmax(x, ids, np.uint64(row.seed), np.uint64(row.position)))
+
+
+def _filter(x: Floats, params: SamplingParams) -> Ids:
+    """Indices that top-k, top-p and min-p keep, in order: x descending, index ascending."""
+    order = rank(x, params.top_k)
+    w = weights(x[order])
+    # Not np.sum: the contract's sums run in order, one addition a step.
+    sums = np.cumsum(w, dtype=np.float64)
+    count = 1 + int(np.searchsorted(sums[:-1], params.top_p * sums[-1]))
+    return order[:count][w[:count] >= np.float32(params.min_p)]
+
+
+def rank(x: Floats, k: int = 0) -> Ids:
+    """Indices of the k largest values (0: of all), descending, ties to the lowest index."""
+    # One integer key a value: the float's bits made monotonic and turned round, then the index.
+    # Adding +0 makes -0 equal to it.
+    bits = (x + np.float32(0)).view(np.int32).astype(np.int64)
+    ascending = np.where(bits < 0, ~bits & 0xFFFFFFFF, bits | 0x80000000)
+    keys = ((0xFFFFFFFF - ascending).astype(np.uint64) << np.uint64(32)) | np.arange(
+        len(x), dtype=np.uint64
+    )
+    if 0 < k < len(keys):
+        keys = np.partition(keys, k - 1)[:k]
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def token_logprobs(
+    logits: Floats, tokens: Ids, counts: list[int | None]
+) -> list[TokenLogprob | None]:
+    """Log-probabilities under the raw logits, for the rows that ask.
+
+    Args:
+        logits: raw logits. [L, V] float32
+        tokens: the chosen token ids, -1 for a row without one. [L]
+        counts: how many of the likeliest tokens each row wants; None for no log-probabilities.
+    """
+    found: list[TokenLogprob | None] = [None] * len(tokens)
+    asking = [i for i, count in enumerate(counts) if count is not None and tokens[i] >= 0]
+    if not asking:
+        return found
+    table: Floats = ops.log_softmax(torch.from_numpy(logits[asking])).numpy()
+    for i, row in zip(asking, table, strict=True):
+        token, count = int(tokens[i]), counts[i] or 0
+        top = rank(logits[i], count) if count else ()
+        found[i] = TokenLogprob(token, float(row[token]), [(int(t), float(row[t])) for t in top])
+    return found
+
+
+def checksums(logits: Floats) -> list[tuple[int, int]]:
+    """The two sums of each row of raw logits. [L, V] -> L pairs."""
+    sums = ops.checksum(logits)
+    return [(int(a), int(b)) for a, b in sums.tolist()]
