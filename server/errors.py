@@ -1,0 +1,148 @@
+"""Every failure as the one error object: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from detinfer.errors import DetinferError, EngineDeadError, QueueFullError, RequestError
+from detinfer.server.wire import json_response
+
+log = logging.getLogger("detinfer.server")
+
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; nginx's number
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in one line, and where."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class UnavailableError(EngineDeadError):
+    """The server is loading, draining or without an engine; ``code`` says which."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class GenerationError(DetinferError):
+    """The engine gave up on one request, for example because its logits became NaN."""
+
+
+class ClientDisconnectedError(Exception):
+    """The client went away before its answer was complete."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An HTTP status with its error object's fields."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def payload(self) -> dict[str, Any]:
+        """The error object."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> Response:
+        """The whole HTTP answer."""
+        return json_response(self.payload(), self.status, self.headers)
+
+
+def failure_of(error: Exception) -> Failure:
+    """The answer for ``error``; an unexpected one is logged and its text kept to ourselves."""
+    message = str(error)
+    match error:
+        case RequestError():
+            return Failure(400, message, "invalid_request_error", error.param, error.code)
+        case QueueFullError():
+            return Failure(
+                429,
+                message,
+                "rate_limit_error",
+                code="queue_full",
+                headers={"retry-after": str(error.retry_after)},
+            )
+        case UnavailableError():
+            return Failure(503, message, "unavailable_error", code=error.code)
+        case EngineDeadError():
+            return Failure(503, message, "unavailable_error", code="engine_dead")
+        case GenerationError():
+            return Failure(500, message, "server_error", code="generation_failed")
+        case HTTPException():
+            return _http_failure(error)
+    log.error("unexpected error while answering a request", exc_info=error)
+    return Failure(500, "internal error; the server's log has the details", "server_error")
+
+
+def model_not_found(model: str, served: str) -> Failure:
+    """404 for a model this server does not have."""
+    message = f"model: got {model[:100]!r}, expected {served!r}"
+    return Failure(404, message, "not_found_error", "model", "model_not_found")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every deliberate error, and the router's own 404 and 405, with the error object."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.detail in ("Not Found", "Method Not Allowed"):
+            return _routing_failure(request, error).response()
+        return failure_of(error).response()
+
+    async def on_disconnect(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    app.add_exception_handler(DetinferError, on_error)
+    app.add_exception_handler(HTTPException, on_error)
+    app.add_exception_handler(ClientDisconnectedError, on_disconnect)
+
+
+def _http_failure(error: HTTPException) -> Failure:
+    kind = {401: "authentication_error", 404: "not_found_error"}.get(
+        error.status_code, "invalid_request_error"
+    )
+    headers = dict(error.headers or {})
+    return Failure(error.status_code, str(error.detail), kind, headers=headers)
+
+
+def _routing_failure(request: Request, error: HTTPException) -> Failure:
+    """The router's bare "Not Found" with the method and path that were asked for."""
+    path = request.url.path[:200]
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        message = f"no such route: {request.method} {path}"
+        return Failure(404, message, "not_found_error", code="route_not_found", headers=headers)
+    allowed = headers.get("allow", headers.get("Allow", "another method"))
+    message = f"method: got {request.method} for {path}, expected {allowed}"
+    return Failure(
+        405, message, "invalid_request_error", code="method_not_allowed", headers=headers
+    )

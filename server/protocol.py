@@ -1,0 +1,166 @@
+"""Request bodies: strict JSON in, plain values or one clear complaint out.
+
+Types are judged here; ranges are judged by ``SamplingParams``, whose bounds the schema repeats.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
+from pydantic import ValidationError as PydanticValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+
+from detinfer.errors import RequestError
+
+Body = TypeVar("Body", bound="StrictBody")
+
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "int_parsing_size": "an integer of at most 64 bits",
+    "greater_than_equal": "an integer of at most 64 bits",
+    "less_than_equal": "an integer of at most 64 bits",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "list_type": "a list",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+}
+# Fields of more than one type, whose branches would otherwise each complain in their own words.
+_EXPECTED_FIELD = {
+    "prompt": "a string or a list of strings",
+    "text": "a string or a list of strings",
+    "inputs": "a string or a list of strings",
+    "stop": "a string or a list of strings",
+    "input_ids": "a list of token ids or a list of such lists",
+}
+
+
+class StrictBody(BaseModel):
+    """A request body: no coercion between types, no unknown fields, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def documented(low: float, high: float) -> Any:
+    """Field metadata: the range that the schema states and ``SamplingParams`` enforces."""
+    return Field(json_schema_extra={"minimum": low, "maximum": high})
+
+
+# Wider than any field's range; only keeps absurdly long numbers out of messages and arithmetic.
+Integer = Annotated[int, Field(ge=-(1 << 63), le=(1 << 64) - 1)]
+
+
+class Neutral:
+    """Field metadata of an option that is not built: only null and ``values`` are accepted."""
+
+    def __init__(self, *values: object) -> None:
+        self._values = values
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"enum": [*self._values, None]}
+
+    def _check(self, value: object) -> object:
+        # Compared with their types: true is not 1 here.
+        if value is None or any(
+            value == known and isinstance(value, bool) == isinstance(known, bool)
+            for known in self._values
+        ):
+            return value
+        accepted = " or ".join([*map(json.dumps, self._values), "null"])
+        raise PydanticCustomError(
+            "unsupported_option", "not supported yet, expected {accepted}", {"accepted": accepted}
+        )
+
+
+StringList = Annotated[list[str], Field(fail_fast=True)]
+TokenIds = Annotated[list[Annotated[Integer, documented(0, (1 << 31) - 1)]], Field(fail_fast=True)]
+
+
+def parse_body(model: type[Body], body: bytes) -> Body:
+    """Read one JSON object.
+
+    Raises:
+        RequestError: not UTF-8, not JSON, or a field that is unknown or of the wrong type.
+    """
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"body: got invalid UTF-8 at byte {error.start}, expected UTF-8 JSON"
+        ) from None
+    try:
+        return model.model_validate_json(body)
+    except PydanticValidationError as error:
+        raise _complaint(error.errors(include_url=False), model) from None
+
+
+def _complaint(errors: list[ErrorDetails], model: type[BaseModel]) -> RequestError:
+    """The first complaint; of a field with several types the branch that got furthest."""
+    error = max(
+        (one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]),
+        key=lambda one: len(one["loc"]),
+    )
+    kind, location = error["type"], error["loc"]
+    if kind == "json_invalid":
+        return RequestError(f"body: not valid JSON: {error['ctx']['error']}", code="invalid_json")
+    if not location:
+        return RequestError(f"body: got {shown(error['input'])}, expected a JSON object")
+    if kind == "extra_forbidden":
+        return _unknown_field(location, model)
+    field = str(location[0])
+    if field in _EXPECTED_FIELD:
+        expected = _EXPECTED_FIELD[field]
+    else:
+        field = _path(location)
+        expected = _EXPECTED.get(kind, "")
+    got = f"{field}: got {shown(error['input'])}"
+    return RequestError(f"{got}, {f'expected {expected}' if expected else error['msg']}", field)
+
+
+def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel]) -> RequestError:
+    field = _path(location)
+    known: Mapping[str, Any] = model.model_fields
+    if len(location) > 1:
+        nested = known[str(location[0])].annotation
+        known = next(t for t in nested.__args__ if issubclass(t, BaseModel)).model_fields
+    close = difflib.get_close_matches(str(location[-1])[:64], known, n=1)
+    hint = f", did you mean {close[0]}?" if close else ""
+    return RequestError(f"{field}: unknown field{hint}", field, "unknown_field")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """``sampling_params.stop`` for a location, short whatever the client called its fields."""
+    return ".".join(str(part)[:64] for part in location)
+
+
+def shown(value: object) -> str:
+    """``value`` as JSON, cut to a length that fits a one-line message."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = value if isinstance(value, str) else None
+    if text is not None:
+        return json.dumps(text if len(text) <= 40 else text[:40] + "…", ensure_ascii=False)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    return json.dumps(value)

@@ -1,0 +1,285 @@
+"""``POST /generate``: the body's fields, their aliases, and the call they amount to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from detinfer.errors import RequestError
+from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT, SamplingParams
+from detinfer.server.limits import MAX_PROMPTS
+from detinfer.server.protocol import (
+    Integer,
+    Neutral,
+    StrictBody,
+    StringList,
+    TokenIds,
+    documented,
+    shown,
+)
+
+_SAMPLING_FIELDS = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "min_tokens",
+    "logprobs",
+    "deterministic",
+)
+_OWN_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "sampling_seed": "seed",
+}
+_PROMPT_FIELDS = ("prompt", "text", "inputs", "input_ids")
+
+Tokens = Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)]
+Seed = Annotated[Integer, documented(0, (1 << 64) - 1)]
+Temperature = Annotated[float, documented(0.0, 100.0)]
+TopK = Annotated[Integer, documented(-1, 1 << 31)]
+
+
+class _Sampling(StrictBody):
+    """What the flat form and both nested forms share; null means left out."""
+
+    temperature: Temperature | None = Field(None, description="0 is greedy")
+    top_p: Annotated[float, documented(0.0, 1.0)] | None = None
+    top_k: TopK | None = Field(None, description="0 and -1 keep all")
+    min_p: Annotated[float, documented(0.0, 1.0)] | None = None
+    stop: str | StringList | None = None
+    stop_token_ids: TokenIds | None = None
+    ignore_eos: bool | None = None
+    repetition_penalty: Annotated[Any, Neutral(1.0)] = None
+    frequency_penalty: Annotated[Any, Neutral(0.0)] = None
+    presence_penalty: Annotated[Any, Neutral(0.0)] = None
+    n: Annotated[Any, Neutral(1)] = None
+    best_of: Annotated[Any, Neutral(1)] = None
+    skip_special_tokens: Annotated[Any, Neutral(True)] = None
+    spaces_between_special_tokens: Annotated[Any, Neutral(True)] = None
+
+
+class SGLangSampling(_Sampling):
+    """SGLang's nested ``sampling_params``."""
+
+    max_new_tokens: Tokens | None = None
+    min_new_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
+    sampling_seed: Seed | None = None
+
+
+class TGIParameters(_Sampling):
+    """Text Generation Inference's nested ``parameters``."""
+
+    max_new_tokens: Tokens | None = None
+    seed: Seed | None = None
+    do_sample: bool | None = Field(None, description="true alone means temperature 1")
+    details: Annotated[Any, Neutral(False)] = None
+    decoder_input_details: Annotated[Any, Neutral(False)] = None
+    return_full_text: Annotated[Any, Neutral(False)] = None
+    typical_p: Annotated[Any, Neutral(1.0)] = None
+    top_n_tokens: Annotated[Any, Neutral()] = None
+    truncate: Annotated[Any, Neutral()] = None
+    watermark: Annotated[Any, Neutral(False)] = None
+    grammar: Annotated[Any, Neutral()] = None
+    adapter_id: Annotated[Any, Neutral()] = None
+
+
+class GenerateRequest(_Sampling):
+    """The body of ``POST /generate``; exactly one of prompt (text, inputs) and input_ids."""
+
+    prompt: str | StringList | None = None
+    text: str | StringList | None = Field(None, description="alias of prompt")
+    inputs: str | StringList | None = Field(None, description="alias of prompt")
+    input_ids: TokenIds | list[TokenIds] | None = None
+    max_tokens: Tokens | None = Field(None, description="128 unless given")
+    seed: Seed | None = None
+    min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
+    logprobs: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
+    deterministic: bool | None = None
+    stream: bool | None = None
+    sampling_params: SGLangSampling | None = None
+    parameters: TGIParameters | None = None
+    response_format: Annotated[Any, Neutral({"type": "text"})] = None
+    logit_bias: Annotated[Any, Neutral({})] = None
+    use_beam_search: Annotated[Any, Neutral(False)] = None
+    return_logprob: Annotated[Any, Neutral(False)] = None
+    logprob_start_len: Annotated[Any, Neutral(-1)] = None
+    lora_path: Annotated[Any, Neutral()] = None
+    image_data: Annotated[Any, Neutral()] = None
+
+
+class Usage(BaseModel):
+    """Token counts of one answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class Logprob(BaseModel):
+    """The log-probability of one output token."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class GenerateResponse(BaseModel):
+    """One answer; a list of prompts gives a list of these."""
+
+    id: str
+    text: str
+    output_ids: list[int]
+    finish_reason: str
+    deterministic: bool
+    seed: int | None
+    digest: str
+    system_fingerprint: str
+    usage: Usage
+    logprobs: list[Logprob] | None
+
+
+@dataclass(frozen=True)
+class NativeCall:
+    """A validated body.
+
+    Attributes:
+        prompts: texts, or lists of token ids.
+        prompt_field: the field the prompts came in.
+        many: whether the answer is a list.
+        max_tokens_given: whether a length over the model's is an error (else it is clamped).
+    """
+
+    prompts: list[str] | list[list[int]]
+    prompt_field: str
+    many: bool
+    params: SamplingParams
+    max_tokens_given: bool
+    stream: bool
+
+
+def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
+    """Resolve aliases and nested forms.
+
+    Raises:
+        RequestError: no prompt, two prompts, a field given twice, or a value out of range.
+    """
+    prompt_field, prompts, many = _prompts(body)
+    values, sources = _sampling_values(body)
+    values.setdefault("deterministic", default_deterministic)
+    try:
+        params = SamplingParams(**values)
+    except RequestError as error:
+        raise _in_words_of_client(error, sources) from None
+    return NativeCall(
+        prompts, prompt_field, many, params, "max_tokens" in values, bool(body.stream)
+    )
+
+
+def _prompts(body: GenerateRequest) -> tuple[str, list[Any], bool]:
+    given = [name for name in _PROMPT_FIELDS if getattr(body, name) is not None]
+    if not given:
+        raise RequestError("prompt: missing, expected prompt or input_ids", "prompt")
+    if len(given) > 1:
+        raise RequestError(
+            f"{given[1]}: got it beside {given[0]}, expected one of {', '.join(_PROMPT_FIELDS)}",
+            given[1],
+        )
+    name = given[0]
+    value: Any = getattr(body, name)
+    many = isinstance(value, list) and (
+        name != "input_ids" or isinstance(next(iter(value), 0), list)
+    )
+    prompts = value if many else [value]
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise RequestError(f"{name}: got {len(prompts)} prompts, expected 1 to {MAX_PROMPTS}", name)
+    if not all(prompts):
+        kind = "token ids" if name == "input_ids" else "text"
+        raise RequestError(f"{name}: got an empty prompt, expected {kind}", name)
+    return name, prompts, many
+
+
+def _sampling_values(body: GenerateRequest) -> tuple[dict[str, Any], dict[str, str]]:
+    """The given sampling fields under our names, and for each the name the client used."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    forms: list[tuple[str, BaseModel | None]] = [
+        ("", body),
+        ("sampling_params.", body.sampling_params),
+        ("parameters.", body.parameters),
+    ]
+    for prefix, form in forms:
+        for field in type(form).model_fields if form is not None else ():
+            name = _OWN_NAMES.get(field, field)
+            value = getattr(form, field)
+            if value is None or name not in _SAMPLING_FIELDS:
+                continue
+            if name in values:
+                raise RequestError(
+                    f"{prefix}{field}: got it beside {sources[name]}, expected one of them",
+                    f"{prefix}{field}",
+                )
+            values[name], sources[name] = value, prefix + field
+    if values.get("top_k") == -1:
+        values["top_k"] = 0
+    _apply_do_sample(body.parameters, values)
+    return values, sources
+
+
+def _apply_do_sample(parameters: TGIParameters | None, values: dict[str, Any]) -> None:
+    """TGI's switch between greedy and sampling, where temperature alone decides here."""
+    if parameters is None or parameters.do_sample is None:
+        return
+    temperature = values.setdefault("temperature", 1.0 if parameters.do_sample else 0.0)
+    if parameters.do_sample != (temperature > 0):
+        raise RequestError(
+            f"parameters.do_sample: got {shown(parameters.do_sample)} with temperature = "
+            f"{temperature}, expected {shown(temperature > 0)}",
+            "parameters.do_sample",
+        )
+
+
+def _in_words_of_client(error: RequestError, sources: dict[str, str]) -> RequestError:
+    """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
+    name = error.param or ""
+    source = sources.get(name, name)
+    message = str(error)
+    if message.startswith(name):
+        message = source + message[len(name) :]
+    return RequestError(message, source or None, error.code)
+
+
+def fit(
+    params: SamplingParams, prompt_tokens: int, max_model_len: int, given: bool
+) -> SamplingParams:
+    """Clamp a default ``max_tokens`` to the room the model has left; refuse a given one.
+
+    Raises:
+        RequestError: code ``context_length_exceeded``.
+    """
+    assert params.max_tokens is not None
+    room = max_model_len - prompt_tokens
+    if room >= params.max_tokens:
+        return params
+    if given and room > 0:
+        raise RequestError(
+            f"max_tokens: got {params.max_tokens} after a prompt of {prompt_tokens} tokens, "
+            f"expected at most {room}: the model's length is {max_model_len}",
+            "max_tokens",
+            "context_length_exceeded",
+        )
+    if room <= 0:
+        raise RequestError(
+            f"prompt: got {prompt_tokens} tokens, expected at most {max_model_len - 1}: "
+            f"the model's length is {max_model_len}",
+            "prompt",
+            "context_length_exceeded",
+        )
+    return replace(params, max_tokens=room)

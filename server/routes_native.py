@@ -1,0 +1,221 @@
+"""Our own routes: ``/generate`` and what a client asks before and around it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+import detinfer
+from detinfer.server.disconnect import until_disconnect
+from detinfer.server.errors import ErrorResponse, model_not_found
+from detinfer.server.generation import (
+    Answer,
+    Job,
+    answer_value,
+    check_token_ids,
+    logprob_values,
+    run_jobs,
+    tokenize,
+)
+from detinfer.server.protocol import parse_body
+from detinfer.server.protocol_native import (
+    GenerateRequest,
+    GenerateResponse,
+    NativeCall,
+    fit,
+    to_call,
+)
+from detinfer.server.service import Service
+from detinfer.server.sse import EventStream, event
+from detinfer.server.wire import json_response
+
+router = APIRouter()
+
+_DESCRIPTIONS = {
+    400: "The request cannot be served as asked; `param` names the field",
+    401: "No API key, or an unknown one",
+    404: "Unknown model",
+    413: "Body over 4 MiB",
+    429: "The queue is full; see Retry-After",
+    500: "The engine gave up on this request",
+    503: "Loading, draining, or the engine is dead; `code` says which",
+}
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented failures of a route."""
+    return {
+        status: {"model": ErrorResponse, "description": _DESCRIPTIONS[status]}
+        for status in statuses
+    }
+
+
+@router.post(
+    "/generate",
+    response_model=None,
+    responses={
+        200: {
+            "model": GenerateResponse | list[GenerateResponse],
+            "description": "The answer; with `stream` server-sent events that end with `[DONE]`",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **failures(400, 401, 413, 429, 500, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/GenerateRequest"}}
+            },
+        }
+    },
+)
+async def generate(request: Request) -> Response:
+    """Generate from raw text or token ids, for one prompt or a list."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    body = parse_body(GenerateRequest, await request.body())
+    call = to_call(body, service.default_deterministic)
+    headers = {"x-detinfer-deterministic": str(call.params.deterministic).lower()}
+    if call.stream:
+        return EventStream(_events(service, call), headers)
+    answers = await until_disconnect(request.receive, _answers(service, call))
+    values = [answer.value(engine.info.system_fingerprint) for answer in answers]
+    digests = ", ".join(str(value["digest"]) for value in values if value["digest"])
+    headers |= {"x-detinfer-digest": digests}
+    return json_response(values if call.many else values[0], headers=headers)
+
+
+async def _jobs(service: Service, call: NativeCall) -> list[Job]:
+    engine = service.ready_engine()
+    prompts: list[Any] = call.prompts
+    if call.prompt_field != "input_ids":
+        prompts = await tokenize(engine, prompts, call.prompt_field)
+    check_token_ids(prompts, engine.info.vocab_size, call.prompt_field)
+    name = f"gen-{uuid.uuid4().hex}"
+    return [
+        Job(
+            f"{name}-{index}" if call.many else name,
+            ids,
+            fit(call.params, len(ids), engine.info.max_model_len, call.max_tokens_given),
+        )
+        for index, ids in enumerate(prompts)
+    ]
+
+
+async def _answers(service: Service, call: NativeCall) -> list[Answer]:
+    with service.answering():
+        jobs = await _jobs(service, call)
+        answers = [Answer() for _ in jobs]
+        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
+            async for batch in batches:
+                for index, output in batch:
+                    answers[index].add(output)
+    return answers
+
+
+async def _events(service: Service, call: NativeCall) -> AsyncGenerator[bytes, None]:
+    with service.answering():
+        engine = service.ready_engine()
+        jobs = await _jobs(service, call)
+        fingerprint = engine.info.system_fingerprint
+        async with aclosing(run_jobs(engine, jobs)) as batches:
+            async for batch in batches:
+                chunks = []
+                for index, output in batch:
+                    place = {"index": index} if call.many else {}
+                    if output.token_ids or output.text:
+                        delta = {**place, "text": output.text, "output_ids": output.token_ids}
+                        if output.logprobs is not None:
+                            delta["logprobs"] = logprob_values(output.logprobs)
+                        chunks.append(event(delta))
+                    if output.finish_reason is not None:
+                        empty: list[Any] | None = None if output.logprobs is None else []
+                        last = answer_value(output, "", [], empty, fingerprint)
+                        chunks.append(event({**place, **last}))
+                if chunks:
+                    yield b"".join(chunks)
+
+
+@router.get("/health", response_model=None, responses=failures(503))
+@router.get("/ready", response_model=None, responses=failures(503))
+async def health(request: Request) -> Response:
+    """200 when requests are served; 503 while loading, draining or dead."""
+    request.app.state.service.ready_engine()
+    return json_response({"status": "ready"})
+
+
+@router.get("/version", response_model=None, responses=failures(401))
+async def version() -> Response:
+    """The server's version."""
+    return json_response({"version": detinfer.__version__})
+
+
+@router.get("/server_info", response_model=None, responses=failures(401, 503))
+async def server_info(request: Request) -> Response:
+    """What is served, what its bits depend on, and how busy it is."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    info = engine.info
+    return json_response(
+        {
+            "version": detinfer.__version__,
+            "state": service.state,
+            "model": service.model_id(engine),
+            "system_fingerprint": info.system_fingerprint,
+            "fingerprint": info.fingerprint,
+            "engine": {
+                "model_name": info.model_name,
+                "max_model_len": info.max_model_len,
+                "max_num_seqs": info.max_num_seqs,
+                "vocab_size": info.vocab_size,
+                "eos_token_ids": list(info.eos_token_ids),
+                "num_pages": info.num_pages,
+                "plan": info.plan,
+                "dtype": info.dtype,
+                "numerics": info.numerics,
+                "allow_fast": info.allow_fast,
+                "default_deterministic": service.default_deterministic,
+            },
+            "stats": await engine.stats(),
+        }
+    )
+
+
+@router.get("/v1/models", response_model=None, responses=failures(401, 503))
+async def models(request: Request) -> Response:
+    """The one model served."""
+    return json_response({"object": "list", "data": [_model_card(request.app.state.service)]})
+
+
+@router.get(
+    "/v1/models/{model_id:path}",
+    response_model=None,
+    responses={**failures(401, 404, 503), "4XX": {"model": ErrorResponse}},
+)
+async def model(request: Request, model_id: str) -> Response:
+    """One model by its name."""
+    card = _model_card(request.app.state.service)
+    if model_id != card["id"]:
+        return model_not_found(model_id, str(card["id"])).response()
+    return json_response(card)
+
+
+def _model_card(service: Service) -> Mapping[str, Any]:
+    engine = service.ready_engine()
+    name = service.model_id(engine)
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started_at,
+        "owned_by": "detinfer",
+        "root": engine.info.model_name,
+        "parent": None,
+        "max_model_len": engine.info.max_model_len,
+    }

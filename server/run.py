@@ -1,0 +1,175 @@
+"""Run the HTTP server: bind, answer while the model loads, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import uvicorn
+
+from detinfer.config import EngineConfig, ServerConfig
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.errors import ConfigError
+from detinfer.server.app import create_app
+from detinfer.server.service import Service
+
+# What a connection may take to finish sending once the engine has nothing more to say.
+_LAST_BYTES_SECONDS = 5
+_POLL_SECONDS = 0.05
+
+
+def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
+    """Serve until SIGINT or SIGTERM; a first signal drains, a second one stops at once.
+
+    Returns:
+        The exit status: 128 + the signal's number.
+
+    Raises:
+        ConfigError: the address cannot be bound; nothing was loaded.
+        DetinferError: the model could not be loaded.
+    """
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    with bind(server_config.host, server_config.port) as listener:
+        return asyncio.run(_Run(engine_config, server_config, listener).serve())
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        ConfigError: port in use, not ours to take, or an unknown host.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"--host: got {host!r}, expected an address to bind: {error}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Bound but silent sockets may share a port: only listening makes it ours.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"--port: cannot listen on {host} port {port}: {error.strerror}; "
+            "stop the other server or choose another port"
+        ) from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: we drain first, while it still answers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Run:
+    """One server process from first byte to last."""
+
+    def __init__(
+        self, engine_config: EngineConfig, server_config: ServerConfig, listener: socket.socket
+    ) -> None:
+        self._engine_config = engine_config
+        self._config = server_config
+        self._listener = listener
+        self._drain = asyncio.Event()
+        self._force = asyncio.Event()
+        self._signal = signal.SIGTERM
+        app = create_app(
+            None, server_config, default_deterministic=engine_config.default_deterministic
+        )
+        self._service: Service = app.state.service
+        self._http = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                ws="none",
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
+            )
+        )
+
+    async def serve(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        http = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+        try:
+            engine = await self._load()
+            if engine is not None:
+                try:
+                    await self._until(self._drain, http)
+                    await self._finish_requests()
+                finally:
+                    await engine.shutdown(0.0)
+        finally:
+            self._http.should_exit = True
+            await http
+        return 128 + self._signal
+
+    async def _load(self) -> AsyncEngine | None:
+        """The engine, or None when a signal came first."""
+        url = self._url()
+        _say(f"loading the model; {url}/health answers 503 until it is ready")
+        start = time.monotonic()
+        loading = asyncio.create_task(
+            AsyncEngine.start(self._engine_config, self._config.max_queue_size)
+        )
+        await self._until(self._drain, loading)
+        if not loading.done():
+            self._service.draining = True
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            return None
+        engine = loading.result()
+        self._service.engine = engine
+        _say(
+            f"ready on {url}  model {self._service.model_id(engine)}  "
+            f"fingerprint {engine.info.system_fingerprint}  in {time.monotonic() - start:.1f} s"
+        )
+        return engine
+
+    async def _until(self, event: asyncio.Event, task: asyncio.Task[object]) -> None:
+        """Wait for ``event`` or the end of ``task``, whichever comes first."""
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait((waiting, task), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    async def _finish_requests(self) -> None:
+        """Refuse new requests and let the running ones end, for a bounded time."""
+        self._service.draining = True
+        deadline = time.monotonic() + self._config.shutdown_timeout
+        while self._service.active and not self._force.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._drain.is_set():
+            self._force.set()
+            return
+        self._signal = number
+        self._drain.set()
+        _say("shutting down: running requests may finish; once more to stop now")
+
+    def _url(self) -> str:
+        host, port = self._listener.getsockname()[:2]
+        host = self._config.host if self._config.host not in ("", "::", "0.0.0.0") else host
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(line: str) -> None:
+    print(f"detinfer: {line}", file=sys.stderr, flush=True)

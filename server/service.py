@@ -1,0 +1,73 @@
+"""What the routes share: the engine, once there is one, and the state the server is in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from detinfer.config import ServerConfig
+from detinfer.server.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
+
+State = Literal["loading", "ready", "draining", "dead"]
+
+_MESSAGES = {
+    "loading": "the model is still loading",
+    "draining": "the server is shutting down and takes no new requests",
+    "dead": "the engine process has ended; restart the server",
+}
+
+
+class Service:
+    """One server's engine and state; touched from the event loop only.
+
+    Attributes:
+        engine: None until the model is loaded.
+        draining: set once, at shutdown; new requests are then refused.
+        active: calls that are being answered by the engine.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine | None, config: ServerConfig, default_deterministic: bool
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.default_deterministic = default_deterministic
+        self.draining = False
+        self.active = 0
+        self.started_at = int(time.time())
+
+    @property
+    def state(self) -> State:
+        """Where the server is in its life."""
+        if self.draining:
+            return "draining"
+        return self.engine.state if self.engine is not None else "loading"
+
+    def ready_engine(self) -> AsyncEngine:
+        """The engine.
+
+        Raises:
+            UnavailableError: loading, draining or dead.
+        """
+        state = self.state
+        if state != "ready" or self.engine is None:
+            raise UnavailableError(_MESSAGES[state], state)
+        return self.engine
+
+    def model_id(self, engine: AsyncEngine) -> str:
+        """The name clients see."""
+        return self.config.served_model_name or engine.info.model_name
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count a call as active, so that a shutdown waits for it."""
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
