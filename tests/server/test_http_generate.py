@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_engine import INFO, FakeEngine
+
+
+def _events(text: str) -> list[dict]:
+    frames = text.split("\n\n")
+    assert frames[-1] == ""
+    assert frames[-2] == "data: [DONE]"
+    assert all(frame.startswith("data: ") for frame in frames[:-1])
+    return [json.loads(frame.removeprefix("data: ")) for frame in frames[:-2]]
+
+
+def test_answer_has_every_documented_field(client):
+    response = client.generate({"prompt": "ab", "max_tokens": 3})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.pop("id").startswith("gen-")
+    digest = answer.pop("digest")
+    assert len(digest) == 64
+    assert answer == {
+        "text": "opq",
+        "output_ids": [111, 112, 113],
+        "finish_reason": "length",
+        "deterministic": True,
+        "seed": None,
+        "system_fingerprint": INFO.system_fingerprint,
+        "usage": {"prompt_tokens": 2, "completion_tokens": 3, "cached_tokens": 0},
+        "logprobs": None,
+    }
+    assert response.headers["x-detinfer-deterministic"] == "true"
+    assert response.headers["x-detinfer-digest"] == digest
+
+
+def test_curl_without_a_json_content_type_is_served(client):
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    assert client.generate(b'{"prompt": "x"}', headers=headers).status_code == 200
+
+
+def test_prompt_is_tokenised_as_raw_text_and_ids_are_taken_as_they_are(make_client):
+    engine = FakeEngine()
+    client = make_client(engine)
+    client.generate({"prompt": "hi", "max_tokens": 1})
+    client.generate({"input_ids": [7, 8, 9], "max_tokens": 1})
+    client.generate({"prompt": "y" * 5000, "max_tokens": 1})  # too long for the model
+    assert engine.prompts == [[104, 105], [7, 8, 9]]
+
+
+def test_long_prompt_gives_the_tokens_of_its_text(make_client):
+    engine = FakeEngine()
+    engine.info = INFO.__class__(**{**INFO.__dict__, "max_model_len": 10_000})
+    response = make_client(engine).generate({"prompt": "xyz" * 1000, "max_tokens": 1})
+    assert response.status_code == 200
+    assert engine.prompts == [list(b"xyz" * 1000)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": ["a", "b"]},
+        {"text": ["a", "b"]},
+        {"inputs": ["a", "b"]},
+        {"input_ids": [[97], [98]]},
+    ],
+)
+def test_list_of_prompts_gives_a_list_in_order(client, body):
+    answers = client.generate({**body, "max_tokens": 2}).json()
+    assert [answer["text"] for answer in answers] == ["uv", "vw"]
+    assert len({answer["id"] for answer in answers}) == 2
+
+
+def test_list_of_one_gives_a_list_of_one(client):
+    assert len(client.generate({"prompt": ["a"]}).json()) == 1
+
+
+def test_stream_equals_the_plain_answer(client):
+    body = {"prompt": "ab", "max_tokens": 4, "seed": 5}
+    plain = client.generate(body).json()
+    response = client.generate({**body, "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-detinfer-deterministic"] == "true"
+    assert "content-length" not in response.headers
+    *deltas, last = _events(response.text)
+    assert "".join(event["text"] for event in deltas) == plain["text"]
+    assert [i for event in deltas for i in event["output_ids"]] == plain["output_ids"]
+    assert (last["text"], last["output_ids"]) == ("", [])
+    for field in (
+        "finish_reason",
+        "digest",
+        "seed",
+        "usage",
+        "deterministic",
+        "system_fingerprint",
+    ):
+        assert last[field] == plain[field]
+    assert all("index" not in event for event in [*deltas, last])
+
+
+def test_stream_of_several_prompts_is_indexed(client):
+    events = _events(client.generate({"prompt": ["a", "b"], "max_tokens": 3, "stream": True}).text)
+    for index, text in enumerate(["uvw", "vwx"]):
+        own = [event for event in events if event["index"] == index]
+        assert "".join(event["text"] for event in own) == text
+        assert own[-1]["finish_reason"] == "length"
+
+
+def test_logprobs_plain_and_streamed(client):
+    body = {"prompt": "a", "max_tokens": 2, "logprobs": 1}
+    expected = [
+        {"token_id": 117, "logprob": -0.5, "top": [[117, -0.5]]},
+        {"token_id": 118, "logprob": -0.5, "top": [[118, -0.5]]},
+    ]
+    assert client.generate(body).json()["logprobs"] == expected
+    *deltas, last = _events(client.generate({**body, "stream": True}).text)
+    assert [one for event in deltas for one in event["logprobs"]] == expected
+    assert last["logprobs"] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"text": "a", "sampling_params": {"max_new_tokens": 2, "sampling_seed": 9, "top_k": -1}},
+        {"inputs": "a", "parameters": {"max_new_tokens": 2, "seed": 9, "do_sample": False}},
+        {"prompt": "a", "max_tokens": 2, "seed": 9, "temperature": None, "stop": None},
+    ],
+)
+def test_aliases_reach_the_engine_under_our_names(client, body):
+    answer = client.generate(body).json()
+    assert (answer["text"], answer["seed"]) == ("uv", 9)
+
+
+def test_do_sample_alone_means_temperature_one(make_client):
+    class Spy(FakeEngine):
+        def generate(self, prompt_token_ids, params, request_id):
+            self.seen = params
+            return super().generate(prompt_token_ids, params, request_id)
+
+    engine = Spy()
+    body = {"inputs": "a", "parameters": {"do_sample": True, "max_new_tokens": 1}}
+    assert make_client(engine).generate(body).status_code == 200
+    assert engine.seen.temperature == 1.0
+
+
+def test_neutral_values_of_unbuilt_options_are_accepted(client):
+    body = {
+        "prompt": "a",
+        "max_tokens": 1,
+        "repetition_penalty": 1.0,
+        "n": 1,
+        "response_format": {"type": "text"},
+        "logit_bias": {},
+        "return_logprob": False,
+        "lora_path": None,
+    }
+    assert client.generate(body).status_code == 200
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_deterministic_default_is_the_servers_and_each_request_may_differ(make_client, default):
+    client = make_client(default_deterministic=default)
+    for asked, expected in [({}, default), ({"deterministic": not default}, not default)]:
+        response = client.generate({"prompt": "a", "max_tokens": 1, **asked})
+        assert response.json()["deterministic"] is expected
+        assert response.headers["x-detinfer-deterministic"] == str(expected).lower()
+
+
+def test_max_tokens_is_clamped_when_not_given_and_an_error_when_given(client):
+    prompt = "x" * 200  # of 256
+    answer = client.generate({"prompt": prompt}).json()
+    assert answer["usage"]["completion_tokens"] == 56
+    error = client.generate({"prompt": prompt, "max_tokens": 57}).json()["error"]
+    assert (error["param"], error["code"]) == ("max_tokens", "context_length_exceeded")
+    assert client.generate({"prompt": prompt, "max_tokens": 56}).status_code == 200
+
+
+def test_too_long_prompt_of_a_list_starts_none_of_them(make_client):
+    engine = FakeEngine()
+    response = make_client(engine).generate({"prompt": ["a", "x" * 256], "stream": True})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert engine.prompts == []
+
+
+def test_non_ascii_text_survives(make_client):
+    class Umlaut(FakeEngine):
+        def _increment(self, *args):
+            output = super()._increment(*args)
+            output.text = "ü\u2028😀"
+            return output
+
+    client = make_client(Umlaut())
+    body = {"prompt": "a", "max_tokens": 1}
+    assert client.generate(body).json()["text"] == "ü\u2028😀"
+    assert _events(client.generate({**body, "stream": True}).text)[0]["text"] == "ü\u2028😀"
