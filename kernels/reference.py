@@ -356,9 +356,11 @@ def gelu_tanh(x: Real) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[Real], Array]] = {
+    "erf": erf32,
     "exp": exp32,
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
+    "log": log32,
     "sigmoid": sigmoid,
     "silu": silu,
     "softplus": softplus,

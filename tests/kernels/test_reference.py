@@ -22,7 +22,8 @@ def nearest_even(value: Fraction) -> np.float32:
     if abs(value) >= LARGEST:
         return F32(float(LARGEST) if value > 0 else -float(LARGEST))
     guess = F32(float(value))
-    candidates = [guess, np.nextafter(guess, F32(-np.inf)), np.nextafter(guess, F32(np.inf))]
+    with np.errstate(over="ignore", under="ignore"):
+        candidates = [guess, np.nextafter(guess, F32(-np.inf)), np.nextafter(guess, F32(np.inf))]
     finite = [candidate for candidate in candidates if np.isfinite(candidate)]
 
     def distance(candidate: np.float32) -> tuple[Fraction, int]:
@@ -43,8 +44,22 @@ def adversarial_triples(rng: np.random.Generator) -> np.ndarray:
     small = a.copy()
     small[:, :2] *= F32(2.0**-74)
     small[:, 2] *= F32(2.0**-146)
+    # A product one hair off half a unit of the addend's last place: binary64 sees an exact tie.
+    delta = np.ldexp(F32(1), rng.integers(-20, -14, 3000))
+    above = rng.integers(0, 2, 3000, dtype=bool)
+    hair = np.stack(
+        [
+            np.where(above, F32(1 + 2.0**-12), F32(1) + delta) * F32(2.0**-24),
+            np.where(above, F32(1 - 2.0**-12 + 2.0**-24), F32(1) - delta),
+            rng.uniform(1, 2, 3000).astype(F32),
+        ],
+        axis=-1,
+    )
+    hair *= rng.choice(np.array([-1, 1], F32), (3000, 3))
+    subnormal_hair = hair.copy()
+    subnormal_hair[:, 1:] *= F32(2.0**-126)
     special = np.stack(np.meshgrid(SPECIAL, SPECIAL, SPECIAL), axis=-1).reshape(-1, 3)
-    triples = np.concatenate([any_bits, a, cancelling, tie, small, special])
+    triples = np.concatenate([any_bits, a, cancelling, tie, small, hair, subnormal_hair, special])
     return triples[np.isfinite(triples).all(axis=1)]
 
 
