@@ -1,0 +1,178 @@
+"""GGUF files, converted to a Hugging Face folder: config, weights, tokenizer.
+
+The conversion is our own, not transformers': that needs further packages in some versions, skips
+metadata it does not know (RoPE scaling among it) and ignores the pre-tokenizer's name. Here each
+key and each tensor of a file is either understood or the reason for a refusal, and the bytes
+written depend on nothing but the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detinfer.errors import ModelLoadError, UnsupportedModelError
+from detinfer.models.gguf_config import Metadata, read_config
+from detinfer.models.gguf_tensors import hf_name, restore_layout
+from detinfer.models.gguf_tokenizer import write_json, write_tokenizer
+from detinfer.models.progress import Report, silent
+from detinfer.models.weight_file import TensorInfo, write_weights
+
+CONVERTER_VERSION = 1
+"""Part of the converted folder's name: raise it when the files written would differ."""
+
+FORMAT_FILE = "weight_format.txt"
+
+
+def convert_gguf(path: Path, folder: Path, report: Report = silent) -> None:
+    """Write the model in a GGUF file to an empty folder that transformers can load.
+
+    Quantised blocks are dequantised in float32 by GGUF's formulas and rounded once to bfloat16, to
+    nearest even. F16 stays F16. F32 becomes bfloat16 where that loses nothing, else it stays F32.
+
+    Raises:
+        ModelLoadError: the file cannot be read, or is cut short or damaged.
+        UnsupportedModelError: an architecture, key, tensor or tokenizer not known here; named.
+    """
+    reader = _open(path)
+    metadata = Metadata(path, {key: field.contents() for key, field in reader.fields.items()})
+    config = read_config(metadata, {str(tensor.name) for tensor in reader.tensors})
+    sources = {hf_name(path, str(tensor.name)): tensor for tensor in reader.tensors}
+    written = {
+        name: TensorInfo(_storage(tensor), tuple(int(n) for n in reversed(tensor.shape)))
+        for name, tensor in sorted(sources.items())
+    }
+    config["dtype"] = _main_dtype(written)
+    _check_against_model(path, config, written)
+    ids = write_tokenizer(metadata, config, folder)
+    metadata.refuse_unread()
+
+    write_json(folder / "config.json", config | ids)
+    write_json(folder / "generation_config.json", ids)
+    (folder / FORMAT_FILE).write_text(_describe(written, sources) + "\n")
+    write_weights(
+        folder / "model.safetensors", written, _contents(path, config, written, sources, report)
+    )
+
+
+def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Bits of float32 values rounded to bfloat16, to nearest even, subnormals kept; finite input.
+
+    In integers: some CPUs' conversion instruction flushes subnormals.
+    """
+    bits = values.view(np.uint32)
+    # Adds half a unit, less one when the kept part is even; cannot overflow for finite values.
+    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return ((bits + half) >> np.uint32(16)).astype(np.uint16)
+
+
+def _open(path: Path) -> Any:
+    try:
+        from gguf import GGUFReader
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(
+            f"{path}: reading GGUF files needs the package gguf: pip install gguf"
+        ) from error
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelLoadError(
+            f"{path}: not a whole GGUF file, truncated or damaged ({reason})"
+        ) from error
+    return reader
+
+
+def _storage(tensor: Any) -> str:
+    kind = tensor.tensor_type.name
+    if kind == "F16":
+        return "F16"
+    if kind == "F32":
+        narrow = not np.any(tensor.data.view(np.uint32) & np.uint32(0xFFFF))
+        return "BF16" if narrow else "F32"
+    return "BF16"
+
+
+def _main_dtype(written: dict[str, TensorInfo]) -> str:
+    sizes = dict.fromkeys(("BF16", "F16", "F32"), 0)
+    for info in written.values():
+        sizes[info.dtype] += int(np.prod(info.shape, dtype=np.int64))
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+    return names[max(sizes, key=lambda dtype: sizes[dtype])]
+
+
+def _describe(written: dict[str, TensorInfo], sources: dict[str, Any]) -> str:
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+    stored = sorted({names[info.dtype] for info in written.values()})
+    packed = sorted({tensor.tensor_type.name for tensor in sources.values()} - {"F32"})
+    return f"{'+'.join(stored)} from gguf {'+'.join(packed) or 'F32'}"
+
+
+def _check_against_model(
+    path: Path, config: dict[str, Any], written: dict[str, TensorInfo]
+) -> None:
+    """Compare names and shapes with those of the model that transformers builds from the config."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(config["model_type"], **fields)
+        )
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config["tie_word_embeddings"]:
+        expected.pop("lm_head.weight", None)
+    for name, shape in expected.items():
+        if name not in written:
+            raise ModelLoadError(f"{path}: tensor {name} is missing")
+        if written[name].shape != shape:
+            raise ModelLoadError(
+                f"{path}: tensor {name} has shape {list(written[name].shape)}, "
+                f"its metadata says {list(shape)}"
+            )
+    for name in written:
+        if name not in expected:
+            raise UnsupportedModelError(
+                f"{path}: tensor {name} has no place in a {config['model_type']} model"
+            )
+
+
+def _contents(
+    path: Path,
+    config: dict[str, Any],
+    written: dict[str, TensorInfo],
+    sources: dict[str, Any],
+    report: Report,
+) -> Iterator[npt.NDArray[Any]]:
+    done, total = 0, sum(int(tensor.n_bytes) for tensor in sources.values())
+    for name, info in written.items():
+        tensor = sources[name]
+        values = _values(path, tensor).reshape(info.shape)
+        values = restore_layout(config, str(tensor.name), values)
+        yield round_to_bfloat16(values) if info.dtype == "BF16" else values
+        done += int(tensor.n_bytes)
+        report("converting weights", done, total)
+
+
+def _values(path: Path, tensor: Any) -> npt.NDArray[Any]:
+    """A tensor's values: F16 as it is, all else in float32."""
+    from gguf import dequantize
+
+    kind = tensor.tensor_type.name
+    if kind in ("F16", "F32"):
+        values = np.ascontiguousarray(tensor.data)
+    else:
+        try:
+            values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        except NotImplementedError as error:
+            raise UnsupportedModelError(
+                f"{path}: tensor {tensor.name} is stored as {kind}, which is not supported"
+            ) from error
+    if not np.isfinite(values).all():
+        raise ModelLoadError(f"{path}: tensor {tensor.name} holds NaN or infinity")
+    return values

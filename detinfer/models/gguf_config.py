@@ -1,0 +1,157 @@
+"""GGUF metadata as a Hugging Face config; every key is read or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detinfer.errors import ModelLoadError, UnsupportedModelError
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+# Said about the file or its making; no bit of an answer depends on these.
+_NEUTRAL_PREFIXES = (
+    "GGUF.",
+    "general.",
+    "quantize.",
+    "tokenizer.chat_template.",  # named templates beside the main one
+    "tokenizer.chat_templates",
+)
+
+
+class Metadata:
+    """A file's key-value pairs, and which of them were read.
+
+    Attributes:
+        path: the file, for messages.
+    """
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        self.path = path
+        self._values = values
+        self._unread = {key for key in values if not key.startswith(_NEUTRAL_PREFIXES)}
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of ``key`` as ``kind``, or ``default``."""
+        if key not in self._values:
+            return default
+        self._unread.discard(key)
+        value = self._values[key]
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(value, wanted) or (kind is int and isinstance(value, bool)):
+            raise ModelLoadError(
+                f"{self.path}: metadata {key}: got {_shorten(value)}, expected {kind.__name__}"
+            )
+        return value
+
+    def need(self, key: str, kind: type) -> Any:
+        """The value of ``key``, which must be there."""
+        value = self.get(key, kind)
+        if value is None:
+            raise ModelLoadError(f"{self.path}: metadata {key} is missing")
+        return value
+
+    def refuse_unread(self) -> None:
+        """Raise if a key was not read: its meaning is not built, and may change every answer."""
+        for key in sorted(self._unread):
+            raise UnsupportedModelError(
+                f"{self.path}: metadata {key} = {_shorten(self._values[key])} is not supported"
+            )
+
+
+def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]:
+    """The fields of config.json, without ``dtype``.
+
+    Args:
+        metadata: the file's key-value pairs.
+        tensors: names of the file's tensors.
+
+    Raises:
+        UnsupportedModelError: an architecture or setting not known here.
+        ModelLoadError: a key missing or of the wrong type.
+    """
+    path = metadata.path
+    if metadata.get("split.count", int, 1) > 1:
+        raise UnsupportedModelError(
+            f"{path}: one part of a split GGUF; merge the parts with llama-gguf-split --merge"
+        )
+    metadata.get("split.no", int)
+    metadata.get("split.tensors.count", int)
+    name = metadata.need("general.architecture", str)
+    if name not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{path}: architecture {name!r} cannot be taken from a GGUF file yet, only "
+            f"{', '.join(ARCHITECTURES)}; use the model's safetensors folder"
+        )
+
+    def need(key: str, kind: type = int) -> Any:
+        return metadata.need(f"{name}.{key}", kind)
+
+    def get(key: str, default: Any, kind: type = int) -> Any:
+        return metadata.get(f"{name}.{key}", kind, default)
+
+    hidden, heads = need("embedding_length"), need("attention.head_count")
+    if heads <= 0 or hidden <= 0:
+        raise ModelLoadError(f"{path}: metadata {name}.attention.head_count: got {heads}")
+    head_dim = get("attention.key_length", hidden // heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if get(key, head_dim) != head_dim:
+            raise UnsupportedModelError(
+                f"{path}: metadata {name}.{key} differs from the head's size {head_dim}"
+            )
+    layout = get("tensor_data_layout", "Meta AI original pth", str)
+    if layout != "Meta AI original pth":
+        raise UnsupportedModelError(f"{path}: metadata {name}.tensor_data_layout = {layout!r}")
+    tokens = len(metadata.need("tokenizer.ggml.tokens", list))
+    config = {
+        "architectures": [ARCHITECTURES[name]],
+        "model_type": name,
+        "vocab_size": get("vocab_size", tokens),
+        "hidden_size": hidden,
+        "intermediate_size": need("feed_forward_length"),
+        "num_hidden_layers": need("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": need("context_length"),
+        "rms_norm_eps": _decimal(need("attention.layer_norm_rms_epsilon", float)),
+        "rope_parameters": _rope(metadata, name),
+        "tie_word_embeddings": "output.weight" not in tensors,
+    }
+    if name == "llama":
+        config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    return config
+
+
+def _rope(metadata: Metadata, name: str) -> dict[str, Any]:
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": _decimal(metadata.get(f"{name}.rope.freq_base", float, 10000.0)),
+    }
+    scaling = metadata.get(f"{name}.rope.scaling.type", str, "none")
+    if scaling == "linear":
+        factor = metadata.need(f"{name}.rope.scaling.factor", float)
+        rope |= {"rope_type": "linear", "factor": _decimal(factor)}
+    elif scaling != "none":
+        raise UnsupportedModelError(
+            f"{metadata.path}: RoPE scaling {scaling!r} cannot be taken from a GGUF file yet"
+        )
+    return rope
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal that is the same float32: 1e-05, where the file has 9.999999747e-06."""
+    return float(str(np.float32(value)))
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,185 @@
+"""Where a model comes from: the one public door to finding, fetching and checking models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detinfer.config import cache_dir
+from detinfer.errors import ModelLoadError
+from detinfer.models import default_model
+from detinfer.models.files import cached_sha256
+from detinfer.models.folder import find_weights, read_config, read_json
+from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, convert_gguf
+from detinfer.models.hub import fetch_from_hub
+from detinfer.models.progress import progress_bar
+from detinfer.models.store import build_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+# Fields of config.json that cannot change a logit; any other, known or not, counts.
+_IDLE_FIELDS = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine, ready for ``from_pretrained`` with ``use_safetensors=True``.
+
+    Attributes:
+        folder: holds config.json, the weights and the tokenizer.
+        name: what to call the model: the hub id, or the folder's or file's name.
+        weights: the safetensors files, in order of name.
+        weight_format: how weights are stored, and from what: ``"bfloat16"``,
+            ``"bfloat16 from gguf Q4_1+Q8_0"``.
+    """
+
+    folder: Path
+    name: str
+    weights: tuple[Path, ...]
+    weight_format: str
+
+
+def resolve_model(model: str | None = None, *, progress: bool = False) -> ModelFiles:
+    """Find a model, fetching and converting it if it is not on this machine yet.
+
+    Args:
+        model: a folder, a ``.gguf`` file or a hub id ``org/name``; None is the default model.
+        progress: show what takes long on stderr.
+
+    Raises:
+        ModelLoadError: there is no such model, or it cannot be fetched, or its files are damaged.
+        UnsupportedModelError: a kind of model, or of file, that is not supported; named.
+        ConfigError: the cache folder cannot be written.
+    """
+    if model is None:
+        return _default(progress)
+    path = os.path.expanduser(model)
+    if os.path.isdir(path) and model:
+        return _from_folder(Path(path), Path(path).resolve().name)
+    if os.path.isfile(path):
+        if not model.endswith(".gguf"):
+            raise ModelLoadError(f"model {model!r}: expected a folder or a .gguf file")
+        return _from_gguf(Path(path).resolve(), progress)
+    if not model.endswith(".gguf") and _HUB_ID.fullmatch(model):
+        return _from_folder(fetch_from_hub(model, progress), model)
+    raise ModelLoadError(
+        f"model {model!r}: no such file or folder, and not a hub id (org/name) either"
+    )
+
+
+def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
+    """The model's tokenizer, which must be a fast one; never runs code from the model.
+
+    Raises:
+        ModelLoadError: the folder has no tokenizer, or one that cannot be loaded.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            files.folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # its loaders let all kinds through
+        reason = str(error).strip().splitlines()
+        raise ModelLoadError(
+            f"{files.folder}: its tokenizer cannot be loaded "
+            f"({reason[0] if reason else type(error).__name__})"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelLoadError(
+            f"{files.folder}: its tokenizer is a {type(tokenizer).__name__}, expected a fast one "
+            "(tokenizer.json)"
+        )
+    return tokenizer
+
+
+def weights_digest(files: ModelFiles) -> str:
+    """SHA-256, in hex, over names and contents of the weight files.
+
+    Files are read once; after that their size and times tell whether they have changed.
+    """
+    return _digest(files.weights)
+
+
+def tokenizer_digest(files: ModelFiles) -> str:
+    """SHA-256, in hex, over names and contents of the tokenizer's files and chat template."""
+    paths = (files.folder / name for name in _TOKENIZER_FILES)
+    return _digest(tuple(path for path in paths if path.is_file()))
+
+
+def config_digest(files: ModelFiles) -> str:
+    """SHA-256, in hex, over the configuration's fields that logits or stopping depend on."""
+    config = read_json(files.folder / "config.json")
+    generation: dict[str, object] = {}
+    if (files.folder / "generation_config.json").is_file():
+        generation = read_json(files.folder / "generation_config.json")
+    fields = {key: value for key, value in config.items() if key not in _IDLE_FIELDS}
+    return _hash_json([fields, generation.get("eos_token_id")])
+
+
+def _default(progress: bool) -> ModelFiles:
+    folder = _converted_folder(default_model.GGUF_SHA256)
+    with progress_bar(progress) as report:
+        build_once(
+            folder,
+            lambda new: default_model.build_default_model(new, report),
+            what="default model",
+        )
+    return _from_converted(folder, default_model.NAME)
+
+
+def _from_gguf(path: Path, progress: bool) -> ModelFiles:
+    folder = _converted_folder(cached_sha256(path))
+    with progress_bar(progress) as report:
+        build_once(folder, lambda new: convert_gguf(path, new, report), what=str(path))
+    return _from_converted(folder, path.stem)
+
+
+def _from_converted(folder: Path, name: str) -> ModelFiles:
+    files, _ = find_weights(folder)
+    return ModelFiles(folder, name, files, (folder / FORMAT_FILE).read_text().strip())
+
+
+def _from_folder(folder: Path, name: str) -> ModelFiles:
+    read_config(folder)
+    files, weight_format = find_weights(folder)
+    return ModelFiles(folder, name, files, weight_format)
+
+
+def _converted_folder(sha256: str) -> Path:
+    return cache_dir() / "models" / f"gguf-{sha256[:16]}-{CONVERTER_VERSION}"
+
+
+def _digest(paths: tuple[Path, ...]) -> str:
+    return _hash_json([[path.name, cached_sha256(path)] for path in paths])
+
+
+def _hash_json(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,109 @@
+"""Safetensors files: a cheap look at the header, and a writer whose bytes are always the same.
+
+The format is an unsigned 64-bit length, that many bytes of JSON, and the tensors' bytes:
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detinfer.errors import ModelLoadError
+
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_MAX_HEADER = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: its dtype as safetensors spells it (``BF16``) and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Names, dtypes and shapes of a file's tensors, after checking that the file is whole.
+
+    Raises:
+        ModelLoadError: the file cannot be read, is no safetensors file, or is cut short.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if size < 8 or length > _MAX_HEADER:
+                raise ModelLoadError(f"weights file {path}: not a safetensors file")
+            if 8 + length > size:
+                raise ModelLoadError(
+                    f"weights file {path} is truncated: its header takes {8 + length} bytes, file "
+                    f"has {size}"
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise ModelLoadError(f"weights file {path}: cannot be read ({error.strerror})") from error
+    try:
+        tensors, end = _parse(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelLoadError(
+            f"weights file {path}: its safetensors header cannot be parsed"
+        ) from error
+    expected = 8 + length + end
+    if size != expected:
+        problem = "is truncated" if size < expected else "is damaged"
+        raise ModelLoadError(
+            f"weights file {path} {problem}: header says {expected} bytes, file has {size}"
+        )
+    return tensors
+
+
+def write_weights(
+    path: Path,
+    tensors: dict[str, TensorInfo],
+    contents: Iterable[npt.NDArray[Any]],
+) -> None:
+    """Write one safetensors file, holding one tensor in memory at a time.
+
+    Args:
+        path: file to make.
+        tensors: what will be written, in order.
+        contents: each tensor's values in that order; bf16 as its bits, in ``uint16``.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, info in tensors.items():
+        begin, end = end, end + int(np.prod(info.shape, dtype=np.int64)) * ITEM_BYTES[info.dtype]
+        header[name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for (name, info), values in zip(tensors.items(), contents, strict=True):
+            if values.shape != info.shape or values.itemsize != ITEM_BYTES[info.dtype]:
+                raise AssertionError(f"{name}: {values.shape} {values.dtype} is not {info}")
+            # Written by write(), not tofile(): that turns a full disk into a vague message.
+            file.write(np.ascontiguousarray(values).data)
+
+
+def _parse(header: dict[str, Any]) -> tuple[dict[str, TensorInfo], int]:
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(d) for d in entry["shape"]))
+        end = max(end, int(entry["data_offsets"][1]))
+    return tensors, end
