@@ -44,16 +44,6 @@ async def tokenize(engine: AsyncEngine, texts: Sequence[str], field: str) -> lis
     return encoded
 
 
-def check_token_ids(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) -> None:
-    """Refuse ids the model does not have, before any prompt of the call starts."""
-    for prompt in prompts:
-        for token in (min(prompt), max(prompt)):
-            if not 0 <= token < vocab_size:
-                raise RequestError(
-                    f"{field}: got token id {token}, expected 0..{vocab_size - 1}", field
-                )
-
-
 Outputs = AsyncGenerator[list[tuple[int, "RequestOutput"]], None]
 
 

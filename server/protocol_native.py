@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from detinfer.engine.outputs import EngineInfo
+from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT, SamplingParams
 from detinfer.server.limits import MAX_PROMPTS
@@ -154,15 +156,31 @@ class NativeCall:
         prompts: texts, or lists of token ids.
         prompt_field: the field the prompts came in.
         many: whether the answer is a list.
-        max_tokens_given: whether a length over the model's is an error (else it is clamped).
+        sources: our name of each given field, to the name the client used.
     """
 
     prompts: list[str] | list[list[int]]
     prompt_field: str
     many: bool
     params: SamplingParams
-    max_tokens_given: bool
+    sources: dict[str, str]
     stream: bool
+
+    def params_for(self, prompt_token_ids: list[int], info: EngineInfo) -> SamplingParams:
+        """The parameters for one prompt; a ``max_tokens`` that was not given is clamped to fit.
+
+        Raises:
+            RequestError: the model or its KV cache cannot hold the request.
+        """
+        params = self.params
+        try:
+            if "max_tokens" not in self.sources and params.max_tokens is not None:
+                room = max(1, info.max_model_len - len(prompt_token_ids))
+                params = replace(params, max_tokens=min(params.max_tokens, room))
+            check_request(prompt_token_ids, params, info)
+        except RequestError as error:
+            raise _in_words_of_client(error, self.sources) from None
+        return params
 
 
 def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
@@ -178,9 +196,18 @@ def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
         params = SamplingParams(**values)
     except RequestError as error:
         raise _in_words_of_client(error, sources) from None
-    return NativeCall(
-        prompts, prompt_field, many, params, "max_tokens" in values, bool(body.stream)
-    )
+    sources["prompt"] = prompt_field
+    return NativeCall(prompts, prompt_field, many, params, sources, bool(body.stream))
+
+
+def _in_words_of_client(error: RequestError, sources: dict[str, str]) -> RequestError:
+    """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
+    name = error.param or ""
+    source = sources.get(name, name)
+    message = str(error)
+    if message.startswith(name):
+        message = source + message[len(name) :]
+    return RequestError(message, source or None, error.code)
 
 
 def _prompts(body: GenerateRequest) -> tuple[str, list[Any], bool]:
@@ -244,42 +271,3 @@ def _apply_do_sample(parameters: TGIParameters | None, values: dict[str, Any]) -
             f"{temperature}, expected {shown(temperature > 0)}",
             "parameters.do_sample",
         )
-
-
-def _in_words_of_client(error: RequestError, sources: dict[str, str]) -> RequestError:
-    """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
-    name = error.param or ""
-    source = sources.get(name, name)
-    message = str(error)
-    if message.startswith(name):
-        message = source + message[len(name) :]
-    return RequestError(message, source or None, error.code)
-
-
-def fit(
-    params: SamplingParams, prompt_tokens: int, max_model_len: int, given: bool
-) -> SamplingParams:
-    """Clamp a default ``max_tokens`` to the room the model has left; refuse a given one.
-
-    Raises:
-        RequestError: code ``context_length_exceeded``.
-    """
-    assert params.max_tokens is not None
-    room = max_model_len - prompt_tokens
-    if room >= params.max_tokens:
-        return params
-    if given and room > 0:
-        raise RequestError(
-            f"max_tokens: got {params.max_tokens} after a prompt of {prompt_tokens} tokens, "
-            f"expected at most {room}: the model's length is {max_model_len}",
-            "max_tokens",
-            "context_length_exceeded",
-        )
-    if room <= 0:
-        raise RequestError(
-            f"prompt: got {prompt_tokens} tokens, expected at most {max_model_len - 1}: "
-            f"the model's length is {max_model_len}",
-            "prompt",
-            "context_length_exceeded",
-        )
-    return replace(params, max_tokens=room)

@@ -18,7 +18,6 @@ from detinfer.server.generation import (
     Answer,
     Job,
     answer_value,
-    check_token_ids,
     logprob_values,
     run_jobs,
     tokenize,
@@ -28,7 +27,6 @@ from detinfer.server.protocol_native import (
     GenerateRequest,
     GenerateResponse,
     NativeCall,
-    fit,
     to_call,
 )
 from detinfer.server.service import Service
@@ -97,14 +95,9 @@ async def _jobs(service: Service, call: NativeCall) -> list[Job]:
     prompts: list[Any] = call.prompts
     if call.prompt_field != "input_ids":
         prompts = await tokenize(engine, prompts, call.prompt_field)
-    check_token_ids(prompts, engine.info.vocab_size, call.prompt_field)
     name = f"gen-{uuid.uuid4().hex}"
     return [
-        Job(
-            f"{name}-{index}" if call.many else name,
-            ids,
-            fit(call.params, len(ids), engine.info.max_model_len, call.max_tokens_given),
-        )
+        Job(f"{name}-{index}" if call.many else name, ids, call.params_for(ids, engine.info))
         for index, ids in enumerate(prompts)
     ]
 

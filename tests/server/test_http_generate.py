@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from fake_engine import INFO, FakeEngine
@@ -51,7 +52,7 @@ def test_prompt_is_tokenised_as_raw_text_and_ids_are_taken_as_they_are(make_clie
 
 def test_long_prompt_gives_the_tokens_of_its_text(make_client):
     engine = FakeEngine()
-    engine.info = INFO.__class__(**{**INFO.__dict__, "max_model_len": 10_000})
+    engine.info = replace(INFO, max_model_len=10_000, num_pages=100)
     response = make_client(engine).generate({"prompt": "xyz" * 1000, "max_tokens": 1})
     assert response.status_code == 200
     assert engine.prompts == [list(b"xyz" * 1000)]
