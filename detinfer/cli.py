@@ -1,0 +1,206 @@
+"""The ``detinfer`` command.
+
+Commands import what they need when they run: ``detinfer --help`` loads neither torch nor FastAPI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from detinfer import __version__
+from detinfer.errors import ConfigError, DetinferError
+from detinfer.flags import (
+    add_engine_flags,
+    add_server_flags,
+    engine_config,
+    integer,
+    server_config,
+)
+from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+_UNBUILT = {
+    "verify": "replay a receipt (not built yet)",
+    "bench": "measure speed (not built yet)",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that complains in one line, like everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        message = " ".join(message.removeprefix("argument ").split())
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 1 (``check`` found a difference) or 2 (usage or environment).
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if arguments[:1] and arguments[0] in _UNBUILT:
+            raise ConfigError(f"{arguments[0]} is not built yet")
+        args = _parser().parse_args(arguments)
+        status: int = args.run(args)
+        return status
+    except DetinferError as error:
+        print(f"detinfer: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; leave nothing for the interpreter to flush at exit.
+        sys.stdout = None
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="detinfer", description="LLM inference whose answers are bitwise reproducible."
+    )
+    parser.add_argument("--version", action="version", version=f"detinfer {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="start the HTTP server")
+    add_engine_flags(serve)
+    add_server_flags(serve)
+    serve.set_defaults(run=_serve)
+
+    generate = commands.add_parser("generate", help="complete one prompt")
+    add_engine_flags(generate)
+    _add_generate_flags(generate)
+    generate.set_defaults(run=_generate)
+
+    check = commands.add_parser("check", help="run the same requests under changing loads")
+    add_engine_flags(check)
+    _add_check_flags(check)
+    check.set_defaults(run=_check)
+
+    doctor = commands.add_parser("doctor", help="what this machine can run")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--compile-audit", action="store_true", help="not built yet")
+    doctor.set_defaults(run=_doctor)
+
+    pull = commands.add_parser("pull", help="fetch a model now")
+    pull.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a hub id; the default model if none"
+    )
+    pull.set_defaults(run=_pull)
+
+    for name, text in _UNBUILT.items():
+        commands.add_parser(name, help=text)
+    return parser
+
+
+def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
+    defaults = SamplingParams()
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="raw text to continue")
+    parser.add_argument(
+        "--max-tokens",
+        type=integer(1, MAX_TOKENS_LIMIT),
+        default=defaults.max_tokens,
+        metavar="N",
+        help=f"most tokens to generate (default {defaults.max_tokens})",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=defaults.temperature,
+        metavar="T",
+        help="0 is greedy (default 0)",
+    )
+    parser.add_argument("--seed", type=integer(0, (1 << 64) - 1), metavar="N", help="for sampling")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+
+
+def _add_check_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="check a running server instead of loading a model")
+    parser.add_argument(
+        "--runs",
+        type=integer(1),
+        default=1000,
+        metavar="N",
+        help="answers of each prompt (default 1000)",
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        dest="prompts",
+        metavar="TEXT",
+        help="may be repeated; built-in ones if not given",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=integer(1, MAX_TOKENS_LIMIT),
+        default=32,
+        metavar="N",
+        help="default 32",
+    )
+    parser.add_argument(
+        "--mode", choices=("deterministic", "fast", "both"), default="deterministic"
+    )
+    parser.add_argument(
+        "--concurrency", type=integer(1), default=32, metavar="N", help="largest load (default 32)"
+    )
+    parser.add_argument("--report", metavar="FILE", help="write a report, .html or .json")
+    parser.add_argument(
+        "--seed", type=integer(0), default=0, metavar="N", help="draws the loads (default 0)"
+    )
+
+
+def _serve(args: argparse.Namespace) -> int:
+    engine, server = engine_config(args), server_config(args)
+    from detinfer.server.run import run_server
+
+    return run_server(engine, server)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    config = engine_config(args)
+    params = SamplingParams(
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        deterministic=config.default_deterministic,
+    )
+    from detinfer.generate_command import generate
+
+    return generate(config, args.prompt, params, as_json=args.json)
+
+
+def _check(args: argparse.Namespace) -> int:
+    if args.url is not None and args.model is not None:
+        raise ConfigError("MODEL: got it beside --url, expected one of them")
+    if args.report is not None and not args.report.endswith((".html", ".json")):
+        raise ConfigError(f"--report: got {args.report!r}, expected a .html or .json file")
+    engine_config(args)
+    from detinfer.check.cli import run
+
+    return run(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    if args.compile_audit:
+        raise ConfigError("--compile-audit is not built yet, leave the flag out")
+    from detinfer.doctor import run
+
+    return run(as_json=args.json)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from detinfer.models.loader import resolve_model
+
+    files = resolve_model(args.model, progress=True)
+    print(f"{files.name}: {files.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

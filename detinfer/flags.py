@@ -1,0 +1,188 @@
+"""Command-line flags that several commands share, and the settings they amount to.
+
+The defaults are those of the frozen configs: a flag that is not given leaves its field alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig, ServerConfig
+from detinfer.errors import ConfigError
+
+_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+
+_ENGINE_FIELDS = (
+    "model",
+    "device",
+    "numerics",
+    "plan",
+    "dtype",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "kv_cache_memory",
+    "threads",
+    "default_deterministic",
+    "allow_fast",
+)
+
+
+def size(text: str) -> int:
+    """Bytes of ``2GiB``, ``512MiB`` or a plain number of bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected bytes, or a size such as 2GiB")
+    value = int(float(match[1]) * unit)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected more than nothing")
+    return value
+
+
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that takes an integer in ``low..high``."""
+
+    def parse(text: str) -> int:
+        good = re.fullmatch(r"-?\d{1,20}", text, re.ASCII)
+        if not good or int(text) < low or (high is not None and int(text) > high):
+            limits = f"of at least {low}" if high is None else f"in {low}..{high}"
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected an integer {limits}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """A duration; 0 is allowed, a day is the most."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) or float(text) > 86400:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds in 0..86400")
+    return float(text)
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """The model and every setting of ``EngineConfig``."""
+    defaults = EngineConfig()
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a folder, a .gguf file or a hub id; without one, SmolLM2-135M-Instruct",
+    )
+    group = parser.add_argument_group("engine")
+
+    def add(flag: str, **options: Any) -> None:
+        name = flag.removeprefix("--").replace("-", "_")
+        default = getattr(defaults, name)
+        shown = "" if default is None else f" (default {default})"
+        options["help"] += shown
+        group.add_argument(flag, default=default, **options)
+
+    add("--device", choices=DEVICES, help="where to compute")
+    add("--numerics", choices=NUMERICS, help="profile of the arithmetic contract")
+    add("--plan", choices=PLANS, help="how a forward pass runs; all give the same bits")
+    add("--dtype", choices=DTYPES, help="dtype of activations and KV cache")
+    add("--max-model-len", type=integer(1), metavar="N", help="longest sequence, in tokens")
+    add("--max-num-seqs", type=integer(1), metavar="N", help="most sequences in one step")
+    add("--max-num-batched-tokens", type=integer(1), metavar="N", help="most tokens in one step")
+    add("--kv-cache-memory", type=size, metavar="SIZE", help="the KV cache: bytes, or 2GiB")
+    add("--threads", type=integer(1), metavar="N", help="CPU threads; all usable cores if not set")
+    add(
+        "--default-deterministic",
+        action=argparse.BooleanOptionalAction,
+        help="what a request gets that does not say",
+    )
+    group.add_argument(
+        "--fast-mode",
+        dest="allow_fast",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.allow_fast,
+        help="allow requests with deterministic: false, at the cost of a second copy of the "
+        f"weights (default {defaults.allow_fast})",
+    )
+    group.add_argument(
+        "--no-prefix-caching",
+        action="store_true",
+        help="accepted; there is no prefix cache to turn off",
+    )
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """The settings that parsed flags amount to.
+
+    Raises:
+        ConfigError: a flag whose feature is not built yet.
+    """
+    refuse("--device", args.device, "cuda")
+    refuse("--numerics", args.numerics, "native")
+    return EngineConfig(**{name: getattr(args, name) for name in _ENGINE_FIELDS})
+
+
+def refuse(flag: str, value: str, unbuilt: str) -> None:
+    """Refuse a value that is documented but whose feature is not built yet."""
+    if value == unbuilt:
+        raise ConfigError(f"{flag}: {unbuilt} is not supported yet, leave the flag out")
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """Every setting of ``ServerConfig``."""
+    defaults = ServerConfig()
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--host", default=defaults.host, help=f"address to listen on (default {defaults.host})"
+    )
+    group.add_argument(
+        "--port",
+        type=integer(0, 65535),
+        default=defaults.port,
+        metavar="N",
+        help=f"0 takes a free one (default {defaults.port})",
+    )
+    group.add_argument(
+        "--api-key",
+        dest="api_keys",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="require this key; may be repeated",
+    )
+    group.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
+    group.add_argument(
+        "--max-queue-size",
+        type=integer(0),
+        default=defaults.max_queue_size,
+        metavar="N",
+        help=f"most waiting requests; beyond them 429 (default {defaults.max_queue_size})",
+    )
+    group.add_argument(
+        "--shutdown-timeout",
+        type=seconds,
+        default=defaults.shutdown_timeout,
+        metavar="S",
+        help=f"seconds running requests get to finish (default {defaults.shutdown_timeout:g})",
+    )
+
+
+def server_config(args: argparse.Namespace) -> ServerConfig:
+    """The server's settings.
+
+    Raises:
+        ConfigError: an empty API key, or one no header can carry.
+    """
+    for key in args.api_keys:
+        if not key.isascii() or not key.isprintable() or key != key.strip() or not key:
+            raise ConfigError(
+                "--api-key: expected printable ASCII characters without spaces around them"
+            )
+    return ServerConfig(
+        host=args.host,
+        port=args.port,
+        api_keys=tuple(args.api_keys),
+        served_model_name=args.served_model_name,
+        max_queue_size=args.max_queue_size,
+        shutdown_timeout=args.shutdown_timeout,
+    )
