@@ -9,7 +9,9 @@ from __future__ import annotations
 LOG2E = float.fromhex("0x1.715476p+0")
 LN2_HI = float.fromhex("0x1.62e4p-1")  # 15 bits: n * LN2_HI is exact
 LN2_LO = float.fromhex("0x1.7f7d1cp-20")
-ROUND_MAGIC = float.fromhex("0x1.8p+23")  # adding it leaves round-to-nearest-even(x) in the low bits
+ROUND_MAGIC = float.fromhex(
+    "0x1.8p+23"
+)  # adding it leaves round-to-nearest-even(x) in the low bits
 
 EXP_LOW = float.fromhex("-0x1.5d589ep+6")  # below: +0 (the result would be under 2^-126)
 EXP_HIGH = float.fromhex("0x1.62e42ep+6")  # above: +Inf

@@ -67,9 +67,7 @@ def _scale_and_max(b, s, low, high, scale, softcap):
         value_phi.add_incoming(soft, inside)
         e.store(value_phi, s, at)
         best.append(e.select(_visible(b, v, low, high), value_phi, e.const(float("-inf"))))
-    return halving_tree(
-        b, best, lambda x, y: b.select(b.fcmp_ordered("<", x, y), y, x)
-    )
+    return halving_tree(b, best, lambda x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
 
 
 def _weights(b, s, low, high, m):

@@ -85,9 +85,7 @@ def gelu_tanh(e: Emit, x):
     return e.mul(e.mul(e.const(0.5), x), y)
 
 
-FUNCTIONS = {
-    f.__name__: f for f in (exp, log, tanh, erf, sigmoid, silu, softplus, gelu, gelu_tanh)
-}
+FUNCTIONS = {f.__name__: f for f in (exp, log, tanh, erf, sigmoid, silu, softplus, gelu, gelu_tanh)}
 
 
 def _scalar(function):

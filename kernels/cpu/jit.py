@@ -16,7 +16,10 @@ from pathlib import Path
 
 from detinfer.config import cache_dir
 
-LAYERS = ("omp", "tbb")  # workqueue costs 40x more a region and aborts on concurrent entry: refused at start
+LAYERS = (
+    "omp",
+    "tbb",
+)  # workqueue costs 40x more a region and aborts on concurrent entry: refused at start
 
 
 def _cache_folder() -> Path:

@@ -15,7 +15,7 @@ from detinfer.kernels.cpu.microkernel import tile_bf16, tile_f32
 from detinfer.kernels.cpu.vector import f32_at, u16_at
 
 PANEL = 64
-ROWS = 24  # rows whose partial sums share the cache with a panel
+ROWS = 24  # rows whose partial sums share the first-level cache with a panel
 NO_BIAS = np.empty(0, np.float32)
 ZEROS = np.zeros(PANEL, np.float32)
 
@@ -30,39 +30,43 @@ def segments(k):
 
 
 @kernel
-def linear_panel(x, m, k, w, bf16, panel, bias, out, n, zeros):
-    """One panel, 64 of ``n`` outputs, for ``m`` rows. Addresses in bytes.
+def tile_rows(rows, x, k, w, bf16, zeros, parts):
+    """parts[0] = rows x 64 finished sums of one panel.
 
     Args:
-        x: address of binary32 rows, contiguous. [m, k]
-        w: address of the packed weight; ``bf16`` says which storage.
-        bias: address of [n] binary32 values, or 0.
-        out: address of the output. [m, n]
+        x: address of binary32 rows, contiguous; at most ROWS of them. [rows, k]
+        w: address of the panel; ``bf16`` says which storage.
         zeros: address of 64 zeros, where every chain starts.
+        parts: scratch. [8, ROWS * 64]
     """
     s = segments(k)
     span = k // s
-    item = 2 if bf16 else 4
-    w += panel * k * PANEL * item
-    out += panel * PANEL * 4
+    for part in range(s):
+        left, target = x + part * span * 4, parts[part].ctypes.data
+        if bf16:
+            right = w + part * span * PANEL * 2
+            tile_bf16(rows, left, k, right, PANEL, zeros, 0, target, PANEL, span)
+        else:
+            right = w + part * span * PANEL * 4
+            tile_f32(rows, left, k, right, PANEL, zeros, 0, target, PANEL, span)
+    _add_tree(parts, s, rows * PANEL)
+
+
+@kernel
+def panel_address(w, bf16, k, panel):
+    return w + panel * k * PANEL * (2 if bf16 else 4)
+
+
+@kernel
+def linear_panel(x, m, k, w, bf16, panel, bias, out, n, zeros):
+    """One panel, up to 64 of ``n`` outputs, for ``m`` rows; addresses in bytes (bias may be 0)."""
+    parts = np.empty((segments(k), ROWS * PANEL), np.float32)
     columns = min(PANEL, n - panel * PANEL)
-    direct = s == 1 and columns == PANEL and bias == 0
-    parts = np.empty((1 if direct else s, ROWS * PANEL), np.float32)
+    weights = panel_address(w, bf16, k, panel)
     for row in range(0, m, ROWS):
         rows = min(ROWS, m - row)
-        for part in range(s):
-            target, stride = parts[part].ctypes.data, PANEL
-            if direct:
-                target, stride = out + row * n * 4, n
-            left = x + (row * k + part * span) * 4
-            right = w + part * span * PANEL * item
-            if bf16:
-                tile_bf16(rows, left, k, right, PANEL, zeros, 0, target, stride, span)
-            else:
-                tile_f32(rows, left, k, right, PANEL, zeros, 0, target, stride, span)
-        if not direct:
-            _add_tree(parts, s, rows * PANEL)
-            _write(parts[0], rows, columns, bias, panel, out + row * n * 4, n)
+        tile_rows(rows, x + row * k * 4, k, weights, bf16, zeros, parts)
+        _write(parts[0], rows, columns, bias, panel, out + (row * n + panel * PANEL) * 4, n)
 
 
 @kernel
@@ -90,13 +94,24 @@ def _write(part, rows, columns, bias, panel, out, n):
                 target[j] = source[j]
 
 
+@kernel
+def row_blocks(m):
+    """Blocks that rows are dealt out in, so that few panels still fill every thread."""
+    return 1 if m < 12 else max(2, m // 96)
+
+
 @parallel_kernel
 def linear(x, w, bf16, n, bias, zeros, out):
     """``out[m, n] = x[m, k] @ w.T (+ bias)``; ``w`` and ``bias`` are addresses (bias may be 0)."""
     m, k = x.shape
     x0, out0, zeros0 = x.ctypes.data, out.ctypes.data, zeros.ctypes.data
-    for panel in prange((n + PANEL - 1) // PANEL):
-        linear_panel(x0, m, k, w, bf16, panel, bias, out0, n, zeros0)
+    blocks = row_blocks(m)
+    size = (m + blocks - 1) // blocks
+    for item in prange((n + PANEL - 1) // PANEL * blocks):
+        row = item % blocks * size
+        rows = min(size, m - row)
+        at, to = x0 + row * k * 4, out0 + row * n * 4
+        linear_panel(at, rows, k, w, bf16, item // blocks, bias, to, n, zeros0)
 
 
 @kernel

@@ -14,7 +14,9 @@ from detinfer.kernels.cpu.jit import kernel
 from detinfer.kernels.cpu.vector import ADDRESS, I64, LANES, Emit, const64, row_intrinsic
 
 
-def _rows(b, rows, vectors, bf16, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+def _rows(
+    b, rows, vectors, bf16, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k
+):
     """Emit a tile of a fixed number of rows."""
     e, one = Emit(b), Emit(b, 1)
     cells = [(r, v) for r in range(rows) for v in range(vectors)]

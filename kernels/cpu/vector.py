@@ -77,9 +77,7 @@ class Emit:
 
     def call(self, name: str, *args):
         kind = ir.FunctionType(self.f32, [self.f32] * len(args))
-        function = cgutils.get_or_insert_function(
-            self.b.module, kind, f"llvm.{name}.{self.suffix}"
-        )
+        function = cgutils.get_or_insert_function(self.b.module, kind, f"llvm.{name}.{self.suffix}")
         return self.b.call(function, args)
 
     def fma(self, a, b, c):
