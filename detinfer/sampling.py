@@ -52,7 +52,7 @@ def choose(logits: Floats, rows: list[SamplingRow]) -> Ids:
         Token ids, -1 where the logits (or the largest over the temperature) are not finite.
         [L] int64
     """
-    tokens = ops.argmax(logits)
+    tokens: Ids = ops.argmax(logits)
     for i, row in enumerate(rows):
         if tokens[i] >= 0 and not (is_greedy(row.params) and not len(row.masked)):
             tokens[i] = _choose_one(logits[i], row)
@@ -84,7 +84,8 @@ def _filter(x: Floats, params: SamplingParams) -> Ids:
     # Not np.sum: the contract's sums run in order, one addition a step.
     sums = np.cumsum(w, dtype=np.float64)
     count = 1 + int(np.searchsorted(sums[:-1], params.top_p * sums[-1]))
-    return order[:count][w[:count] >= np.float32(params.min_p)]
+    kept: Ids = order[:count][w[:count] >= np.float32(params.min_p)]
+    return kept
 
 
 def rank(x: Floats, k: int = 0) -> Ids:

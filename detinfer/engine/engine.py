@@ -126,6 +126,12 @@ class Engine:
         request = self._requests.get(request_id)
         return None if request is None else self._end(request, "abort", error=reason)
 
+    def abort_all(self, reason: str) -> list[RequestOutput]:
+        """Ends every request; returns their last increments."""
+        return [
+            self._end(request, "abort", error=reason) for request in list(self._requests.values())
+        ]
+
     def has_unfinished(self) -> bool:
         """Whether a step has work to do."""
         return bool(self._requests)
@@ -189,7 +195,7 @@ class Engine:
         logprobs = sampling.token_logprobs(
             logits, tokens, [request.params.logprobs for request in sampled]
         )
-        return list(zip(sampled, tokens, sums, logprobs, strict=True))
+        return list(zip(sampled, tokens.tolist(), sums, logprobs, strict=True))
 
     def _extend(
         self, request: Request, token: int, sums: tuple[int, int], logprob: TokenLogprob | None

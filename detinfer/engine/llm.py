@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
@@ -110,7 +110,7 @@ class LLM:
         if isinstance(prompt, str):
             return list(self.engine.tokenizer.encode(prompt))
         if isinstance(prompt, Sequence):
-            return list(prompt)
+            return list(cast("Sequence[int]", prompt))
         raise RequestError(
             f"prompts: got {type(prompt).__name__}, expected a string, a list of strings or a "
             "list of lists of token ids",

@@ -29,10 +29,10 @@ class Limits:
 
 
 class ScheduledRow(NamedTuple):
-    """The next ``count`` tokens of a request, from ``request.num_computed`` on."""
+    """The next ``num_tokens`` tokens of a request, from ``request.num_computed`` on."""
 
     request: Request
-    count: int
+    num_tokens: int
 
 
 class Scheduler:

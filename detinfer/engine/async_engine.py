@@ -1,0 +1,283 @@
+"""The server's side of the engine process: one stream for each request, on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from detinfer.config import EngineConfig
+from detinfer.engine.outputs import EngineInfo, RequestOutput, Wire
+from detinfer.engine.process import (
+    Abort,
+    AbortAll,
+    Add,
+    Command,
+    EngineFactory,
+    Exit,
+    Failed,
+    Message,
+    Ready,
+    Stepped,
+    load_engine,
+    run_engine_process,
+)
+from detinfer.engine.validation import check_request
+from detinfer.errors import DetinferError, EngineDeadError, QueueFullError, RequestError
+from detinfer.params import SamplingParams
+
+_LOAD_TIMEOUT = 1800.0  # seconds; a first start may fetch a model and compile kernels
+_STEP_TIMEOUT = 600.0  # seconds without a step, while requests are open: the engine hangs
+_EXIT_TIMEOUT = 5.0  # seconds to notice that it is over
+
+_Stream = asyncio.Queue[Wire | DetinferError]
+
+
+class AsyncEngine:
+    """An engine in its own process.
+
+    Made by ``start`` and used from one event loop. Two threads stand between the loop and the
+    pipe, so that neither a full pipe nor a busy engine can block it: the loop is woken once a
+    step, whatever the number of streams.
+
+    Attributes:
+        info: what the loaded engine says of itself.
+        tokenizer: the engine's tokenizer.
+        state: "ready"; "draining" from ``shutdown`` on; "dead" when the process is gone.
+    """
+
+    info: EngineInfo
+    tokenizer: Any
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        max_queue_size: int,
+        factory: EngineFactory,
+        step_timeout: float,
+    ) -> None:
+        self.state: Literal["ready", "draining", "dead"] = "ready"
+        self._capacity = config.max_num_seqs + max_queue_size
+        self._step_timeout = step_timeout
+        self._last_sign = 0.0  # monotonic time of the last message, or of the first open request
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[str, _Stream] = {}
+        self._stats: dict[str, int] = {}
+        self._ready: asyncio.Future[Ready] = self._loop.create_future()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._gone = asyncio.Event()
+        self._death: DetinferError | None = None  # why the process ended, if it said so
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=run_engine_process,
+            args=(theirs, config, factory),
+            name="detinfer-engine",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        # multiprocessing joins its children at exit, after a SIGTERM that this one ignores.
+        atexit.register(self._process.kill)
+        for target in (self._read, self._write):
+            threading.Thread(target=target, name=f"engine{target.__name__}", daemon=True).start()
+
+    @classmethod
+    async def start(
+        cls,
+        config: EngineConfig,
+        max_queue_size: int,
+        *,
+        factory: EngineFactory = load_engine,
+        load_timeout: float = _LOAD_TIMEOUT,
+        step_timeout: float = _STEP_TIMEOUT,
+    ) -> AsyncEngine:
+        """Spawns the process and waits until its model is loaded.
+
+        Args:
+            config: the engine's settings.
+            max_queue_size: requests accepted beyond the ``config.max_num_seqs`` that can run.
+            factory: makes the engine, in the new process; must be picklable.
+            load_timeout: seconds to wait for the model.
+            step_timeout: seconds without a step after which the process is taken to hang, and
+                killed.
+
+        Raises:
+            ModelLoadError: and every other error of loading, as it was raised in the process.
+            EngineDeadError: if the process ended without a word, or took too long.
+        """
+        engine = cls(config, max_queue_size, factory, step_timeout)
+        try:
+            async with asyncio.timeout(load_timeout):
+                engine.info, engine.tokenizer = await engine._ready
+        except BaseException as error:
+            await engine._kill()
+            if isinstance(error, TimeoutError):
+                raise EngineDeadError(f"the engine did not load in {load_timeout:g} s") from None
+            raise
+        return engine
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Streams a request's increments; the last one has a ``finish_reason``.
+
+        Closing or cancelling the iterator aborts the request.
+
+        Args:
+            prompt_token_ids: the prompt.
+            params: how to sample and when to end.
+            request_id: unique among the open requests.
+
+        Raises:
+            RequestError: if it cannot be served as asked.
+            QueueFullError: if too many requests are open.
+            EngineDeadError: if the engine is shutting down, or died.
+        """
+        stream = self._open(request_id, list(prompt_token_ids), params)
+        try:
+            while True:
+                item = await stream.get()
+                if isinstance(item, DetinferError):
+                    raise item
+                output = RequestOutput(*item)
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            if self._streams.get(request_id) is stream:
+                self._close(request_id)
+                self._commands.put(Abort(request_id))
+
+    async def stats(self) -> dict[str, int]:
+        """The engine's counts as of its last step, and the number of ``open`` requests."""
+        return {**self._stats, "open": len(self._streams)}
+
+    async def shutdown(self, timeout: float) -> None:
+        """Ends the process; bounded by ``timeout`` and some seconds.
+
+        Open requests may finish within ``timeout`` seconds; the others then end with finish reason
+        "abort" and an error that says so.
+        """
+        if self.state == "ready":
+            self.state = "draining"
+        if not await self._within(timeout, self._idle):
+            self._commands.put(AbortAll("the server is shutting down"))
+            await self._within(_EXIT_TIMEOUT, self._idle)
+        self._commands.put(Exit())
+        await self._within(_EXIT_TIMEOUT, self._gone)
+        await self._kill()
+
+    def _open(self, request_id: str, prompt: list[int], params: SamplingParams) -> _Stream:
+        if self.state != "ready":
+            raise EngineDeadError(str(self._death or "the server is shutting down"))
+        check_request(prompt, params, self.info)
+        if request_id in self._streams:
+            raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
+        if len(self._streams) >= self._capacity:
+            raise QueueFullError(
+                f"{len(self._streams)} requests are open, at most {self._capacity}"
+            )
+        stream: _Stream = asyncio.Queue()
+        if not self._streams:
+            self._last_sign = time.monotonic()
+            self._idle.clear()
+        self._streams[request_id] = stream
+        self._commands.put(Add(request_id, prompt, params))
+        return stream
+
+    def _close(self, request_id: str) -> None:
+        del self._streams[request_id]
+        if not self._streams:
+            self._idle.set()
+
+    def _put(self, request_id: str, item: Wire | DetinferError, last: bool) -> None:
+        stream = self._streams.get(request_id)
+        if stream is None:
+            return  # aborted; this crossed the command on its way
+        stream.put_nowait(item)
+        if last:
+            self._close(request_id)
+
+    # On the event loop
+
+    def _deliver(self, message: Message) -> None:
+        match message:
+            case Stepped():
+                self._stats = message.stats
+                for wire in message.outputs:
+                    self._put(wire[_ID], wire, last=wire[_FINISH_REASON] is not None)
+                for request_id, error in message.refused:
+                    self._put(request_id, error, last=True)
+            case Ready():
+                if not self._ready.done():
+                    self._ready.set_result(message)
+            case Failed():
+                self._death = message.error
+
+    def _ended(self, exit_code: int | None) -> None:
+        self.state = "dead"
+        self._death = self._death or EngineDeadError(
+            f"the engine process ended (exit code {exit_code})"
+        )
+        if not self._ready.done():
+            self._ready.set_exception(self._death)
+        for request_id in list(self._streams):
+            self._put(request_id, EngineDeadError(str(self._death)), last=True)
+        self._gone.set()
+
+    # In threads of their own
+
+    def _read(self) -> None:
+        connection: Connection = self._connection
+        try:
+            while True:
+                while not connection.poll(min(1.0, self._step_timeout)):
+                    self._kill_if_hanging()
+                message: Message = connection.recv()
+                self._last_sign = time.monotonic()
+                self._loop.call_soon_threadsafe(self._deliver, message)
+        except (EOFError, OSError, RuntimeError):
+            pass  # the process is gone, or the loop is closed
+        self._process.join(_EXIT_TIMEOUT)
+        self._commands.put(None)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ended, self._process.exitcode)
+
+    def _kill_if_hanging(self) -> None:
+        silence = time.monotonic() - self._last_sign
+        if self._streams and silence > self._step_timeout:
+            message = f"the engine did not end a step in {self._step_timeout:g} s"
+            self._death = self._death or EngineDeadError(message)
+            self._process.kill()
+
+    def _write(self) -> None:
+        while (command := self._commands.get()) is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(command)
+        self._connection.close()
+
+    async def _kill(self) -> None:
+        self._process.kill()
+        await self._within(2 * _EXIT_TIMEOUT, self._gone)
+        atexit.unregister(self._process.kill)
+
+    @staticmethod
+    async def _within(seconds: float, event: asyncio.Event) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        return event.is_set()
+
+
+_ID = RequestOutput.__slots__.index("request_id")
+_FINISH_REASON = RequestOutput.__slots__.index("finish_reason")

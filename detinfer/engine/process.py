@@ -1,0 +1,149 @@
+"""The engine's own process: commands in, one message a step out.
+
+Nothing heavy is imported here: the factory that makes the engine is the first to load numba and
+torch, and does it in the process's main thread, which then runs every step.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detinfer.config import EngineConfig
+from detinfer.engine.outputs import EngineInfo, Wire
+from detinfer.errors import DetinferError, EngineDeadError, ModelLoadError, RequestError
+from detinfer.params import SamplingParams
+
+if TYPE_CHECKING:
+    from detinfer.engine.engine import Engine
+
+EngineFactory = Callable[[EngineConfig], "Engine"]
+
+
+class Add(NamedTuple):
+    """Command: start a request."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+
+
+class Abort(NamedTuple):
+    """Command: end a request that nobody waits for."""
+
+    request_id: str
+
+
+class AbortAll(NamedTuple):
+    """Command: end every request and tell those who wait why."""
+
+    reason: str
+
+
+class Exit(NamedTuple):
+    """Command: leave the process."""
+
+
+Command = Add | Abort | AbortAll | Exit
+
+
+class Ready(NamedTuple):
+    """First message of an engine that loaded."""
+
+    info: EngineInfo
+    tokenizer: Any
+
+
+class Failed(NamedTuple):
+    """Last message of an engine that could not load, or broke."""
+
+    error: DetinferError
+
+
+class Stepped(NamedTuple):
+    """What one round brought: all increments, requests refused, and the engine's counts."""
+
+    outputs: list[Wire]
+    refused: list[tuple[str, RequestError]]
+    stats: dict[str, int]
+
+
+Message = Ready | Failed | Stepped
+
+
+def load_engine(config: EngineConfig) -> Engine:
+    """The factory outside tests."""
+    from detinfer.engine.engine import Engine
+
+    return Engine(config)
+
+
+def run_engine_process(
+    connection: Connection, config: EngineConfig, factory: EngineFactory
+) -> None:
+    """Entry point of the spawned process: loads, then serves until told to exit or orphaned."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group, but ending is the
+    # parent's to decide: it drains first. It kills with SIGKILL.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
+    try:
+        engine = _load(connection, config, factory)
+        if engine is not None:
+            _serve(engine, connection)
+    except (EOFError, ConnectionError):
+        pass  # the parent is gone, or has let go
+
+
+def _load(connection: Connection, config: EngineConfig, factory: EngineFactory) -> Engine | None:
+    try:
+        engine = factory(config)
+    except DetinferError as error:
+        connection.send(Failed(error))
+        return None
+    except Exception as error:
+        connection.send(Failed(ModelLoadError(f"model: {type(error).__name__}: {error}")))
+        raise
+    connection.send(Ready(engine.info, engine.tokenizer))
+    return engine
+
+
+def _serve(engine: Engine, connection: Connection) -> None:
+    while True:
+        outputs: list[Wire] = []
+        refused: list[tuple[str, RequestError]] = []
+        busy = engine.has_unfinished()
+        while connection.poll(0 if busy else None):  # blocks only while there is nothing to do
+            busy = True
+            command: Command = connection.recv()
+            match command:
+                case Add():
+                    try:
+                        engine.add_request(*command)
+                    except RequestError as error:
+                        refused.append((command.request_id, error))
+                case Abort():
+                    engine.abort(command.request_id)
+                case AbortAll():
+                    outputs += [output.to_wire() for output in engine.abort_all(command.reason)]
+                case Exit():
+                    return
+        try:
+            outputs += [output.to_wire() for output in engine.step()]
+        except Exception as error:
+            message = f"the engine failed: {type(error).__name__}: {error}"
+            connection.send(Failed(EngineDeadError(message)))
+            raise
+        connection.send(Stepped(outputs, refused, engine.stats()))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
