@@ -1,0 +1,92 @@
+"""GGUF files that are damaged, or mean what is not built: one line, and nothing left behind."""
+
+import numpy as np
+import pytest
+from gguf_samples import TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
+
+from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
+from detinfer.models.loader import resolve_model
+
+
+def refuse(path, cache, kind, words):
+    with pytest.raises(DetinferError, match=words) as caught:
+        resolve_model(str(path))
+    assert type(caught.value) is kind
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    left = [file.name for file in (cache / "models").iterdir() if not file.name.endswith(".lock")]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"tokenizer.ggml.pre": "chatglm-bpe"}, UnsupportedModelError, "pre = 'chatglm-bpe'"),
+        ({"tokenizer.ggml.pre": None}, UnsupportedModelError, "pre = None is not known"),
+        ({"tokenizer.ggml.model": "llama"}, UnsupportedModelError, "tokenizer 'llama'"),
+        ({"tokenizer.ggml.add_space_prefix": True}, UnsupportedModelError, "add_space_prefix"),
+        ({"llama.expert_count": 8}, UnsupportedModelError, "llama.expert_count = 8"),
+        ({"llama.rope.scaling.type": "yarn"}, UnsupportedModelError, "RoPE scaling 'yarn'"),
+        ({"llama.rope.dimension_count": 8}, UnsupportedModelError, "rope.dimension_count"),
+        ({"split.count": 3}, UnsupportedModelError, "llama-gguf-split"),
+        ({"llama.block_count": None}, ModelLoadError, "llama.block_count is missing"),
+        ({"llama.block_count": "2"}, ModelLoadError, "got '2', expected int"),
+        ({"llama.block_count": 3}, ModelLoadError, "layers.2.* is missing"),
+        ({"llama.feed_forward_length": 128}, ModelLoadError, r"shape \[96, 64\], its metadata"),
+        ({"tokenizer.ggml.eos_token_id": 4096}, ModelLoadError, "got 4096, expected 0..266"),
+        ({"tokenizer.ggml.merges": ["h zz"]}, ModelLoadError, "merge"),
+        ({"tokenizer.ggml.tokens": [*TOKENS[:-1], "a"]}, ModelLoadError, "266 different"),
+    ],
+)
+def test_metadata_not_understood_is_named(tmp_path, cache, change, kind, words):
+    pairs = {k: v for k, v in (metadata() | change).items() if v is not None}
+    refuse(write_gguf(tmp_path / "m.gguf", pairs=pairs), cache, kind, words)
+
+
+def test_unknown_architecture_is_named(tmp_path, cache):
+    path = write_gguf(
+        tmp_path / "m.gguf", "mamba", tensors=gguf_tensors(tiny_model()), pairs=metadata("mamba")
+    )
+    refuse(path, cache, UnsupportedModelError, "architecture 'mamba'")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("rope_freqs.weight", UnsupportedModelError, "scaled RoPE"),
+        ("blk.0.ffn_gate_inp.weight", UnsupportedModelError, "ffn_gate_inp"),
+        ("blk.0.attn_q_norm.weight", UnsupportedModelError, "has no place in a llama model"),
+    ],
+)
+def test_a_tensor_without_a_place_is_named(tmp_path, cache, name, kind, words):
+    tensors = gguf_tensors(tiny_model()) | {name: np.ones(16, np.float32)}
+    refuse(write_gguf(tmp_path / "m.gguf", tensors=tensors), cache, kind, words)
+
+
+def test_a_missing_tensor_is_named(tmp_path, cache):
+    tensors = gguf_tensors(tiny_model())
+    del tensors["blk.1.ffn_down.weight"]
+    path = write_gguf(tmp_path / "m.gguf", tensors=tensors)
+    refuse(path, cache, ModelLoadError, "layers.1.mlp.down_proj.weight is missing")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, cache, value):
+    tensors = gguf_tensors(tiny_model())
+    tensors["blk.1.ffn_down.weight"][3, 5] = value
+    path = write_gguf(tmp_path / "m.gguf", tensors=tensors)
+    refuse(path, cache, ModelLoadError, "blk.1.ffn_down.weight holds NaN or infinity")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 3000, -5000, -1])
+def test_a_file_cut_short_is_refused(tmp_path, cache, keep):
+    path = write_gguf(tmp_path / "m.gguf")
+    data = path.read_bytes()
+    path.write_bytes(data[:keep])
+    refuse(path, cache, ModelLoadError, "truncated or damaged")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path, cache):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"<!DOCTYPE html>" * 1000)
+    refuse(path, cache, ModelLoadError, "not a whole GGUF file")
