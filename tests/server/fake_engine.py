@@ -79,6 +79,8 @@ class FakeEngine:
         try:
             for count in range(1, (params.max_tokens or 0) + 1):
                 await asyncio.sleep(self.delay)
+                if self.state == "dead":
+                    raise EngineDeadError("the engine process ended")
                 if self.die_after is not None and count > self.die_after:
                     self.state = "dead"
                     raise EngineDeadError("the engine process ended")
@@ -116,3 +118,9 @@ class FakeEngine:
 
     async def stats(self) -> dict[str, Any]:
         return {"running": len(self.running), "waiting": 0}
+
+    async def shutdown(self, timeout: float) -> None:
+        self.state = "dead"
+        async with asyncio.timeout(5):
+            while self.running:
+                await asyncio.sleep(0.01)
