@@ -94,45 +94,53 @@ def rounded_normal(
     return torch.from_numpy(x).to(DTYPES[dtype]).float().numpy()
 
 
+_compiled: set[object] = set()
+
+
+def run(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The result of an op whose output memory is poisoned and guarded.
+
+    An op's first call is made plain before: nothing is guarded while a compiler runs.
+    """
+    if op not in _compiled:
+        op(*args, **kwargs)
+        _compiled.add(op)
+    with guarded_allocations():
+        return op(*args, **kwargs)
+
+
 @contextmanager
 def guarded_allocations() -> Iterator[None]:
-    """Fill what ``torch.empty`` and ``np.empty`` hand out with NaN, between guard bands.
+    """Fill what ``np.empty`` and ``np.empty_like`` hand out with NaN, between guard bands.
 
-    An element that a kernel leaves unwritten shows as NaN; on leaving, a band that anything wrote
-    to raises ``AssertionError``. Integers get their largest value instead of NaN.
+    An element that a kernel leaves unwritten shows as NaN (integers: their largest value). On
+    leaving, a band that anything wrote to raises ``AssertionError``.
     """
-    bands: list[tuple[torch.Tensor, torch.Tensor]] = []
-    numpy_empty = np.empty
+    bands: list[npt.NDArray[Any]] = []
 
-    def guarded(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def empty(shape: Any, dtype: Any = np.float64) -> npt.NDArray[Any]:
         size = int(np.prod(shape))
-        fill = float("nan") if dtype.is_floating_point else torch.iinfo(dtype).max
-        buffer = torch.full((size + 2 * _GUARD,), fill, dtype=dtype)
-        for band in (buffer[:_GUARD], buffer[_GUARD + size :]):
-            bands.append((band, band.clone()))
-        return buffer[_GUARD : _GUARD + size].view(shape)
+        dtype = np.dtype(dtype)
+        buffer = np.full(size + 2 * _GUARD, _poison(dtype), dtype)
+        bands.extend((buffer[:_GUARD], buffer[_GUARD + size :]))
+        return buffer[_GUARD : _GUARD + size].reshape(shape)
 
-    def empty(*size: Any, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
-        shape = size[0] if size and isinstance(size[0], list | tuple | torch.Size) else size
-        return guarded(tuple(shape), dtype or torch.get_default_dtype())
-
-    def empty_like(x: torch.Tensor, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
-        return guarded(tuple(x.shape), dtype or x.dtype)
-
-    def np_empty(shape: Any, dtype: Any = np.float64, *args: Any, **kwargs: Any) -> Any:
-        array = numpy_empty(shape, dtype, *args, **kwargs)
-        if array.dtype.kind == "f":
-            array.fill(np.nan)
-        return array
+    def empty_like(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return empty(x.shape, x.dtype)
 
     with (
-        mock.patch.object(torch, "empty", empty),
-        mock.patch.object(torch, "empty_like", empty_like),
-        mock.patch.object(np, "empty", np_empty),
+        mock.patch.object(np, "empty", empty),
+        mock.patch.object(np, "empty_like", empty_like),
     ):
         yield
-    for number, (band, original) in enumerate(bands):
-        assert_same_bits(band, original, f"guard band {number}")
+    assert bands, "nothing was allocated: the op no longer uses np.empty, so nothing was guarded"
+    for number, band in enumerate(bands):
+        untouched = np.full(_GUARD, _poison(band.dtype), band.dtype)
+        assert_same_bits(band, untouched, f"guard band {number}")
+
+
+def _poison(dtype: np.dtype[Any]) -> Any:
+    return np.nan if dtype.kind == "f" else np.iinfo(dtype).max
 
 
 def surrounded(x: torch.Tensor, by: float = float("nan")) -> torch.Tensor:
@@ -154,3 +162,16 @@ def assert_rows_independent(
         assert_same_bits(op(x[row : row + 1]), whole[row : row + 1], f"{what}, row {row} alone")
     for count in {min(len(x), size) for size in (2, 3, 5, 8, 64)}:
         assert_same_bits(op(x[-count:]), whole[-count:], f"{what}, last {count} rows")
+
+
+@contextmanager
+def thread_count(count: int) -> Iterator[None]:
+    """Run kernels on this many threads, or as many as there are."""
+    import numba  # here: the kernels' own import comes first and sets the cache folder
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -1,0 +1,114 @@
+"""The compiled elementwise kernels: the reference's bits over the whole range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from detinfer import ops
+from detinfer.kernels import elementary, reference
+from detinfer.testing import (
+    SPECIAL,
+    assert_same_bits,
+    rounded_normal,
+    run,
+    same_bits,
+    surrounded,
+    thread_count,
+    to_torch,
+)
+
+F32 = np.float32
+NAMES = sorted(reference.ACTIVATIONS)
+GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
+STOCK = {
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "log": torch.log,
+    "sigmoid": torch.sigmoid,
+    "silu": torch.nn.functional.silu,
+    "softplus": torch.nn.functional.softplus,
+    "tanh": torch.tanh,
+}
+
+
+def whole_range() -> np.ndarray:
+    """Every sign and exponent, each edge of a formula with its neighbours, and NaN and infinity."""
+    patterns = np.arange(0, 2**32, 49999, dtype=np.uint64).astype(np.uint32).view(F32)
+    edges = np.array(
+        [elementary.EXP_LOW, elementary.EXP_HIGH, elementary.TANH_SMALL, 1, elementary.ERF_ONE,
+         elementary.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
+    around = [(edges.view(np.int32) + step).view(F32) for step in range(-3, 4)]
+    rng = np.random.default_rng(0)
+    ranges = [rng.uniform(-width, width, 20_000).astype(F32) for width in (1, 5, 100)]
+    x = np.concatenate([patterns, *around, *(-a for a in around), *ranges, SPECIAL])
+    return np.append(x, np.array([np.nan, -np.nan, np.inf, -np.inf], F32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_activation_equals_the_reference_over_the_whole_range(name):
+    x = whole_range()
+    got = run(ops.activation, name, torch.from_numpy(x))
+    assert_same_bits(got, reference.ACTIVATIONS[name](x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_activation_rounds_once_to_16_bits(name, dtype):
+    x = torch.from_numpy(whole_range()).to(getattr(torch, dtype))
+    got = run(ops.activation, name, x)
+    assert got.dtype == x.dtype
+    exact = reference.ACTIVATIONS[name](x.float().numpy())
+    assert_same_bits(got.float(), reference.round_to(exact, dtype))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_activation_at_every_length_of_vector_tail(name):
+    x = np.abs(rounded_normal(np.random.default_rng(1), (130,)))
+    expected = reference.ACTIVATIONS[name](x)
+    for length in (*range(1, 35), 63, 64, 65, 127, 128, 129):
+        got = run(ops.activation, name, surrounded(to_torch(x[:length])))
+        assert_same_bits(got, expected[:length], f"length {length}")
+        got = run(ops.activation, name, to_torch(x[130 - length :]))
+        assert_same_bits(got, expected[130 - length :], f"last {length}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_fails_the_same_comparison(name):
+    x = np.abs(rounded_normal(np.random.default_rng(2), (2000,), scale=2.0))
+    assert not same_bits(STOCK[name](to_torch(x)), reference.ACTIVATIONS[name](x))
+
+
+@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gated_activation_rounds_after_each_step(name, dtype):
+    rng = np.random.default_rng(3)
+    for shape in ((1, 1), (3, 65), (2, 5, 1000)):
+        gate, up = (rounded_normal(rng, shape, dtype, scale=3.0) for _ in range(2))
+        got = run(GATES[name], surrounded(to_torch(gate, dtype)), to_torch(up, dtype))
+        assert_same_bits(got.float(), reference.gated(name, gate, up, dtype))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gated_activation_over_the_whole_range(name):
+    gate = whole_range()
+    up = np.roll(gate, 7)
+    got = run(GATES[name], torch.from_numpy(gate), torch.from_numpy(up))
+    assert_same_bits(got, reference.gated(name, gate, up))
+
+
+def test_threads_do_not_change_bits():
+    x = to_torch(rounded_normal(np.random.default_rng(4), (257, 1000)))
+    for op in (lambda: run(ops.activation, "gelu", x), lambda: run(ops.silu_mul, x, x)):
+        with thread_count(1):
+            one = op()
+        with thread_count(2):
+            assert_same_bits(op(), one)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"up: got shape \(2, 4\), expected \(2, 3\)"):
+        ops.silu_mul(torch.ones(2, 3), torch.ones(2, 4))
