@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from detinfer import __version__
 from detinfer.errors import ConfigError, DetinferError
@@ -30,7 +30,10 @@ _UNBUILT = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that complains in one line, like everything else here."""
+    """argparse that complains in one line and takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         message = " ".join(message.removeprefix("argument ").split())

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from detinfer import cli, flags
+from detinfer.config import EngineConfig, ServerConfig
+
+
+def _parse(*arguments: str) -> Any:
+    return cli._parser().parse_args(arguments)
+
+
+def test_flags_left_out_give_the_configs_defaults():
+    args = _parse("serve")
+    assert flags.engine_config(args) == EngineConfig()
+    assert flags.server_config(args) == ServerConfig()
+
+
+def test_every_flag_reaches_its_field():
+    args = _parse(
+        *("serve", "org/model", "--device", "cpu", "--numerics", "portable", "--plan", "fused"),
+        *("--dtype", "bfloat16", "--max-model-len", "100", "--max-num-seqs", "3"),
+        *("--max-num-batched-tokens", "64", "--kv-cache-memory", "2GiB", "--threads", "2"),
+        *("--no-default-deterministic", "--no-fast-mode", "--no-prefix-caching"),
+        *("--host", "::1", "--port", "0", "--api-key", "a", "--api-key", "b"),
+        *("--served-model-name", "m", "--max-queue-size", "0", "--shutdown-timeout", "1.5"),
+    )
+    assert flags.engine_config(args) == EngineConfig(
+        model="org/model",
+        device="cpu",
+        numerics="portable",
+        plan="fused",
+        dtype="bfloat16",
+        max_model_len=100,
+        max_num_seqs=3,
+        max_num_batched_tokens=64,
+        kv_cache_memory=2 << 30,
+        threads=2,
+        default_deterministic=False,
+        allow_fast=False,
+    )
+    assert flags.server_config(args) == ServerConfig(
+        host="::1",
+        port=0,
+        api_keys=("a", "b"),
+        served_model_name="m",
+        max_queue_size=0,
+        shutdown_timeout=1.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("123", 123), ("1B", 1), ("2GiB", 2 << 30), ("512mib", 512 << 20), ("1.5KiB", 1536)],
+)
+def test_sizes(text, expected):
+    assert flags.size(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["serve", "--prot", "1"], "unrecognized arguments: --prot"),
+        (["serve", "--kv-cache", "1"], "unrecognized arguments: --kv-cache"),
+        (["serve", "--port", "http"], "--port: got 'http', expected an integer in 0..65535"),
+        (["serve", "--port", "65536"], "--port: got '65536', expected an integer in 0..65535"),
+        (["serve", "--threads", "0"], "--threads: got '0', expected an integer of at least 1"),
+        (["serve", "--threads", "1e3"], "--threads: got '1e3', expected an integer"),
+        (["serve", "--max-num-seqs", "9" * 5000], "expected an integer of at least 1"),
+        (["serve", "--kv-cache-memory", "2GB"], "got '2GB', expected bytes, or a size such as"),
+        (["serve", "--kv-cache-memory", "-1"], "expected"),
+        (["serve", "--kv-cache-memory", "0"], "got '0', expected more than nothing"),
+        (["serve", "--shutdown-timeout", "nan"], "got 'nan', expected seconds in 0..86400"),
+        (["serve", "--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+        (["serve", "--device", "cuda"], "--device: cuda is not supported yet"),
+        (["serve", "--numerics", "native"], "--numerics: native is not supported yet"),
+        (["serve", "--api-key", ""], "--api-key: expected printable ASCII characters"),
+        (["serve", "--api-key", "a\nb"], "--api-key: expected printable ASCII characters"),
+        (["generate"], "the following arguments are required: --prompt"),
+        (["generate", "--prompt", "x", "--temperature", "-1"], "temperature: got -1.0, expected"),
+        (["generate", "--prompt", "x", "--temperature", "nan"], "temperature: got nan, expected"),
+        (["generate", "--prompt", "x", "--max-tokens", "0"], "--max-tokens: got '0', expected"),
+        (["check", "m", "--url", "http://x"], "MODEL: got it beside --url"),
+        (["check", "--report", "r.txt"], "--report: got 'r.txt', expected a .html or .json file"),
+        (["check", "--mode", "slow"], "--mode: invalid choice: 'slow'"),
+        (["doctor", "--compile-audit"], "--compile-audit is not built yet"),
+        (["verify", "receipt.json", "--url", "u"], "verify is not built yet"),
+        (["bench", "slowdown", "--json", "f"], "bench is not built yet"),
+        (["pull", "/no/such/model"], "no such file or folder"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(command, message, capsys):
+    try:
+        status = cli.main(command)
+    except SystemExit as exit_:
+        status = exit_.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("detinfer")
+    assert ": error: " in err
+    assert message in err
+
+
+def test_interrupt_is_status_130(monkeypatch):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_pull", interrupted)
+    assert cli.main(["pull"]) == 130
+
+
+def test_help_and_parsing_load_nothing_heavy():
+    script = (
+        "import sys; from detinfer import cli; cli._parser().parse_args(['serve', '--port', '1']);"
+        "heavy = {'torch', 'numpy', 'numba', 'transformers', 'fastapi', 'rich'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_pull_prints_where_the_model_is(monkeypatch, capsys):
+    asked = []
+
+    def resolve(model, progress):
+        asked.append((model, progress))
+        return SimpleNamespace(name="tiny", folder="/models/tiny")
+
+    monkeypatch.setattr("detinfer.models.loader.resolve_model", resolve)
+    assert cli.main(["pull", "org/tiny"]) == 0
+    assert asked == [("org/tiny", True)]
+    assert capsys.readouterr().out == "tiny: /models/tiny\n"
+
+
+class _StubEngine:
+    """Two increments for any prompt."""
+
+    def __init__(self, config):
+        self.tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()))
+        self.info = SimpleNamespace(system_fingerprint="detinfer-0.1.0-portable-1-abc")
+        self.left = [("Par", None), ("is", "length")]
+
+    def add_request(self, request_id, token_ids, params):
+        self.request_id, self.params = request_id, params
+
+    def step(self):
+        from detinfer.engine.outputs import RequestOutput
+
+        text, reason = self.left.pop(0)
+        digest = "d" * 64 if reason else None
+        output = RequestOutput(
+            self.request_id, text, [1], None, reason, digest, self.params.seed, True, 2, 1
+        )
+        return [output]
+
+
+def test_generate_prints_the_text_alone_to_a_pipe_and_the_digest_beside_it(monkeypatch, capsys):
+    monkeypatch.setattr("detinfer.generate_command.Engine", _StubEngine)
+    assert cli.main(["generate", "--prompt", "hi"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "Paris\n"
+    assert err == f"digest {'d' * 64}  detinfer-0.1.0-portable-1-abc  length\n"
+
+
+def test_generate_as_json_has_what_can_be_compared(monkeypatch, capsys):
+    monkeypatch.setattr("detinfer.generate_command.Engine", _StubEngine)
+    assert cli.main(["generate", "--prompt", "hi", "--json", "--seed", "7"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == "Paris"
+    assert answer["token_ids"] == [1, 1]
+    assert answer["prompt_token_ids"] == [104, 105]
+    assert (answer["digest"], answer["seed"]) == ("d" * 64, 7)
+    assert answer["finish_reason"] == "length"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import numba
+import pytest
+import torch
+
+import detinfer
+from detinfer import cli, doctor, environment
+from detinfer.errors import ConfigError
+
+
+def test_this_environment_is_fine():
+    environment.check_environment()
+
+
+def test_flushed_subnormals_are_refused_and_kept_ones_are_not():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush subnormals")
+    try:
+        with pytest.raises(ConfigError, match="flushes subnormal numbers to zero"):
+            environment.check_subnormals()
+    finally:
+        torch.set_flush_denormal(False)
+    environment.check_subnormals()
+
+
+def test_workqueue_is_refused_with_the_fix(monkeypatch):
+    def not_launched():
+        raise ValueError("Threading layer is not initialized.")
+
+    monkeypatch.setattr(numba, "threading_layer", not_launched)
+    assert environment.check_threading_layer() in environment.SAFE_LAYERS
+    monkeypatch.setattr(environment, "_importable", lambda module: False)
+    with pytest.raises(ConfigError, match="install the system's OpenMP library"):
+        environment.check_threading_layer()
+
+
+def test_workqueue_asked_for_by_name_is_refused_in_a_fresh_process():
+    script = "from detinfer.environment import check_threading_layer; check_threading_layer()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"NUMBA_THREADING_LAYER": "workqueue", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert "NUMBA_THREADING_LAYER is 'workqueue', expected omp or tbb" in done.stderr
+
+
+def test_layer_that_already_runs_decides(monkeypatch):
+    monkeypatch.setattr(numba, "threading_layer", lambda: "workqueue")
+    with pytest.raises(ConfigError, match="workqueue"):
+        environment.check_threading_layer()
+
+
+def test_foreign_distribution_of_our_name_is_refused(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.7")
+    with pytest.raises(ConfigError, match=r"another package named detinfer \(0\.0\.7\)"):
+        environment.check_package()
+
+
+def test_foreign_folder_on_the_package_path_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(detinfer, "__path__", [*detinfer.__path__, str(tmp_path)])
+    with pytest.raises(ConfigError, match="another detinfer at"):
+        environment.check_package()
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETINFER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_doctor_is_0_when_all_is_well_and_creates_nothing(empty_cache, capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    values = {one["name"]: one["value"] for one in report["findings"]}
+    assert report["ok"] is True
+    assert values["threading layer"] in environment.SAFE_LAYERS
+    assert values["subnormals"] == "kept"
+    assert values["profile"].startswith("portable")
+    assert "not fetched yet" in values["default model"]
+    assert "torch " in values["libraries"]
+    assert not empty_cache.exists()
+
+
+def test_doctor_is_2_and_names_each_problem(empty_cache, monkeypatch, capsys):
+    def flushed():
+        raise ConfigError("environment: flushed [really]")
+
+    monkeypatch.setattr(doctor, "check_subnormals", flushed)
+    assert cli.main(["doctor"]) == 2
+    assert "flushed [really]" in capsys.readouterr().out
+    assert cli.main(["doctor", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    problems = {one["name"]: one["problem"] for one in report["findings"] if one["problem"]}
+    assert problems == {"subnormals": "environment: flushed [really]"}
+
+
+def test_doctor_says_when_the_cache_cannot_be_written(monkeypatch):
+    def refused(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refused)
+    assert "cannot be written (Permission denied)" in str(doctor._cache().problem)
