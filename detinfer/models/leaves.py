@@ -1,0 +1,99 @@
+"""Linear layers and embeddings over packed weights.
+
+The swapped class comes behind the model's own one, so that a subclass's forward (Gemma's scaled
+embedding, OPT's position offset) still runs and finds ours as its ``super().forward``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detinfer import ops
+from detinfer.models.context import current
+
+
+class LeafWeight:
+    """One packed weight, shared by all modules tied to it.
+
+    Args:
+        weight: [n, k]; packed at once, not kept.
+        allow_fast: whether a stock copy may be made for fast steps.
+    """
+
+    def __init__(self, weight: Tensor, allow_fast: bool) -> None:
+        self.packed = ops.pack(weight)
+        self._allow_fast = allow_fast
+        self._stock: Tensor | None = None
+
+    def stock(self, dtype: torch.dtype) -> Tensor:
+        """The weight as PyTorch's own ops want it, made on the first fast step and kept. [n, k]."""
+        if self._stock is None or self._stock.dtype != dtype:
+            if not self._allow_fast:
+                raise RuntimeError("a fast step in an engine started with allow_fast=False")
+            self._stock = self.packed.unpack(dtype)
+        return self._stock
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x @ weight.T + bias`` by the current step's mode."""
+        if current().deterministic:
+            return ops.linear(x, self.packed, bias)
+        return F.linear(x, self.stock(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    def lookup(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, widened to ``dtype``."""
+        if current().deterministic:
+            return ops.embedding(ids, self.packed, dtype)
+        return F.embedding(ids, self.stock(dtype))
+
+
+class PackedLinear(nn.Linear):
+    """``nn.Linear`` over a packed weight."""
+
+    leaf: LeafWeight
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        return self.leaf.linear(input, self.bias)
+
+
+class PackedConv1D(nn.Module):
+    """GPT-2's ``Conv1D``: a linear layer whose checkpoint is transposed."""
+
+    leaf: LeafWeight
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., nx] -> [..., nf]."""
+        return self.leaf.linear(x, self.bias)
+
+
+class PackedHead(PackedLinear):
+    """The output head: binary32 logits whatever the activation dtype, and the final softcap."""
+
+    softcap: float | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] -> [..., vocabulary] float32."""
+        logits = self.leaf.linear(input.to(torch.float32), self.bias)
+        if self.softcap is None:
+            return logits
+        capped = logits / self.softcap
+        tanh = ops.activation("tanh", capped) if current().deterministic else torch.tanh(capped)
+        return tanh * self.softcap
+
+
+class PackedEmbedding(nn.Embedding):
+    """``nn.Embedding`` over a packed table."""
+
+    leaf: LeafWeight
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids [...] -> [..., embedding_dim] in the placeholder's (the activation) dtype."""
+        return self.leaf.lookup(input, self.weight.dtype)
+
+
+def placeholder(shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
+    """A parameter of this shape and dtype that holds one element of memory."""
+    return nn.Parameter(torch.zeros(1, dtype=dtype).expand(shape), requires_grad=False)

@@ -1,0 +1,217 @@
+"""Making a Hugging Face model run on our kernels, in place, leaf by leaf."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from detinfer.errors import UnsupportedModelError
+from detinfer.models.activations import is_activation, patch_activation
+from detinfer.models.attention import AttentionCall, record_attention
+from detinfer.models.context import ForwardContext, forward_context
+from detinfer.models.leaves import (
+    LeafWeight,
+    PackedConv1D,
+    PackedEmbedding,
+    PackedHead,
+    PackedLinear,
+    placeholder,
+)
+from detinfer.models.moe import BLOCKS, is_experts, patch_experts
+from detinfer.models.norms import is_norm, patch_norm
+from detinfer.models.rope import TableRotary, is_rotary, patch_rotary
+from detinfer.models.routing import ROUTERS
+from detinfer.models.swap import swap_base, swap_class
+from detinfer.ops import LayerCacheSpec
+
+
+@dataclass(frozen=True)
+class PatchReport:
+    """What the runner needs to know about a patched model.
+
+    Attributes:
+        calls: the attention call of each layer, by layer index.
+        rope_pins: what each rotary embedding's frequencies were pinned to, for the fingerprint.
+    """
+
+    calls: list[AttentionCall]
+    rope_pins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cache_specs(self) -> list[LayerCacheSpec]:
+        """What each attention layer keeps of a token."""
+        return [call.spec for call in self.calls]
+
+
+def patch_model(
+    model: Any, activation_dtype: torch.dtype, max_model_len: int, allow_fast: bool
+) -> PatchReport:
+    """Swap every leaf of a causal language model for ours and pack its weights.
+
+    Weights of linear layers and embeddings are packed once and their storage is freed; tied modules
+    share one packed weight. Other parameters and buffers become ``activation_dtype``, as if the
+    model had been loaded in it. What is not known here stays: the audit refuses it if it computes.
+
+    Args:
+        model: loaded with ``attn_implementation="detinfer"``.
+        activation_dtype: dtype between ops.
+        max_model_len: longest sequence served; length of the rotary tables.
+        allow_fast: whether fast steps may make a stock copy of the weights.
+
+    Raises:
+        UnsupportedModelError: a module whose bits cannot be guaranteed, by name.
+    """
+    _refuse_by_config(model)
+    loaded_dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    model.eval()
+    model.requires_grad_(False)
+    model.config.pad_token_id = None  # some forwards search every step's ids for it, only to warn
+    packer = _Packer(model, activation_dtype, allow_fast)
+    pins: dict[str, str] = {}
+    verified: set[Any] = set()
+    for name, module in list(model.named_modules()):
+        if is_rotary(module):
+            pins |= patch_rotary(module, name, max_model_len)
+        elif is_norm(module):
+            patch_norm(module, name, verified)
+        elif is_activation(module):
+            patch_activation(module)
+        elif is_experts(module):
+            patch_experts(module, name, activation_dtype, allow_fast)
+        else:
+            packer.patch(module)
+    packer.patch_head(model)
+    _cast_rest(model, loaded_dtype, activation_dtype)
+    return PatchReport(_probe_layers(model), pins)
+
+
+class _Packer:
+    """Packs weights; one per model, since tied parameters are found by identity."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, allow_fast: bool) -> None:
+        self._dtype, self._allow_fast = dtype, allow_fast
+        uses = Counter(
+            id(parameter)
+            for module in model.modules()
+            for parameter in module._parameters.values()
+            if parameter is not None
+        )
+        # Holds only tied parameters alive, so that the others' memory goes as they are packed.
+        self._tied = {id(p): p for p in model.parameters() if uses[id(p)] > 1}
+        self._leaves: dict[int, LeafWeight] = {}
+
+    def patch(self, module: nn.Module) -> None:
+        """Swap a linear layer, embedding, router or block with one; leave anything else."""
+        name = type(module).__name__
+        if name in ROUTERS:
+            self._pack(module)
+            swap_class(module, ROUTERS[name])
+        elif name in BLOCKS:
+            swap_class(module, BLOCKS[name])
+        elif isinstance(module, nn.Linear):
+            self._pack(module)
+            swap_base(module, PackedLinear)
+        elif isinstance(module, nn.Embedding):
+            self._patch_embedding(module)
+        elif type(module) is Conv1D:
+            self._pack(module, transposed=True)
+            swap_class(module, PackedConv1D)
+
+    def patch_head(self, model: Any) -> None:
+        """Turn the packed output layer into the head, which takes over the final softcap."""
+        head: Any = model.get_output_embeddings()
+        if not isinstance(head, PackedLinear):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: output layer is {type(head).__name__}, expected nn.Linear"
+            )
+        head.softcap = getattr(model.config, "final_logit_softcapping", None)
+        head.__class__ = PackedHead
+        if head.softcap is not None:
+            model.config.final_logit_softcapping = None
+
+    def _patch_embedding(self, module: nn.Embedding) -> None:
+        if module.max_norm is not None:
+            raise UnsupportedModelError("Embedding: max_norm renormalises the table as it is read")
+        self._pack(module)
+        swap_base(module, PackedEmbedding)
+        scale = getattr(module, "scalar_embed_scale", None)
+        if scale is not None:  # the buffer was rounded to the checkpoint's dtype when it was made
+            module.embed_scale = torch.tensor(scale, dtype=self._dtype)
+
+    def _pack(self, module: nn.Module, transposed: bool = False) -> None:
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        leaf = self._leaves.get(id(weight)) if id(weight) in self._tied else None
+        if leaf is None:
+            leaf = LeafWeight(weight.data.T if transposed else weight.data, self._allow_fast)
+            if id(weight) in self._tied:
+                self._leaves[id(weight)] = leaf
+        module.leaf = leaf  # type: ignore[assignment]
+        module.weight = placeholder(weight.shape, self._dtype)
+
+
+def _refuse_by_config(model: Any) -> None:
+    """Kinds of model that are refused by name, because no op of theirs would give them away."""
+    config = model.config.get_text_config()
+    reasons = {
+        "layers share keys and values": getattr(config, "num_kv_shared_layers", 0),
+        "ALiBi position biases": getattr(config, "alibi", False),
+        "an encoder": getattr(config, "is_encoder_decoder", False),
+        "quantised weights": getattr(config, "quantization_config", None),
+        "bidirectional attention": getattr(config, "use_bidirectional_attention", None),
+    }
+    unknown = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
+    if unknown:
+        reasons[f"layers of type {', '.join(sorted(unknown))}"] = True
+    for reason, found in reasons.items():
+        if found:
+            raise UnsupportedModelError(f"{type(model).__name__}: {reason} (not supported yet)")
+
+
+def _cast_rest(model: Any, loaded: torch.dtype, dtype: torch.dtype) -> None:
+    """Cast what was not packed, as loading in ``dtype`` would; never what is kept in binary32."""
+    kept = {
+        *(getattr(model, "_keep_in_fp32_modules", None) or ()),
+        *(getattr(model, "_keep_in_fp32_modules_strict", None) or ()),
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, TableRotary) or kept.intersection(name.split(".")):
+            continue
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter.dtype == loaded and key not in kept:
+                module._parameters[key] = nn.Parameter(parameter.to(dtype), requires_grad=False)
+        for key, buffer in module._buffers.items():
+            if buffer is not None and buffer.dtype == loaded and key not in kept:
+                module._buffers[key] = buffer.to(dtype)
+
+
+def _probe_layers(model: Any) -> list[AttentionCall]:
+    """How each layer calls attention, seen from one token's pass without attention."""
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    with (
+        torch.inference_mode(),
+        forward_context(ForwardContext(None, None)),
+        record_attention() as calls,
+    ):
+        model(
+            input_ids=one,
+            position_ids=one,
+            use_cache=False,
+            past_key_values=None,
+            logits_to_keep=torch.zeros(1, dtype=torch.int64),
+        )
+    layers = model.config.get_text_config().num_hidden_layers
+    if sorted(call.layer for call in calls) != list(range(layers)):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: attention ran in layers {sorted(c.layer for c in calls)}, "
+            f"expected each of {layers} once"
+        )
+    return sorted(calls, key=lambda call: call.layer)
