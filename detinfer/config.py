@@ -58,7 +58,7 @@ class ServerConfig:
 
 
 def cache_dir() -> Path:
-    """The folder for fetched models and compiled kernels: ``$DETINFER_CACHE`` or ~/.cache/detinfer."""
+    """Fetched models and compiled kernels: ``$DETINFER_CACHE``, else ~/.cache/detinfer."""
     configured = os.environ.get("DETINFER_CACHE")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "detinfer"
 

@@ -1,6 +1,6 @@
 """The one public door to the kernels: torch tensors in, torch tensors out, bits by contract.
 
-Every function keeps docs/arithmetic.md: inputs widen to binary32 (exact), one rounding to the input's
+Every function keeps docs/arithmetic.md: inputs widen to binary32 (exact), one rounding to their
 dtype at the end. A row's result depends on nothing but the row and the weights.
 """
 
@@ -153,9 +153,7 @@ def activation(name: str, x: Tensor) -> Tensor:
     """
     rows = _rows(x)
     out = np.empty_like(rows)
-    _activation.activation(
-        _activation.NAMES.index(name), rows.reshape(-1), out.reshape(-1)
-    )
+    _activation.activation(_activation.NAMES.index(name), rows.reshape(-1), out.reshape(-1))
     return _restore(out, x, x.shape[-1])
 
 
@@ -250,7 +248,9 @@ class KVCache:
         self.keys[layer][pages, :, :, slots] = k.float().numpy()
         self.values[layer][pages, :, slots, : v.shape[-1]] = v.float().numpy()
 
-    def gather(self, layer: int, table: npt.NDArray[np.int32], length: int) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, layer: int, table: npt.NDArray[np.int32], length: int
+    ) -> tuple[Tensor, Tensor]:
         """One sequence's first ``length`` keys and values. [kv_heads, length, dim] each"""
         spec, pages = self.specs[layer], table[: -(-length // PAGE_SIZE)]
         k = self.keys[layer][pages].transpose(1, 0, 3, 2).reshape(spec.kv_heads, -1, spec.k_dim)
@@ -299,7 +299,9 @@ class BatchTensors:
     @functools.cached_property
     def pages(self) -> npt.NDArray[np.int32]:
         """The page of each flat row. [T]"""
-        pages: npt.NDArray[np.int32] = self.block_tables[self.sequences, self.positions // PAGE_SIZE]
+        pages: npt.NDArray[np.int32] = self.block_tables[
+            self.sequences, self.positions // PAGE_SIZE
+        ]
         return pages
 
     @functools.cached_property
@@ -339,7 +341,7 @@ def attention(
         ValueError: on shapes that do not fit the cache.
     """
     spec = cache.specs[layer]
-    tokens, heads, k_dim = q.shape
+    tokens, heads, _ = q.shape
     for name, tensor, shape in (
         ("q", q, (tokens, heads, spec.k_dim)),
         ("k", k, (tokens, spec.kv_heads, spec.k_dim)),

@@ -1,4 +1,6 @@
-"""Constants of the contract's elementary functions, shared by every backend (docs/arithmetic.md, rule 4).
+"""Constants of the contract's elementary functions, shared by every backend.
+
+The formulas are rule 4 of docs/arithmetic.md.
 
 Hexadecimal floats, each exactly a binary32 value. Polynomials are minimax fits, highest power
 first, evaluated by Horner's rule with one fma a step.

@@ -463,8 +463,9 @@ def sample(
     w = exp32(x - x[0])
     sums = np.cumsum(w, dtype=np.float64)  # in order, one addition a step
     kept = 1 + int(np.count_nonzero(sums[:-1] < top_p * sums[-1]))
-    kept_ids = ids[:kept][w[:kept] >= min_p]
-    noisy = x[:kept][w[:kept] >= min_p] + gumbel(seed, position, kept_ids)
+    likely = w[:kept] >= F32(min_p)
+    kept_ids = ids[:kept][likely]
+    noisy = x[:kept][likely] + gumbel(seed, position, kept_ids)
     return int(kept_ids[noisy == noisy.max()].min())
 
 

@@ -19,7 +19,7 @@ from detinfer.kernels.cpu.jit import numba
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext, forward_context
-from detinfer.models.fused import FusedStep, PatternMismatch
+from detinfer.models.fused import FusedStep, PatternMismatch, plans_agree
 from detinfer.models.loader import ModelFiles, load_tokenizer, resolve_model
 from detinfer.models.patches import patch_model
 from detinfer.models.weight_file import read_header
@@ -114,7 +114,7 @@ class ModelRunner:
             if self.torch_dtype != torch.float32:
                 raise PatternMismatch(f"dtype {self.dtype}: only float32 activations are fused")
             fused = FusedStep(self.model, calls, self.cache)
-            if not self._plans_agree(fused):
+            if not plans_agree(self.forward, fused):
                 raise PatternMismatch("its bits differ from the modules' on a small batch")
         except PatternMismatch as mismatch:
             if required:
@@ -123,25 +123,6 @@ class ModelRunner:
                 ) from None
             return None
         return fused
-
-    def _plans_agree(self, fused: FusedStep) -> bool:
-        ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % self.vocab_size
-        for start, stop in ((0, 20), (20, 24)):  # a prompt, then a chunk that reads the cache
-            positions = np.arange(start, stop, dtype=np.int32)
-            batch = Batch(
-                input_ids=ids[start:stop],
-                positions=positions,
-                query_start=np.array([0, stop - start], np.int32),
-                block_tables=np.ones((1, 1), np.int32),
-                logit_rows=np.arange(stop - start, dtype=np.int32),
-            )
-            tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
-            expected = self._run_modules(batch, tensors)
-            got = np.empty_like(expected)
-            fused.forward(batch.input_ids, tensors, batch.logit_rows, got)
-            if not np.array_equal(got.view(np.int32), expected.view(np.int32)):
-                return False
-        return True
 
 
 def load_model(files: ModelFiles) -> Any:

@@ -1,12 +1,12 @@
 """Recognising the Llama pattern in a patched model, and running it as one compiled step.
 
-The pattern is matched by the modules found, never by the model's name; the runner then compares both
-plans bit for bit on a small batch before it trusts the match.
+The pattern is matched by the modules found, never by the model's name; the runner then compares
+both plans bit for bit on a small batch before it trusts the match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from detinfer import ops
+from detinfer.engine.batch import Batch
 from detinfer.kernels.cpu import fused as kernel
 from detinfer.kernels.cpu.matmul import PANEL, ZEROS
 from detinfer.models.attention import AttentionCall
@@ -140,8 +141,10 @@ class FusedStep:
     ) -> tuple[list[int], tuple[Any, ...]]:
         """The table's row of one decoder layer, and what all layers must share."""
         name = f"model.layers.{index}"
+        _require(hasattr(layer, "self_attn") and hasattr(layer, "mlp"), f"{name} has no mlp")
         attention, mlp = layer.self_attn, layer.mlp
-        norms = tuple(sorted(n for n, _ in layer.named_children() if n not in ("self_attn", "mlp")))
+        others = (n for n, m in layer.named_children() if not isinstance(m, nn.Dropout))
+        norms = tuple(sorted(n for n in others if n not in ("self_attn", "mlp")))
         _require(norms in _NORM_LAYOUTS, f"{name} has the children {norms}")
         slots = dict(zip(_NORM_LAYOUTS[norms], norms, strict=True))
         heads = attention.o_proj.in_features // call.spec.v_dim
@@ -185,6 +188,30 @@ class FusedStep:
             values = values.detach().to(torch.float32).contiguous().numpy()
         self._keep.append(values)
         return values.ctypes.data
+
+
+def plans_agree(modules: Callable[[Batch], Float32Array], fused: FusedStep) -> bool:
+    """Whether both plans give the same logits, bit for bit, on a prompt and a chunk after it.
+
+    Args:
+        modules: logits of a batch by the model's own modules, on page 1 of the pool.
+    """
+    ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % fused.vocab
+    for start, stop in ((0, 20), (20, 24)):
+        batch = Batch(
+            input_ids=ids[start:stop],
+            positions=np.arange(start, stop, dtype=np.int32),
+            query_start=np.array([0, stop - start], np.int32),
+            block_tables=np.ones((1, 1), np.int32),
+            logit_rows=np.arange(stop - start, dtype=np.int32),
+        )
+        tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
+        expected = modules(batch)
+        got = np.empty_like(expected)
+        fused.forward(batch.input_ids, tensors, batch.logit_rows, got)
+        if not np.array_equal(got.view(np.int32), expected.view(np.int32)):
+            return False
+    return True
 
 
 def _require(condition: bool, what: str) -> None:

@@ -1,7 +1,7 @@
 """Paged attention: prompt, chunk and decoded token in one kernel (docs/arithmetic.md, rule 3).
 
-A page holds 64 positions of every head: keys as [kv_heads, k_dim, 64], values as [kv_heads, 64, v_dim
-padded to 16]. So q·K is the linear layer's own tile with a page as its panel, and P·V the same tile
+A page holds 64 positions of every head: keys as [kv_heads, k_dim, 64], values as
+[kv_heads, 64, v_dim padded to 16]. So q·K is the linear layer's own tile with a page as its panel, and P·V the same tile
 resumed from the running output. Rows of a tile are (query position, head of the group).
 """
 
@@ -71,7 +71,7 @@ def _scale_and_max(b, s, low, high, scale, softcap):
 
 
 def _weights(b, s, low, high, m):
-    """p = exp(s - m) of one row in place, +0 where masked; returns the halving tree over 64."""
+    """Weights exp(s - m) of one row in place, +0 where masked; returns the halving tree over 64."""
     e = Emit(b)
     p = []
     for v in range(WIDE // LANES):
@@ -264,7 +264,8 @@ def attention(q, k, v, query_start, positions, tables, items, k_cache, v_cache, 
     Args:
         q: [T, heads, k_dim].  out: [T, heads, v_dim].  All contiguous binary32.
         items: from ``plan``.
-        k_cache, v_cache: this layer's pages. [pages, kv_heads, k_dim, 64], [pages, kv_heads, 64, v_pad]
+        k_cache: this layer's pages. [pages, kv_heads, k_dim, 64]
+        v_cache: likewise. [pages, kv_heads, 64, v_pad]
         sinks: address of [heads] values, or 0.  zeros: 64 zeros.
     """
     tokens, heads, k_dim = q.shape

@@ -35,12 +35,13 @@ COLUMNS = tuple(
     + [f"{name}_norm" for name in NORMS]
     + list(OTHERS)
 )
-Q, K, V, O, GATE, UP, DOWN = range(0, 3 * len(LINEARS), 3)
+Q, K, V, OUT, GATE, UP, DOWN = range(0, 3 * len(LINEARS), 3)
 INPUT_NORM, Q_NORM, K_NORM, POST_ATTENTION, PRE_MLP, POST_MLP = range(21, 27)
 WINDOW, COS, SIN, K_CACHE, V_CACHE = range(27, 32)
 
 DIMS = ("hidden", "heads", "kv_heads", "head_dim", "rotary", "inner", "vocab", "norm_variant",
-        "wide_qk_norm", "gelu", "embedding", "embedding_bf16", "final_norm", "head", "head_bf16")  # fmt: skip
+        "wide_qk_norm", "gelu", "embedding", "embedding_bf16", "final_norm", "head",
+        "head_bf16")  # fmt: skip
 FACTORS = ("eps", "scale", "attention_softcap", "embedding", "residual", "logits_divisor",
            "logits_factor", "final_softcap")  # fmt: skip
 SERIAL_ROWS = 4  # up to here a parallel region costs more than the norms or rotations it shares out
@@ -235,14 +236,14 @@ def step(ids, positions, sequences, tables, items, logit_rows, layers, dims, fac
                    softcap, 0, zero)  # fmt: skip
         if layer[POST_ATTENTION]:
             for item in prange(_panels(hidden, m)):
-                _linear_item(item, a0, m, q_width, layer, O, hidden, PLAIN, eps, x0, zero)
+                _linear_item(item, a0, m, q_width, layer, OUT, hidden, PLAIN, eps, x0, zero)
             for t in prange(m):
                 at = x0 + t * row_bytes
                 rms_norm_row(at, hidden, layer[POST_ATTENTION], eps, variant, at)
                 _add_rows(h0 + t * row_bytes, at, hidden, residual)
         else:
             for item in prange(_panels(hidden, m)):
-                _linear_item(item, a0, m, q_width, layer, O, hidden, ADD, residual, h0, zero)
+                _linear_item(item, a0, m, q_width, layer, OUT, hidden, ADD, residual, h0, zero)
 
         source = h0
         if layer[PRE_MLP]:

@@ -1,4 +1,4 @@
-"""How every CPU kernel is compiled: Numba without fast-math, cached on disk, on a safe threading layer.
+"""How every CPU kernel is compiled: Numba, no fast-math, cached on disk, safe threading layer.
 
 Import this module before numba. Numba's disk cache does not notice an edit in an imported kernel
 module, so its folder is keyed by a hash of all kernel sources, the compilers and the CPU.

@@ -13,8 +13,6 @@ from detinfer.kernels.cpu.elementary import log32
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
-    F32,
-    I64,
     Emit,
     const64,
     div,

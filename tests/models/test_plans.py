@@ -1,0 +1,85 @@
+"""Two plans for one forward: the compiled step gives the bits of the model's own modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import ARCHITECTURES, TinyRunner, make_batch, tiny_config, tiny_model, tokens
+
+from detinfer import ops
+from detinfer.kernels.cpu.fused import FACTORS
+from detinfer.models.fused import FusedStep, PatternMismatch, plans_agree
+from detinfer.testing import assert_same_bits
+
+# Overrides that keep joined weights cut at whole panels; the rest runs at awkward sizes.
+FUSED: dict[str, dict[str, Any]] = {
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "granite": {},
+    "llama": {},
+    "mistral": {},
+    "olmo2": {},
+    "olmo3": {},
+    "phi3": {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 128},
+    "qwen2": {},
+    "qwen3": {},
+    "seed_oss": {},
+    "smollm3": {},
+}
+
+
+def build(architecture: str) -> tuple[TinyRunner, FusedStep]:
+    overrides = FUSED.get(architecture, {})
+    runner = TinyRunner(tiny_model(tiny_config(architecture, **overrides)))
+    return runner, FusedStep(runner.model, runner.report.calls, runner.cache)
+
+
+def run(fused: FusedStep, batch: Any) -> Any:
+    out = np.full((batch.logit_rows.size, fused.vocab), np.nan, np.float32)
+    tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
+    fused.forward(batch.input_ids, tensors, batch.logit_rows, out)
+    return out
+
+
+# The pattern's modules around another rotation or other layers without positions.
+LOOKALIKES = ("ernie4_5", "exaone4", "helium")
+
+# Steps of many rows, few rows and one; prompts past a page, past the window and in chunks.
+STEPS = [
+    [(tokens(100, 0), 0, [3, 5]), (tokens(7, 1), 0, [9]), (tokens(12, 2), 0, [2])],
+    [([5], 100, [3, 5]), (tokens(9, 3), 7, [9]), ([7], 12, [2])],
+    [([6], 101, [3, 5])],
+    [([1], 102, [3, 5]), ([2], 16, [9])],
+]
+
+
+@pytest.mark.parametrize("architecture", sorted(FUSED))
+def test_plans_give_equal_bits(architecture: str) -> None:
+    runner, fused = build(architecture)
+    for step in STEPS:
+        batch = make_batch(step)
+        expected = runner.forward(batch).copy()
+        assert_same_bits(run(fused, batch), expected)
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(FUSED) - set(LOOKALIKES)))
+def test_other_patterns_are_not_matched(architecture: str) -> None:
+    with pytest.raises(PatternMismatch):
+        build(architecture)
+
+
+@pytest.mark.parametrize("architecture", LOOKALIKES)
+def test_a_lookalike_is_told_by_its_bits(architecture: str) -> None:
+    runner, fused = build(architecture)
+    assert not plans_agree(runner.forward, fused)
+
+
+@pytest.mark.parametrize("factor", ["eps", "scale", "residual"])
+def test_a_wrong_constant_is_told_by_its_bits(factor: str) -> None:
+    runner, fused = build("llama")
+    assert plans_agree(runner.forward, fused)
+    fused.factors[FACTORS.index(factor)] *= np.float32(1.001)
+    assert not plans_agree(runner.forward, fused)
