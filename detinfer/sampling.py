@@ -16,7 +16,6 @@ from detinfer.params import SamplingParams
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
-SAMPLER_VERSION = "1"
 _LOWEST_TEMPERATURE = 1e-5  # below it sampling is greedy: logit / T would overflow
 
 

@@ -246,8 +246,13 @@ class AsyncEngine:
                 message: Message = connection.recv()
                 self._last_sign = time.monotonic()
                 self._loop.call_soon_threadsafe(self._deliver, message)
-        except (EOFError, OSError, RuntimeError):
-            pass  # the process is gone, or the loop is closed
+        except (EOFError, OSError):
+            pass  # the process is gone
+        except (
+            Exception
+        ) as error:  # a message nobody can read, or nobody is there to: a closed loop
+            self._death = EngineDeadError(f"the engine is cut off: {type(error).__name__}: {error}")
+            self._process.kill()
         self._process.join(_EXIT_TIMEOUT)
         self._commands.put(None)
         with contextlib.suppress(RuntimeError):

@@ -170,13 +170,18 @@ class Engine:
             RuntimeError: with the numbers, if they do not add up.
         """
         self.block_manager.check_integrity()
-        owners = self.block_manager.owners()
-        running = [request.request_id for request in self.scheduler.running]
-        waiting = [request.request_id for request in self.scheduler.waiting]
-        if owners != running or running + waiting != list(self._requests):
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        known = [*running, *waiting]
+        arrivals = [request.arrival for request in known]
+        if (
+            self.block_manager.owners() != [request.request_id for request in running]
+            or known != list(self._requests.values())
+            or arrivals != sorted(arrivals)
+        ):
             raise RuntimeError(
-                f"requests do not add up: {len(owners)} own pages, {len(running)} run, "
-                f"{len(waiting)} wait, {len(self._requests)} are known"
+                f"requests do not add up: {len(self.block_manager.owners())} own pages, "
+                f"{len(running)} run, {len(waiting)} wait, {len(self._requests)} are known; "
+                f"order of arrival {arrivals[:8]}"
             )
 
     def _run(self, rows: list[ScheduledRow]) -> list[Choice]:

@@ -105,8 +105,11 @@ def fake_engine(config=None, runner=None):
 # Factories for the engine process.
 
 
-def make_engine(config):
-    return fake_engine(config)
+def make_engine(config, runner=None):
+    import numba
+
+    numba.set_num_threads(1)  # as in conftest.py, which a spawned process does not read
+    return fake_engine(config, runner)
 
 
 def make_engine_that_cannot_load(config):
@@ -125,7 +128,7 @@ class DyingRunner(FakeRunner):
 
 
 def make_dying_engine(config):
-    return fake_engine(config, DyingRunner())
+    return make_engine(config, DyingRunner())
 
 
 class SlowRunner(FakeRunner):
@@ -135,7 +138,7 @@ class SlowRunner(FakeRunner):
 
 
 def make_slow_engine(config):
-    return fake_engine(config, SlowRunner())
+    return make_engine(config, SlowRunner())
 
 
 class HangingRunner(FakeRunner):
@@ -146,11 +149,11 @@ class HangingRunner(FakeRunner):
 
 
 def make_hanging_engine(config):
-    return fake_engine(config, HangingRunner())
+    return make_engine(config, HangingRunner())
 
 
 def make_broken_engine(config):
-    engine = fake_engine(config)
+    engine = make_engine(config)
 
     def schedule():
         raise RuntimeError("pages are gone")
@@ -165,3 +168,18 @@ def die_while_loading(config):
 
 def hang_while_loading(config):
     time.sleep(60)
+
+
+class Unreadable:
+    """Something that pickles here and not there."""
+
+    backend_tokenizer = FakeBackend()
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def make_unreadable_engine(config):
+    engine = make_engine(config)
+    engine.tokenizer = Unreadable()
+    return engine

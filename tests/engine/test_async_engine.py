@@ -160,6 +160,7 @@ def test_shutdown_ends_what_does_not_finish_in_time():
         (fake_runner.make_engine_that_cannot_load, ModelLoadError, "^model: no such folder$"),
         (fake_runner.make_engine_with_odd_error, ModelLoadError, "ZeroDivisionError: unexpected"),
         (fake_runner.die_while_loading, EngineDeadError, r"exit code 3"),
+        (fake_runner.make_unreadable_engine, EngineDeadError, "cut off: ValueError"),
     ],
 )
 def test_load_errors_are_raised_as_themselves(factory, error, message):

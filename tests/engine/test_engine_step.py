@@ -314,3 +314,24 @@ def test_batch_layout():
     assert decode.positions.tolist() == [70, 3]
     assert decode.logit_rows.tolist() == [0, 1]
     assert prefill.block_tables[1, 1] == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda e: e.scheduler.running.pop(),
+        lambda e: e.scheduler.waiting.pop(),
+        lambda e: e._requests.pop("r1"),
+        lambda e: e.scheduler.running.reverse(),
+        lambda e: e.block_manager.deallocate("r0"),
+    ],
+)
+def test_lost_and_disordered_requests_are_found(damage):
+    engine = fake_engine(EngineConfig(max_num_seqs=2))
+    for i in range(3):
+        engine.add_request(f"r{i}", [1], SamplingParams(max_tokens=5, ignore_eos=True))
+    engine.step()
+    engine.check_integrity()
+    damage(engine)
+    with pytest.raises(RuntimeError, match="requests do not add up: "):
+        engine.check_integrity()
