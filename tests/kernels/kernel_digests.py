@@ -1,0 +1,105 @@
+"""Prints, as JSON, a SHA-256 of the outputs of each kernel family on fixed inputs.
+
+A process of its own for test_instruction_sets.py: Numba reads its target CPU when first imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+from detinfer import ops
+from detinfer.kernels import reference
+from detinfer.kernels.cpu import matmul
+from detinfer.params import SamplingParams
+from detinfer.sampling import SamplingRow, choose
+from detinfer.testing import SPECIAL, bits, rounded_normal, to_torch
+
+
+def linears(rng):
+    for depth in (7, 192, 576):
+        x, w = rounded_normal(rng, (9, depth)), rounded_normal(rng, (130, depth), "bfloat16")
+        x[0, : min(depth, len(SPECIAL))] = SPECIAL[:depth]
+        for weight in (ops.pack(to_torch(w)), ops.pack(to_torch(w * np.float32(1.1)))):
+            for m in (1, 5, 9):
+                yield ops.linear(to_torch(x[:m]), weight)
+            yield ops.embedding(torch.arange(130), weight, torch.float32)
+
+
+def norms(rng):
+    x, w = to_torch(rounded_normal(rng, (9, 100))), to_torch(rounded_normal(rng, (100,)))
+    for variant in ops.RMS_VARIANTS:
+        yield ops.rms_norm(x, w, 1e-5, variant)
+    yield ops.layer_norm(x, w, w, 1e-5)
+
+
+def activations(rng):
+    patterns = np.arange(0, 2**32, 99991, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    x = torch.from_numpy(np.concatenate([patterns, rounded_normal(rng, (10_003,), scale=5.0)]))
+    for name in sorted(reference.ACTIVATIONS):
+        yield ops.activation(name, x)
+    yield ops.silu_mul(x, x.flip(0))
+    yield ops.gelu_tanh_mul(x, x.flip(0))
+
+
+def logits(rng):
+    x = rounded_normal(rng, (3, 5001), scale=4.0)
+    yield ops.softmax(to_torch(x))
+    yield ops.log_softmax(to_torch(x))
+    yield ops.argmax(x)
+    yield ops.checksum(x)
+
+
+def attentions(rng):
+    cache = ops.KVCache([ops.LayerCacheSpec(2, 24, 17)], 12)
+    table = np.array([[3, 7, 1, 9, 2, 11, 5, 8, 4, 6]], np.int32)
+    for start, stop in ((0, 70), (70, 71), (71, 550), (550, 551)):
+        tokens = stop - start
+        positions = np.arange(start, stop, dtype=np.int32)
+        batch = ops.BatchTensors(positions, np.array([0, tokens], np.int32), table)
+        q, k, v = (
+            to_torch(rounded_normal(rng, (tokens, *shape))) for shape in ((4, 24), (2, 24), (2, 17))
+        )
+        options = ({}, {"window": 65}, {"softcap": 5.0}, {"sinks": torch.ones(4)})
+        for option in options:
+            yield ops.attention(q, k, v, cache, 0, batch, scale=0.3, **option)
+
+
+def samples(rng):
+    logits = rounded_normal(rng, (40, 5001), scale=2.0)
+    params = SamplingParams(temperature=0.8, top_k=2000, top_p=0.95, min_p=0.001)
+    nothing = np.empty(0, np.int64)
+    yield choose(logits, [SamplingRow(params, 2**63 + i, i, nothing) for i in range(40)])
+
+
+def stock(rng):
+    """PyTorch's own kernels on the same kinds of input: what must not be equal."""
+    x, w = to_torch(rounded_normal(rng, (9, 576))), to_torch(rounded_normal(rng, (130, 576)))
+    yield torch.nn.functional.linear(x, w)
+    yield torch.nn.functional.rms_norm(x, (576,))
+    yield torch.log_softmax(x, -1)
+    yield torch.nn.functional.gelu(x)
+
+
+def main() -> None:
+    digests = {}
+    for family in (linears, norms, activations, logits, attentions, samples, stock):
+        digest = hashlib.sha256()
+        for output in family(np.random.default_rng(0)):
+            digest.update(bits(output).tobytes())
+        digests[family.__name__] = digest.hexdigest()
+    answer = {"stock": digests.pop("stock"), "digests": digests, "code": machine_code()}
+    print(json.dumps(answer))
+
+
+def machine_code() -> dict[str, bool]:
+    """What the compiled linear kernel is made of, to show that the target CPU was heard."""
+    assembly = "".join(matmul.linear.inspect_asm().values())
+    return {name: name in assembly for name in ("zmm", "ymm", "vfmadd")}
+
+
+if __name__ == "__main__":
+    main()
