@@ -71,8 +71,15 @@ def _fits_bf16(weight: Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return True
     step = max(1, (1 << 22) // max(1, weight.shape[1]))
-    for rows in weight.split(step):
-        bits = rows.detach().to(torch.float32).contiguous().numpy().view(np.uint32)
+    for start in range(0, weight.shape[0], step):
+        bits = (
+            weight[start : start + step]
+            .detach()
+            .to(torch.float32)
+            .contiguous()
+            .numpy()
+            .view(np.uint32)
+        )
         if (bits & 0xFFFF).any():
             return False
     return True
@@ -219,7 +226,8 @@ class LayerCacheSpec:
     @property
     def page_bytes(self) -> int:
         """Bytes of one page of 64 tokens."""
-        return self.kv_heads * PAGE_SIZE * (self.k_dim + _attention.padded(self.v_dim)) * 4
+        v_pad: int = _attention.padded(self.v_dim)
+        return self.kv_heads * PAGE_SIZE * (self.k_dim + v_pad) * 4
 
 
 class KVCache:

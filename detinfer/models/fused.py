@@ -64,17 +64,15 @@ class FusedStep:
         PatternMismatch: naming the module that does not fit.
     """
 
-    def __init__(
-        self, model: nn.Module, calls: Sequence[AttentionCall], cache: ops.KVCache
-    ) -> None:
+    def __init__(self, model: Any, calls: Sequence[AttentionCall], cache: ops.KVCache) -> None:
         self._keep: list[Any] = [cache]  # what the table's addresses point into
         self._rotary: set[int] = set()
         inner: Any = getattr(model, "model", None)
         _require(isinstance(inner, nn.Module), "no inner `model`")
         _children(inner, "model", {"embed_tokens", "layers", "norm", "rotary_emb"})
         _children(model, "the model", {"model", "lm_head"})
-        embedding, head = inner.embed_tokens.leaf.packed, model.lm_head.leaf.packed  # type: ignore[union-attr]
-        _require(model.lm_head.bias is None, "lm_head has a bias")  # type: ignore[union-attr]
+        embedding, head = inner.embed_tokens.leaf.packed, model.lm_head.leaf.packed
+        _require(model.lm_head.bias is None, "lm_head has a bias")
         by_layer = {call.layer: call for call in calls}
         _require(len(by_layer) == len(inner.layers) == len(calls), "one attention call a layer")
         first = calls[0]
@@ -96,7 +94,7 @@ class FusedStep:
         _require(len(self._rotary) == 1, "rotary tables of several widths")
         (rotary,) = self._rotary
         _require(_norm_kind(inner.norm) == (variant, eps), "model.norm is of another kind")
-        self.heads, self.kv_heads, self.vocab = heads, spec.kv_heads, head.n
+        self.heads, self.kv_heads, self.vocab = heads, spec.kv_heads, int(head.n)
         self.dims = np.array(
             [embedding.k, heads, spec.kv_heads, spec.k_dim, rotary, n_inner, head.n, variant, wide,
              gelu, embedding.address, embedding.is_bf16, self._floats(inner.norm.weight),
@@ -276,7 +274,7 @@ def _norm_kind(norm: Any) -> tuple[int, float]:
     variant = getattr(norm, "rms_variant", None)
     _require(variant is not None, f"{type(norm).__name__} is no RMSNorm")
     eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    return ops.RMS_VARIANTS[variant], float(eps)
+    return ops.RMS_VARIANTS[str(variant)], float(eps)
 
 
 def _embedding_factor(inner: Any) -> float:

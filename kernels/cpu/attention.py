@@ -1,8 +1,9 @@
 """Paged attention: prompt, chunk and decoded token in one kernel (docs/arithmetic.md, rule 3).
 
 A page holds 64 positions of every head: keys as [kv_heads, k_dim, 64], values as
-[kv_heads, 64, v_dim padded to 16]. So q·K is the linear layer's own tile with a page as its panel, and P·V the same tile
-resumed from the running output. Rows of a tile are (query position, head of the group).
+[kv_heads, 64, v_dim padded to 16]. So q·K is the linear layer's own tile with a page as its panel,
+and P·V the same tile resumed from the running output. Rows of a tile are (query position, head of
+the group).
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from detinfer.config import cache_dir
 
-LAYERS = (
-    "omp",
-    "tbb",
-)  # workqueue costs 40x more a region and aborts on concurrent entry: refused at start
+__all__ = ["LAYERS", "kernel", "numba", "parallel_kernel"]
+
+# workqueue costs 40x more a region and aborts on concurrent entry: refused at start.
+LAYERS = ("omp", "tbb")
 
 
 def _cache_folder() -> Path:
@@ -43,13 +43,10 @@ def _host_cpu() -> str:
     return str(binding.get_host_cpu_name())
 
 
-if "numba" in sys.modules:
-    import numba
+os.environ["NUMBA_CACHE_DIR"] = str(_cache_folder())
+import numba  # noqa: E402
 
-    numba.config.CACHE_DIR = str(_cache_folder())
-else:
-    os.environ["NUMBA_CACHE_DIR"] = str(_cache_folder())
-    import numba
+numba.config.reload_config()  # in case somebody imported it before us
 
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER_PRIORITY = [*LAYERS, "workqueue"]

@@ -8,6 +8,7 @@ the same emitter with one lane does the tail of a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -145,7 +146,7 @@ def lower_half(builder, vector, width: int):
     return builder.shuffle_vector(vector, vector, index)
 
 
-def halving_tree(builder, vectors: list, combine: Callable):
+def halving_tree(builder, vectors: list[Any], combine: Callable[..., Any]):
     """Reduce 64 lanes held in four vectors: v[j] = combine(v[j], v[j + w]), w = 32, 16, … 1."""
     first = combine(vectors[0], vectors[2])
     second = combine(vectors[1], vectors[3])
@@ -170,7 +171,7 @@ def copy_floats(builder, source, target, count) -> None:
         one.store(one.load(source, loop.index), target, loop.index)
 
 
-def fold_lanes(builder, n, start: float, fold: Callable):
+def fold_lanes(builder, n, start: float, fold: Callable[..., Any]):
     """64 lanes over a row of ``n``: ``lanes = fold(e, lanes, address_offset, base)``.
 
     ``fold(emit, lane_values, load)`` returns the new lanes; ``load(address)`` reads the current
@@ -211,7 +212,7 @@ def fold_lanes(builder, n, start: float, fold: Callable):
     return [builder.load(lane) for lane in lanes]
 
 
-def map_row(builder, n, body: Callable) -> None:
+def map_row(builder, n, body: Callable[..., Any]) -> None:
     """``body(emit, offset)`` for every sixteen elements of a row, then for each one left."""
     whole = builder.sdiv(n, const64(LANES))
     wide, one = Emit(builder), Emit(builder, 1)
@@ -222,7 +223,7 @@ def map_row(builder, n, body: Callable) -> None:
         body(one, builder.add(done, loop.index))
 
 
-def row_intrinsic(returns, arguments: Sequence, emit: Callable):
+def row_intrinsic(returns, arguments: Sequence[Any], emit: Callable[..., Any]):
     """An ``@intrinsic`` of the given Numba types whose body is ``emit(builder, *args)``."""
     signature = returns(*arguments)
     names = ", ".join(f"a{i}" for i in range(len(arguments)))
