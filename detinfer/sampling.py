@@ -82,7 +82,7 @@ def _filter(x: Floats, params: SamplingParams) -> Ids:
     w = weights(x[order])
     # Not np.sum: the contract's sums run in order, one addition a step.
     sums = np.cumsum(w, dtype=np.float64)
-    count = 1 + int(np.searchsorted(sums[:-1], params.top_p * sums[-1]))
+    count = 1 + int(np.searchsorted(sums, params.top_p * sums[-1]))
     kept: Ids = order[:count][w[:count] >= np.float32(params.min_p)]
     return kept
 

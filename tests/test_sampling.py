@@ -109,6 +109,14 @@ def test_greedy_takes_the_lowest_of_equal_logits_and_respects_the_mask():
     assert choose(logits, rows).tolist() == [2, 5, 2]
 
 
+@pytest.mark.parametrize("filters", [{}, {"top_k": 6}])
+def test_equal_sums_of_logit_and_noise_go_to_the_lowest_id(filters):
+    # At 1e9 binary32 numbers lie 64 apart: no noise moves them.
+    logits = np.full((1, 9), 1e9, dtype=np.float32)
+    logits[0, :2] = 0
+    assert choose(logits, [row(temperature=1.0, **filters)]).tolist() == [2]
+
+
 def test_samples_follow_the_distribution():
     probabilities = np.array([0.5, 0.25, 0.15, 0.1])
     logits = np.log(probabilities).astype(np.float32)[None]

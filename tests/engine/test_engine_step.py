@@ -10,6 +10,7 @@ from fake_runner import EOS, VOCAB, FakeRunner, fake_engine
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import NON_FINITE
 from detinfer.errors import RequestError
+from detinfer.kernels import reference
 from detinfer.params import SamplingParams
 
 
@@ -88,11 +89,12 @@ def test_text_held_back_comes_out_at_the_end():
 
 
 def test_min_tokens_holds_off_every_kind_of_stop():
-    params = SamplingParams(min_tokens=5, max_tokens=20, stop=("bb",), stop_token_ids=(64,))
-    outputs = generate(params, ScriptedRunner(script("bbbb", then=64)))
-    ids = ids_of(outputs)
-    # "bb" within the first five does not end it; the sixth token may be the stop id.
-    assert ids == [65, 65, 65, 65, 0, 64]
+    params = SamplingParams(min_tokens=5, max_tokens=20, stop=("b",), stop_token_ids=(64,))
+    # The stop string within the first five does not end it; the sixth token may be the stop id.
+    ids = ids_of(outputs := generate(params, ScriptedRunner(script("bbbbb", then=64))))
+    assert ids == [65] * 5 + [64]
+    # Before that the stop id cannot be chosen: the lowest of the other, equal logits is.
+    assert ids_of(generate(params, ScriptedRunner(script("", then=64)))) == [0] * 5 + [64]
     assert outputs[-1].finish_reason == "stop"
 
 
@@ -115,6 +117,19 @@ def test_seeds():
     again = generate(SamplingParams(max_tokens=8, temperature=1.0, seed=seed))
     assert again[-1].digest == first[-1].digest
     assert ids_of(again) == ids_of(first)
+
+
+def test_noise_is_keyed_by_the_absolute_position():
+    params = SamplingParams(max_tokens=70, temperature=1.0, seed=2**40 + 9, ignore_eos=True)
+    prompt = list(range(30))
+    ids = ids_of(generate(params, prompt=prompt))
+    for count, token in enumerate(ids):
+        history = np.array(prompt + ids[:count], dtype=np.int64)
+        logits = FakeRunner().logits_of(history, batch=None)
+        position = len(prompt) + count
+        assert token == reference.sample(
+            logits, temperature=1.0, seed=params.seed, position=position
+        )
 
 
 def test_logprobs():
