@@ -132,7 +132,9 @@ def load_model(files: ModelFiles) -> Any:
         ModelLoadError: transformers cannot build or fill it.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     stored = {info.dtype for path in files.weights for info in read_header(path).values()}
     dtype = torch.bfloat16 if stored == {"BF16"} else torch.float32
     try:

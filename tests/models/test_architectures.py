@@ -114,6 +114,17 @@ def test_fast_mode_is_close_and_has_other_bits(case: Case) -> None:
     assert any((bits(a) != bits(b)).any() for a, b in pairs)
 
 
+def test_fast_mode_is_not_invariant() -> None:
+    """The negative control: the comparison above sees it when a row's bits follow the batch."""
+    runner = TinyRunner(tiny_model(tiny_config("llama", hidden_size=192, intermediate_size=400)))
+    together = flat(runner, deterministic=False)
+    differing = []
+    for ids, pages, reference in zip(PROMPTS, PAGES, together, strict=True):
+        alone = runner.forward(make_batch([(ids, 0, pages)], deterministic=False))
+        differing.append(bool((bits(alone) != bits(reference[:-1])).any()))
+    assert any(differing)
+
+
 def test_linear_attention_is_refused() -> None:
     config = tiny_config(
         "qwen3_next",

@@ -143,10 +143,12 @@ def _round(model: Any, dtype: torch.dtype) -> Any:
 class TinyRunner:
     """A model runner without an engine: patches the model, owns a cache, runs batches."""
 
-    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: Any, dtype: torch.dtype = torch.float32, allow_fast: bool = True
+    ) -> None:
         model.config._attn_implementation = ATTN_IMPLEMENTATION
         self.model = model
-        self.report: PatchReport = patch_model(model, dtype, MAX_LEN, allow_fast=True)
+        self.report: PatchReport = patch_model(model, dtype, MAX_LEN, allow_fast)
         self.cache = ops.KVCache(self.report.cache_specs, PAGES, dtype)
         for pages in (*self.cache.keys, *self.cache.values):
             pages.fill(np.nan)  # a stale page that is read shows

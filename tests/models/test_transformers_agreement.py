@@ -1,0 +1,90 @@
+"""The default model says what transformers' own eager binary32 forward says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from default_prompts import PROMPTS
+from transformers import AutoModelForCausalLM
+
+from detinfer import LLM, SamplingParams
+from detinfer.engine.batch import Batch
+from detinfer.models.loader import ModelFiles
+
+pytestmark = pytest.mark.slow
+
+TOKENS = 64
+NEAR_TIE = 1e-3  # logits: what rounding in another order can move
+
+
+@pytest.fixture(scope="module")
+def llm(default_model: ModelFiles) -> LLM:
+    return LLM(allow_fast=False)
+
+
+@pytest.fixture(scope="module")
+def eager(default_model: ModelFiles) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        default_model.folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+    ).eval()
+
+
+@torch.inference_mode()
+def eager_greedy(
+    model: Any, prompt: list[int], stop: frozenset[int]
+) -> tuple[list[int], list[float]]:
+    """Greedy tokens, and by how much each led the runner-up."""
+    ids, margins, cache = [], [], None
+    step = torch.tensor([prompt])
+    while len(ids) < TOKENS and (not ids or ids[-1] not in stop):
+        out = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        best = out.logits[0, -1].topk(2)
+        ids.append(int(best.indices[0]))
+        margins.append(float(best.values[0] - best.values[1]))
+        cache, step = out.past_key_values, best.indices[:1].reshape(1, 1)
+    return ids, margins
+
+
+def test_greedy_text_is_transformers_own(llm: LLM, eager: Any) -> None:
+    answers = llm.generate(PROMPTS, SamplingParams(max_tokens=TOKENS))
+    stop = llm.engine.runner.eos_token_ids
+    differing = []
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        expected, margins = eager_greedy(eager, answer.prompt_token_ids, stop)
+        if answer.token_ids != expected:
+            first = next(
+                i
+                for i, (a, b) in enumerate(zip(answer.token_ids, expected, strict=False))
+                if a != b
+            )
+            print(f"{prompt!r}: differs at token {first}, margin {margins[first]:.2e}")
+            differing.append(margins[first])
+    assert len(differing) <= 1, differing
+    assert all(margin < NEAR_TIE for margin in differing), differing
+
+
+def test_logits_are_close_below_position_1024(llm: LLM, eager: Any) -> None:
+    tokenizer, runner = llm.engine.tokenizer, llm.engine.runner
+    ids = tokenizer("\n\n".join(p * 4 for p in PROMPTS)).input_ids[:1024]
+    assert len(ids) == 1024
+    with torch.inference_mode():
+        expected = eager(torch.tensor([ids])).logits[0].numpy()
+    worst = 0.0
+    for start in range(0, len(ids), 256):
+        rows = np.arange(256, dtype=np.int32)
+        batch = Batch(
+            input_ids=np.array(ids[start : start + 256], np.int32),
+            positions=rows + start,
+            query_start=np.array([0, 256], np.int32),
+            block_tables=np.arange(16, dtype=np.int32)[None],
+            logit_rows=rows,
+        )
+        worst = max(worst, np.abs(runner.forward(batch) - expected[start : start + 256]).max())
+    print(f"max |logit difference| {worst:.2e}")
+    assert worst <= 1e-3
