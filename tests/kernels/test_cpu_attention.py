@@ -122,7 +122,7 @@ def test_every_chunk_size_gives_the_reference():
         assert_same_bits(chunked(s, size), whole, f"chunks of {size}")
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 25, 32])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_every_group_of_query_heads(group, kv_heads):
     s = sequence(130, heads=(group * kv_heads, kv_heads), dims=(16, 16))
