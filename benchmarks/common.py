@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repeats, medians, and results that say where they came from."""
+"""What the benchmarks share: interleaved repeats, medians, results that say where they came from."""
 
 from __future__ import annotations
 

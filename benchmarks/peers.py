@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers --json benchmarks/results/peers.json
 
-detinfer's side is the whole engine (scheduling, sampling, checksums, text); transformers' side is a bare
-loop of forward and argmax over a dynamic cache, binary32 as detinfer's activations.
+detinfer's side is the whole engine (scheduling, sampling, checksums, text); transformers' side is a
+bare loop of forward and argmax over a dynamic cache, binary32 as detinfer's activations.
 """
 
 from __future__ import annotations
