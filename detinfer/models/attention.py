@@ -37,7 +37,14 @@ _NEUTRAL = frozenset(
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One call of the attention function, as a recorder keeps it."""
+    """One layer's call of the attention function, as a recorder keeps it.
+
+    Attributes:
+        spec: what the layer keeps of a token.
+        window: sliding window in keys, 0 for none.
+        softcap: of the scores, 0 for none.
+        sinks: whether there are attention sinks.
+    """
 
     layer: int
     spec: ops.LayerCacheSpec
@@ -134,7 +141,8 @@ def attention_forward(
 
 
 def _refusal(module: nn.Module, what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{type(module).__name__}: attention was called with {what}")
+    where = f"{type(module).__name__} of layer {getattr(module, 'layer_idx', '?')}"
+    return UnsupportedModelError(f"{where}: attention was called with {what}")
 
 
 def _stock_attention(

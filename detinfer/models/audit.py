@@ -7,42 +7,35 @@ data: no sums, no products of matrices, no transcendentals, nothing that reads a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detinfer.engine.batch import Batch
 from detinfer.errors import UnsupportedModelError
 from detinfer.models.attention import AttentionCall, record_attention
-from detinfer.models.swap import own_class
+from detinfer.models.naming import naming_modules
 
 # Moves, views and makes data.
 _MOVES = """
-    _reshape_alias _to_copy _unsafe_view alias arange as_strided cat chunk clone
-    constant_pad_nd contiguous copy_ detach detach_ diagonal empty empty_like empty_strided
-    expand expand_as fill_ flatten full full_like gather index index_copy index_put_
-    index_select is_same_size lift_fresh masked_fill masked_fill_ movedim narrow new_empty
-    new_empty_strided new_full new_ones new_zeros nonzero ones ones_like permute repeat
-    repeat_interleave reshape resolve_conj resolve_neg scalar_tensor scatter select set_
-    slice split split_with_sizes squeeze stack t to transpose unbind unfold unsafe_chunk
-    unsafe_split unsqueeze view where zero_ zeros zeros_like
+    _reshape_alias _to_copy _unsafe_view alias arange as_strided cat chunk clone contiguous
+    copy_ detach diagonal empty empty_like empty_strided expand expand_as fill_ flatten full
+    full_like gather index index_put_ index_select lift_fresh masked_fill masked_fill_ movedim
+    narrow new_empty new_full new_ones new_zeros ones ones_like permute repeat
+    repeat_interleave reshape resolve_conj resolve_neg scalar_tensor scatter select slice
+    split split_with_sizes squeeze stack t to transpose unbind unflatten unsqueeze view
+    view_as where zero_ zeros zeros_like
 """
 # One correctly rounded (or exact) operation for each element.
 _ELEMENTWISE = """
-    abs abs_ add add_ bitwise_and bitwise_not bitwise_or bitwise_xor ceil clamp clamp_
-    clamp_max clamp_min div div_ eq floor floor_divide ge gt isfinite isinf isnan le
-    logical_and logical_not logical_or lt maximum minimum mul mul_ ne neg neg_ relu relu_
-    remainder round rsub sign sub sub_ trunc
+    abs add add_ bitwise_and bitwise_not bitwise_or clamp clamp_ clamp_max clamp_min div div_
+    eq ge gt le logical_and logical_not logical_or lt maximum minimum mul mul_ ne neg relu
+    relu_ rsub sub sub_
 """
 ALLOWED_OPS = frozenset((_MOVES + _ELEMENTWISE).split())
 
@@ -73,10 +66,10 @@ def audit_model(model: nn.Module, vocab_size: int, runner: Forwarder) -> None:
     """
     prompt = [(7 * i + 3) % vocab_size for i in range(_FIRST)]
     neighbour = [(11 * i + 5) % vocab_size for i in range(_NEIGHBOUR)]
-    with _naming_modules(model) as where, record_attention() as calls, _OpAudit(where):
+    with naming_modules(model) as where, record_attention() as calls, _OpAudit(where):
         together = runner.forward(_batch([prompt, neighbour], 0)).copy()
     _check_attention(model, calls)
-    with _naming_modules(model) as where, _OpAudit(where):
+    with naming_modules(model) as where, _OpAudit(where):
         alone = runner.forward(_batch([prompt[:-1]], 0)).copy()
         last = runner.forward(_batch([prompt[-1:]], _FIRST - 1)).copy()
     if not _same_bits(together[:_FIRST], np.concatenate([alone, last])):
@@ -108,47 +101,22 @@ class _OpAudit(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _objection(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Why an op is refused; None if it is allowed."""
     namespace, _, name = func._schema.name.partition("::")
-    if any(isinstance(a, torch.Tensor) and a.is_complex() for a in args):
-        return "on complex numbers has no defined rounding order"
+    given = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
+    if any(isinstance(a, torch.Tensor) and a.is_complex() for a in given.values()):
+        return "on complex numbers has no defined order of roundings"
     if name == "sort":
-        stable = func._overloadname == "stable" and kwargs.get("stable") is True
-        return None if stable else "leaves the order of equal values open"
-    if name in ("add", "add_", "sub", "sub_", "rsub") and (
-        kwargs.get("alpha", 1) != 1 or any(a != 1 for a in args[2:])
-    ):
-        return "with alpha may be one rounding or two"
+        return None if given.get("stable") is True else "leaves the order of equal values open"
     if name == "dropout":
-        return None if args[2] is False else "draws noise in training"
+        return None if given["train"] is False else "draws noise"
+    if given.get("alpha", 1) != 1:
+        return "with alpha may round once or twice"
+    if given.get("accumulate") or given.get("reduce") or given.get("rounding_mode"):
+        return "with accumulate, reduce or rounding_mode has no defined order of roundings"
     if namespace != "aten" or name not in ALLOWED_OPS:
         return "is not known to give the same bits in every batch and on every machine"
     return None
-
-
-@contextmanager
-def _naming_modules(model: nn.Module) -> Iterator[Callable[[], str]]:
-    """Track which module's forward is running."""
-    names = {id(module): name for name, module in model.named_modules()}
-    stack: list[nn.Module] = []
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        stack.append(module)
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        stack.pop()
-
-    def where() -> str:
-        if not stack:
-            return type(model).__name__
-        module = stack[-1]
-        return f"{names.get(id(module), '?') or 'model'} ({own_class(module).__name__})"
-
-    handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave))
-    try:
-        yield where
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _batch(prompts: list[list[int]], first_position: int) -> Batch:

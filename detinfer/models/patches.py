@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ from detinfer.models.leaves import (
     placeholder,
 )
 from detinfer.models.moe import BLOCKS, is_experts, patch_experts
+from detinfer.models.naming import naming_modules
 from detinfer.models.norms import is_norm, patch_norm
 from detinfer.models.rope import TableRotary, is_rotary, patch_rotary
-from detinfer.models.routing import ROUTERS
+from detinfer.models.routing import ROUTERS, patch_router
 from detinfer.models.swap import swap_base, swap_class
 from detinfer.ops import LayerCacheSpec
 
@@ -40,7 +41,7 @@ class PatchReport:
     """
 
     calls: list[AttentionCall]
-    rope_pins: dict[str, str] = field(default_factory=dict)
+    rope_pins: dict[str, str]
 
     @property
     def cache_specs(self) -> list[LayerCacheSpec]:
@@ -84,7 +85,7 @@ def patch_model(
         elif is_experts(module):
             patch_experts(module, name, activation_dtype, allow_fast)
         else:
-            packer.patch(module)
+            packer.patch(module, name)
     packer.patch_head(model)
     _cast_rest(model, loaded_dtype, activation_dtype)
     return PatchReport(_probe_layers(model), pins)
@@ -105,19 +106,20 @@ class _Packer:
         self._tied = {id(p): p for p in model.parameters() if uses[id(p)] > 1}
         self._leaves: dict[int, LeafWeight] = {}
 
-    def patch(self, module: nn.Module) -> None:
+    def patch(self, module: nn.Module, name: str) -> None:
         """Swap a linear layer, embedding, router or block with one; leave anything else."""
-        name = type(module).__name__
-        if name in ROUTERS:
-            self._pack(module)
-            swap_class(module, ROUTERS[name])
-        elif name in BLOCKS:
-            swap_class(module, BLOCKS[name])
+        own = type(module).__name__
+        if own in ROUTERS:
+            assert isinstance(module.weight, nn.Parameter)
+            patch_router(module, name, LeafWeight(module.weight.data, self._allow_fast))
+            module.weight = placeholder(module.weight.shape, self._dtype)
+        elif own in BLOCKS:
+            swap_class(module, BLOCKS[own])
         elif isinstance(module, nn.Linear):
             self._pack(module)
             swap_base(module, PackedLinear)
         elif isinstance(module, nn.Embedding):
-            self._patch_embedding(module)
+            self._patch_embedding(module, name)
         elif type(module) is Conv1D:
             self._pack(module, transposed=True)
             swap_class(module, PackedConv1D)
@@ -129,14 +131,17 @@ class _Packer:
             raise UnsupportedModelError(
                 f"{type(model).__name__}: output layer is {type(head).__name__}, expected nn.Linear"
             )
-        head.softcap = getattr(model.config, "final_logit_softcapping", None)
+        softcap = getattr(model.config, "final_logit_softcapping", None)
         head.__class__ = PackedHead
-        if head.softcap is not None:
+        head.softcap = softcap  # type: ignore[assignment]
+        if softcap is not None:
             model.config.final_logit_softcapping = None
 
-    def _patch_embedding(self, module: nn.Embedding) -> None:
+    def _patch_embedding(self, module: nn.Embedding, name: str) -> None:
         if module.max_norm is not None:
-            raise UnsupportedModelError("Embedding: max_norm renormalises the table as it is read")
+            raise UnsupportedModelError(
+                f"{name} (Embedding): max_norm changes the table as it is read"
+            )
         self._pack(module)
         swap_base(module, PackedEmbedding)
         scale = getattr(module, "scalar_embed_scale", None)
@@ -200,14 +205,24 @@ def _probe_layers(model: Any) -> list[AttentionCall]:
         torch.inference_mode(),
         forward_context(ForwardContext(None, None)),
         record_attention() as calls,
+        naming_modules(model) as where,
     ):
-        model(
-            input_ids=one,
-            position_ids=one,
-            use_cache=False,
-            past_key_values=None,
-            logits_to_keep=torch.zeros(1, dtype=torch.int64),
-        )
+        try:
+            model(
+                input_ids=one,
+                position_ids=one,
+                use_cache=False,
+                past_key_values=None,
+                logits_to_keep=torch.zeros(1, dtype=torch.int64),
+            )
+        except UnsupportedModelError:
+            raise
+        except Exception as error:  # whatever an architecture without an attention interface does
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UnsupportedModelError(
+                f"{where()}: its forward fails without a mask and a cache of its own "
+                f"({type(error).__name__}: {reason})"
+            ) from error
     layers = model.config.get_text_config().num_hidden_layers
     if sorted(call.layer for call in calls) != list(range(layers)):
         raise UnsupportedModelError(

@@ -6,25 +6,36 @@ takes, so experts are chosen by a stable descending sort: ties go to the lowest 
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from detinfer import ops
-from detinfer.models.context import current
-from detinfer.models.leaves import LeafWeight, PackedLinear
+from detinfer.errors import UnsupportedModelError
+from detinfer.models.context import ForwardContext, current, forward_context
+from detinfer.models.leaves import LeafWeight
+from detinfer.models.swap import own_class, swap_class
 
 Routing = tuple[Tensor, Tensor, Tensor]  # logits [T, E], weights [T, k], expert ids [T, k]
 
 
 class ContractRouter(nn.Module):
-    """What the formulas share: the packed router weight and the step's mode."""
+    """What the formulas share: the packed router weight, and the order of the results.
+
+    Attributes:
+        output_order: where the class's own forward has logits, weights and ids; it differs between
+            releases of transformers.
+    """
 
     leaf: LeafWeight
     top_k: int
+    output_order: tuple[int, ...]
 
-    def forward(self, hidden_states: Tensor) -> Routing:
-        """[..., D] -> router logits, weights of the chosen experts, their ids."""
-        return self.route(hidden_states.reshape(-1, hidden_states.shape[-1]))
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        """[..., D] -> router logits, weights of the chosen experts and their ids, in some order."""
+        routing = self.route(hidden_states.reshape(-1, hidden_states.shape[-1]))
+        return tuple(routing[i] for i in self.output_order)
 
     def route(self, x: Tensor) -> Routing:
         """The family's formula. x: [T, D]."""
@@ -82,17 +93,14 @@ class GroupedSigmoid(ContractRouter):
         return logits, weights * self.routed_scaling_factor, ids
 
 
-class SparseMixer(PackedLinear):
-    """phimoe: two experts, each weighed by a softmax over the logits near its own.
-
-    Sits in front of the class's own forward, which calls ``sparsemixer`` on stock ops.
-    """
+class SparseMixer(ContractRouter):
+    """phimoe: two experts, each weighed by a softmax over the logits near its own."""
 
     router_jitter_noise: float
 
-    def forward(self, hidden_states: Tensor) -> Routing:  # type: ignore[override]
-        """[T, D] -> router logits, weights and ids of two experts."""
-        logits = PackedLinear.forward(self, hidden_states)
+    def route(self, x: Tensor) -> Routing:
+        """The best expert, then the best of the others."""
+        logits = self.leaf.linear(x)
         first, first_weight = self._choose(logits, logits)
         rest = logits.scatter(1, first, float("-inf"))
         second, second_weight = self._choose(rest, logits)
@@ -106,7 +114,7 @@ class SparseMixer(PackedLinear):
         return expert, _softmax(near).gather(1, expert)
 
 
-ROUTERS: dict[str, type[nn.Module]] = {
+ROUTERS: dict[str, type[ContractRouter]] = {
     "MixtralTopKRouter": SoftmaxTopK,
     "Qwen2MoeTopKRouter": SoftmaxTopK,
     "Qwen3MoeTopKRouter": SoftmaxTopK,
@@ -116,6 +124,54 @@ ROUTERS: dict[str, type[nn.Module]] = {
     "DeepseekV3TopkRouter": GroupedSigmoid,
     "PhimoeTopKRouter": SparseMixer,
 }
+
+
+def patch_router(module: nn.Module, name: str, leaf: LeafWeight) -> None:
+    """Swap a router in place, after comparing it with its class's own forward.
+
+    Args:
+        module: one whose class is in ``ROUTERS``, its weight still in place.
+        name: qualified name, for the error.
+        leaf: its weight, packed.
+
+    Raises:
+        UnsupportedModelError: our formula does not give what the class's own forward gives.
+    """
+    own = copy.deepcopy(module).float()
+    x = torch.randn(16, leaf.packed.k, generator=torch.Generator().manual_seed(0))
+    swap_class(module, ROUTERS[type(module).__name__])
+    assert isinstance(module, ContractRouter)
+    module.leaf = leaf
+    with torch.inference_mode(), forward_context(ForwardContext(None, None)):
+        ours, theirs = module.route(x), own(x)
+    order = _order(ours, theirs)
+    if order is None:
+        raise UnsupportedModelError(
+            f"{name} ({own_class(module).__name__}): its own forward differs from the formula "
+            "known by that name"
+        )
+    module.output_order = order
+
+
+def _order(ours: Routing, theirs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
+    """Where ``theirs`` has logits (0), weights (1) and ids (2); None if it has others."""
+    logits, weights, ids = ours
+    kinds = [
+        2
+        if not t.is_floating_point()
+        else int(t.shape != logits.shape or not torch.allclose(t, logits, atol=1e-4))
+        for t in theirs
+    ]
+    if sorted(kinds) != [0, 1, 2]:
+        return None
+    their_weights, their_ids = theirs[kinds.index(1)], theirs[kinds.index(2)]
+    spread = torch.zeros_like(logits)
+    same = torch.allclose(
+        spread.scatter(1, ids, weights),
+        spread.scatter(1, their_ids, their_weights.to(spread.dtype)),
+        atol=1e-4,
+    )
+    return tuple(kinds) if same else None
 
 
 def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
         (torch.zeros(2, dtype=torch.int64),) * 3, x.new_ones(2), accumulate=True
     ),
     "div": lambda x: torch.div(x, 2, rounding_mode="floor"),
-    "mul": lambda x: (x * 1j).real,
+    "real": lambda x: (x * 1j).real,
     "dropout": lambda x: F.dropout(x, 0.5, training=True),
     "item": lambda x: x * float(x[0, 0, 0]),
 }
@@ -74,9 +74,8 @@ def test_unlisted_ops_are_refused_by_module_and_op(
     with_activation(runner, Lambda(REFUSED[op]), monkeypatch)
     with pytest.raises(UnsupportedModelError) as refusal:
         audit_model(runner.model, VOCAB, runner)
-    assert "model.layers.1.mlp.act_fn (Lambda): op aten." in str(refusal.value)
-    expected = {"item": "aten._local_scalar_dense"}.get(op, f"aten.{op}")
-    assert expected in str(refusal.value)
+    assert str(refusal.value).startswith("model.layers.1.mlp.act_fn (Lambda): ")
+    assert f"op aten.{op}." in str(refusal.value)
 
 
 def test_the_same_module_without_such_an_op_passes(
@@ -122,9 +121,8 @@ def test_a_layer_that_does_not_attend_is_refused(
 def test_a_window_that_is_not_the_configurations_is_refused() -> None:
     runner = TinyRunner(tiny_model(tiny_config("gemma3_text")))
     audit_model(runner.model, VOCAB, runner)
-    runner.model.config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(UnsupportedModelError, match="layer 0 .*attended with window 6, expected 0"):
-        runner.model.config.layer_types = ["full_attention", "full_attention"]
+    runner.model.config.layer_types = ["full_attention", "full_attention"]
+    with pytest.raises(UnsupportedModelError, match=r"layer 0 .* with window 6, expected 0"):
         audit_model(runner.model, VOCAB, runner)
 
 

@@ -1,7 +1,8 @@
-"""Patching in place: weights packed once, ties kept, dtypes as loaded, what cannot be is refused."""
+"""Patching in place: weights packed once, ties kept, dtypes as loaded, the rest refused."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,12 @@ def test_report_names_each_layer_and_pin() -> None:
     ("architecture", "overrides", "reason"),
     [
         ("falcon", {"alibi": True}, "ALiBi"),
-        ("bloom", {"n_head": 6}, "."),
+        (
+            "bloom",
+            {"n_head": 6},
+            r"BloomForCausalLM: attention ran in layers \[\], expected each of 2",
+        ),
+        ("mpt", {"d_model": 72, "n_heads": 6, "n_layers": 2}, r"MptModel\): its forward fails"),
         ("gpt_oss", {"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
     ],
 )
@@ -157,9 +163,9 @@ def test_a_patched_model_needs_a_context() -> None:
 def test_contexts_nest_and_end_with_an_error() -> None:
     outer, inner = PROBE, ForwardContext(None, None, deterministic=False)
     with forward_context(outer):
-        with pytest.raises(ValueError, match="inside"), forward_context(inner):
+        with contextlib.suppress(ValueError), forward_context(inner):
             assert current() is inner
-            raise ValueError("inside")
+            raise ValueError
         assert current() is outer
 
 
