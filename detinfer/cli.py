@@ -154,7 +154,7 @@ def _add_check_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE", help="write a report, .html or .json")
     parser.add_argument(
-        "--seed", type=integer(0), default=0, metavar="N", help="draws the loads (default 0)"
+        "--seed", type=integer(0), metavar="N", help="draws the loads; a fresh one if not given"
     )
 
 

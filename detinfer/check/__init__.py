@@ -1,0 +1,37 @@
+"""Does every answer come out the same, bit for bit, whatever else the engine is doing?
+
+    check = Check(EngineBackend(engine), default_targets(max_tokens=32), runs=1000)
+    result = check.run()
+    assert result.reproducible, result.first_divergence
+
+The result holds every count that the command line, a test or a route needs; ``Check.progress()``
+gives the same one load at a time.
+"""
+
+from detinfer.check.engine_backend import EngineBackend
+from detinfer.check.load import Bounds, Load, Placement, Row, draw_loads
+from detinfer.check.result import Answer, CheckResult, Divergence, ModeResult, PromptResult
+from detinfer.check.runner import Backend, Check, Mode, Progress
+from detinfer.check.server_backend import ServerBackend
+from detinfer.check.target import Target, default_targets
+
+__all__ = [
+    "Answer",
+    "Backend",
+    "Bounds",
+    "Check",
+    "CheckResult",
+    "Divergence",
+    "EngineBackend",
+    "Load",
+    "Mode",
+    "ModeResult",
+    "Placement",
+    "Progress",
+    "PromptResult",
+    "Row",
+    "ServerBackend",
+    "Target",
+    "default_targets",
+    "draw_loads",
+]

@@ -1,0 +1,149 @@
+"""How a check looks in a terminal, and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from detinfer.check.result import Answer, CheckResult, Divergence, ModeResult
+from detinfer.check.runner import Progress as CheckProgress
+
+_PLAIN_LINES = 10  # a mode, where there is no terminal to draw a bar on
+
+
+class Show(Protocol):
+    """Shows how far a check is."""
+
+    def __call__(self, progress: CheckProgress) -> None:
+        """Called after every load."""
+
+
+@contextmanager
+def progress_display(console: Console) -> Iterator[Show]:
+    """A bar on a terminal; elsewhere a line now and then."""
+    if not console.is_terminal:
+        yield _plain_lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks = {}
+
+        def show(progress: CheckProgress) -> None:
+            if progress.mode not in tasks:
+                tasks[progress.mode] = bar.add_task(progress.mode, total=progress.total, state="")
+            bar.update(tasks[progress.mode], completed=progress.runs, state=_state(progress))
+
+        yield show
+
+
+def _plain_lines(console: Console) -> Show:
+    shown: dict[str, int] = {}
+
+    def show(progress: CheckProgress) -> None:
+        part = progress.runs * _PLAIN_LINES // progress.total
+        if part > shown.get(progress.mode, 0):
+            shown[progress.mode] = part
+            console.print(f"{progress.mode}: {_state(progress)}", highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _state(progress: CheckProgress) -> str:
+    rate = progress.runs / max(progress.seconds, 1e-9)
+    digests = f"{progress.unique_digests} digest{'s' if progress.unique_digests > 1 else ''}"
+    return f"{progress.runs}/{progress.total} runs, {rate:.1f}/s, {digests} a prompt"
+
+
+def print_result(console: Console, result: CheckResult) -> None:
+    """A table of every prompt for each mode, the first divergences, and the verdict."""
+    for mode in result.by_mode.values():
+        console.print(_table(mode, console.width))
+        if mode.first_divergence is not None:
+            for line in _divergence_lines(mode.first_divergence, result.seed):
+                _line(console, line)
+        _line(console, "")
+    _line(console, verdict(result))
+
+
+def _table(mode: ModeResult, width: int) -> Table:
+    table = Table(title=mode.mode, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    counts = ("runs", "unique outputs", "unique digests", "first divergence")
+    room = width - sum(len(name) + 2 for name in counts) - 2
+    # Only the prompt may be cut.
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=max(12, room))
+    for name in counts:
+        table.add_column(name, justify="right", no_wrap=True)
+    for prompt in mode.prompts:
+        first = prompt.first_divergence
+        color = "red" if prompt.divergent_runs else "green"
+        table.add_row(
+            escape(prompt.target.label),
+            str(len(prompt.runs)),
+            f"[{color}]{prompt.unique_outputs}[/]",
+            f"[{color}]{prompt.unique_digests}[/]",
+            "none" if first is None else f"run {first.run + 1}",
+        )
+    return table
+
+
+def verdict(result: CheckResult) -> str:
+    """The result in one line."""
+    others = [mode for mode in result.by_mode.values() if mode is not result.judged]
+    beside = "".join(f"; {m.mode}: up to {m.unique_digests} digests a prompt" for m in others)
+    if result.reproducible:
+        found = f"reproducible: 1 unique digest for each of {len(result.prompts)} prompts"
+    else:
+        found = f"not reproducible: up to {result.unique_digests} unique digests for one prompt"
+    return (
+        f"{found}, {result.runs} {result.judged.mode} runs under {result.loads} loads, "
+        f"{result.seconds:.0f} s, seed {result.seed}, {result.fingerprint}{beside}"
+    )
+
+
+def _divergence_lines(first: Divergence, seed: int) -> Iterator[str]:
+    load = first.load
+    yield (
+        f"first {first.mode} divergence: prompt {first.prompt + 1}, run {first.run + 1}, in load "
+        f"{load.number} (drawn again by --seed {seed} and otherwise the same command)"
+    )
+    neighbours = len(load.rows) - load.targets
+    yield (
+        f"  load: {len(load.rows)} requests, {load.targets} of them runs and {neighbours} "
+        f"neighbours; this one was number {first.row + 1}, after {load.rows[first.row].arrival} "
+        "steps"
+    )
+    if load.placement is not None:
+        chunk = load.placement.max_chunk
+        yield (
+            f"  a step: at most {load.placement.max_num_seqs} sequences, "
+            f"{load.placement.max_num_batched_tokens} tokens"
+            + ("" if chunk is None else f", {chunk} prompt tokens of one request")
+        )
+    if first.position is None:
+        yield "  the tokens agree, the logits do not"
+    else:
+        yield f"  token {first.position + 1} of the answer is the first that differs"
+    yield f"  alone:       {_answer(first.expected, first.position)}"
+    yield f"  in the load: {_answer(first.got, first.position)}"
+
+
+def _answer(answer: Answer, position: int | None) -> str:
+    token = answer.token_at(position)
+    shown = "" if position is None else f"token {'none' if token is None else token}, "
+    return f"{shown}digest {answer.digest[:16]}, {answer.text!r}"
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

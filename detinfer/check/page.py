@@ -1,0 +1,178 @@
+"""The HTML report: one self-contained page in which every run is a square, coloured by answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+
+from detinfer import __version__
+from detinfer.check.result import Answer, CheckResult, Divergence, ModeResult, PromptResult
+
+_COLUMNS, _SQUARE, _PITCH = 50, 10, 12
+_MOST_SQUARES = 5000
+_MOST_ANSWERS = 8  # listed below a picture; the picture shows all
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --paper: #ffffff;
+  --line: #d9dee4; --card: #f6f8fa; --good: #0f766e; --bad: #b42318; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4b0; --paper: #14171b;
+  --line: #30363d; --card: #1c2126; --good: #2dd4bf; --bad: #ff8a7a; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 46rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+.verdict { font-weight: 600; margin: .25rem 0 1rem; }
+.good { color: var(--good); } .bad { color: var(--bad); } .soft { color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+th { color: var(--soft); font-weight: 500; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { margin: 1.25rem 0; padding: 1rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px; }
+svg { display: block; width: 100%; height: auto; margin: .5rem 0; }
+code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
+.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; }
+.answer { white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+
+
+def render_page(result: CheckResult) -> str:
+    """The whole page; nothing in it is loaded from elsewhere."""
+    good = result.reproducible
+    verdict = (
+        f"Reproducible: {result.runs} runs under {result.loads} loads, one answer a prompt"
+        if good
+        else f"Not reproducible: up to {result.unique_digests} digests for one prompt "
+        f"in {result.runs} runs"
+    )
+    facts = {
+        "Checked": result.source,
+        "System fingerprint": result.fingerprint,
+        "Seed of the loads": str(result.seed),
+        "Time": f"{result.seconds:.0f} s",
+        "detinfer": __version__,
+    }
+    rows = "".join(
+        f"<tr><th scope=row>{name}</th><td><code>{escape(value)}</code></td></tr>"
+        for name, value in facts.items()
+    )
+    modes = "".join(_mode(mode, mode is result.judged) for mode in result.by_mode.values())
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>detinfer check: {'reproducible' if good else 'not reproducible'}</title>\n"
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>detinfer check</h1>\n"
+        f'<p class="verdict {"good" if good else "bad"}">{verdict}</p>\n'
+        f'<div class="scroll"><table>{rows}</table></div>\n{modes}</body>\n</html>\n'
+    )
+
+
+def _mode(mode: ModeResult, judged: bool) -> str:
+    note = "" if judged else ' <span class="soft">for comparison</span>'
+    heads = "".join(
+        f"<th scope=col{' class=number' if name != 'Prompt' else ''}>{name}</th>"
+        for name in ("Prompt", "Runs", "Unique outputs", "Unique digests", "First divergence")
+    )
+    rows = "".join(_row(prompt) for prompt in mode.prompts)
+    figures = "".join(_figure(prompt) for prompt in mode.prompts)
+    return (
+        f"<section>\n<h2>Mode: {mode.mode}{note}</h2>\n"
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+        f"</div>\n{_divergence(mode.first_divergence)}{figures}</section>\n"
+    )
+
+
+def _row(prompt: PromptResult) -> str:
+    kind = "good" if not prompt.divergent_runs else "bad"
+    first = prompt.first_divergence
+    counts = (len(prompt.runs), prompt.unique_outputs, prompt.unique_digests)
+    return (
+        f"<tr><td>{escape(prompt.target.label)}</td>"
+        + "".join(f'<td class="number {kind}">{count}</td>' for count in counts)
+        + f"<td class=number>{'none' if first is None else f'run {first.run + 1}'}</td></tr>"
+    )
+
+
+def _figure(prompt: PromptResult) -> str:
+    counts = Counter(prompt.runs)
+    listed = sorted(range(len(prompt.answers)), key=lambda number: (-counts[number], number))
+    items = "".join(
+        f'<tr><td><span class="swatch" style="background:{_color(number)}"></span></td>'
+        f"<td class=number>{counts[number]}</td><td><code>{prompt.answers[number].digest[:16]}"
+        f'</code></td><td class="answer">{escape(prompt.answers[number].text)}</td></tr>'
+        for number in listed[:_MOST_ANSWERS]
+    )
+    more = len(listed) - _MOST_ANSWERS
+    rest = f"<p class=soft>and {more} more answers</p>" if more > 0 else ""
+    return (
+        f"<figure>\n<h3>{escape(prompt.target.label)}</h3>\n{_squares(prompt)}"
+        '<div class="scroll"><table><thead><tr><th></th><th class=number>Runs</th><th>Digest</th>'
+        f"<th>Answer</th></tr></thead><tbody>{items}</tbody></table></div>{rest}\n</figure>\n"
+    )
+
+
+def _squares(prompt: PromptResult) -> str:
+    """Every run a square, in order; of very many runs each square shows several."""
+    each = -(-len(prompt.runs) // _MOST_SQUARES)
+    # A run that differs must not vanish among those that agree.
+    shown = [max(prompt.runs[i : i + each]) for i in range(0, len(prompt.runs), each)]
+    paths: dict[int, list[str]] = {}
+    for place, number in enumerate(shown):
+        x, y = place % _COLUMNS * _PITCH, place // _COLUMNS * _PITCH
+        square = f"M{x} {y}h{_SQUARE}v{_SQUARE}h-{_SQUARE}z"
+        paths.setdefault(number, []).append(square)
+    height = -(-len(shown) // _COLUMNS) * _PITCH
+    summary = (
+        f"{len(prompt.runs)} runs, {len(prompt.answers)} distinct answers, "
+        f"{prompt.divergent_runs} runs unlike the answer alone"
+    )
+    drawn = "".join(
+        f'<path fill="{_color(number)}" d="{"".join(squares)}"/>'
+        for number, squares in paths.items()
+    )
+    caption = "Every square is a run" if each == 1 else f"Every square is {each} runs"
+    return (
+        f'<svg viewBox="0 0 {_COLUMNS * _PITCH} {height}" role="img" aria-label="{summary}">'
+        f"{drawn}</svg>\n<p class=soft>{caption}, every colour a distinct answer. {summary}.</p>\n"
+    )
+
+
+def _color(number: int) -> str:
+    """Teal for the answer a prompt gets alone; any other hue, far from the last, for the rest."""
+    if number == 0:
+        return "hsl(172 60% 42%)"
+    around = number * 0.6180339887 % 1
+    return f"hsl({(205 + 290 * around) % 360:.0f} 75% 58%)"
+
+
+def _divergence(first: Divergence | None) -> str:
+    if first is None:
+        return ""
+    where = (
+        "The tokens agree, the logits do not"
+        if first.position is None
+        else f"Token {first.position + 1} of the answer is the first that differs"
+    )
+    rows = "".join(_answer(name, one, first.position) for name, one in _sides(first))
+    return (
+        f"<h3>First divergence</h3>\n<p>Prompt {first.prompt + 1}, run {first.run + 1}, in load "
+        f"{first.load.number} of {len(first.load.rows)} requests. {where}.</p>\n"
+        f'<div class="scroll"><table><thead><tr><th></th><th class=number>Token</th><th>Digest</th>'
+        f"<th>Answer</th></tr></thead><tbody>{rows}</tbody></table></div>\n"
+    )
+
+
+def _sides(first: Divergence) -> tuple[tuple[str, Answer], tuple[str, Answer]]:
+    return ("alone", first.expected), ("in the load", first.got)
+
+
+def _answer(name: str, answer: Answer, position: int | None) -> str:
+    token = answer.token_at(position)
+    return (
+        f"<tr><th scope=row>{name}</th><td class=number>{'' if token is None else token}</td>"
+        f"<td><code>{answer.digest[:16]}</code></td>"
+        f'<td class="answer">{escape(answer.text)}</td></tr>'
+    )

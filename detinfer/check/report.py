@@ -1,0 +1,53 @@
+"""Reports on disk: JSON for programs, one HTML page for people."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from detinfer.check.page import render_page
+from detinfer.check.result import CheckResult
+from detinfer.errors import ConfigError
+from detinfer.models.files import atomic_write
+
+_RENDER = {
+    ".json": lambda result: json.dumps(result.to_json(), ensure_ascii=False, indent=2) + "\n",
+    ".html": render_page,
+}
+
+
+class Report:
+    """A file that a result will be written to, known to be writable before the long work starts.
+
+    Raises:
+        ConfigError: neither .json nor .html, or it cannot be written there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in _RENDER:
+            raise ConfigError(f"--report: got {path!r}, expected a .html or .json file")
+        if self.path.is_dir():
+            raise ConfigError(f"--report: {path} is a folder, expected a file")
+        try:
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def write(self, result: CheckResult) -> None:
+        """Writes the whole file or leaves what was there.
+
+        Raises:
+            ConfigError: the disk is full, or the folder went away meanwhile.
+        """
+        text = _RENDER[self.path.suffix](result)
+        try:
+            # A lone surrogate in an answer must not cost the report.
+            atomic_write(self.path, text.encode("utf-8", "replace"))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(f"--report: {self.path} cannot be written ({error.strerror})")

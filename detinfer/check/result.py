@@ -1,0 +1,272 @@
+"""What a check found: answers counted prompt by prompt and mode by mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from detinfer import __version__
+from detinfer.check.load import Load
+from detinfer.check.target import Target
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One whole answer; two are equal only if everything in them is.
+
+    Attributes:
+        digest: the digest chain over tokens and whole rows of logits.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str
+    digest: str
+
+    def first_difference(self, other: Answer) -> int | None:
+        """The place of the first token that differs; None if only digest, text or end do."""
+        if self.token_ids == other.token_ids:
+            return None
+        pairs = zip(self.token_ids, other.token_ids, strict=False)
+        same = len(self.token_ids), len(other.token_ids)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(same))
+
+    def token_at(self, position: int | None) -> int | None:
+        """The token there, None past the end."""
+        if position is None or position >= len(self.token_ids):
+            return None
+        return self.token_ids[position]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A run whose answer is not the one the prompt got alone.
+
+    Attributes:
+        prompt: the target's number, from 0.
+        run: which of the prompt's runs, from 0.
+        row: its place in the load.
+        position: place of the first token that differs; None if the tokens agree.
+    """
+
+    mode: str
+    prompt: int
+    run: int
+    load: Load
+    row: int
+    position: int | None
+    expected: Answer
+    got: Answer
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "mode": self.mode,
+            "prompt": self.prompt,
+            "run": self.run,
+            "row": self.row,
+            "position": self.position,
+            "expected": asdict(self.expected),
+            "got": asdict(self.got),
+            "load": self.load.describe(),
+        }
+
+
+@dataclass
+class PromptResult:
+    """All answers of one prompt in one mode.
+
+    Attributes:
+        expected: its answer alone in the engine; not one of the runs.
+        answers: every distinct answer, ``expected`` first, then in order of appearance.
+        runs: for each run the number of its answer in ``answers``.
+    """
+
+    mode: str
+    number: int
+    target: Target
+    expected: Answer
+    answers: list[Answer] = field(init=False)
+    runs: list[int] = field(default_factory=list)
+    first_divergence: Divergence | None = None
+
+    def __post_init__(self) -> None:
+        self.answers = [self.expected]
+        self._numbers = {self.expected: 0}
+
+    def add(self, answer: Answer, load: Load, row: int) -> None:
+        """Counts one run."""
+        number = self._numbers.setdefault(answer, len(self.answers))
+        if number == len(self.answers):
+            self.answers.append(answer)
+        if number and self.first_divergence is None:
+            self.first_divergence = Divergence(
+                mode=self.mode,
+                prompt=self.number,
+                run=len(self.runs),
+                load=load,
+                row=row,
+                position=self.expected.first_difference(answer),
+                expected=self.expected,
+                got=answer,
+            )
+        self.runs.append(number)
+
+    @property
+    def unique_outputs(self) -> int:
+        """Distinct outputs: token ids, text and the reason to finish."""
+        return len({(a.token_ids, a.text, a.finish_reason) for a in self.answers})
+
+    @property
+    def unique_digests(self) -> int:
+        """Distinct digests, that is, distinct logits anywhere on the way."""
+        return len({answer.digest for answer in self.answers})
+
+    @property
+    def divergent_runs(self) -> int:
+        """Runs whose answer is not the expected one."""
+        return len(self.runs) - self.runs.count(0)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "prompt": self.target.prompt,
+            "params": asdict(self.target.params),
+            "runs": len(self.runs),
+            "unique_outputs": self.unique_outputs,
+            "unique_digests": self.unique_digests,
+            "divergent_runs": self.divergent_runs,
+            "expected": asdict(self.expected),
+            "first_divergence": self.first_divergence and self.first_divergence.to_json(),
+        }
+
+
+@dataclass
+class ModeResult:
+    """All answers in one mode."""
+
+    mode: str
+    prompts: list[PromptResult]
+    loads: int = 0
+    seconds: float = 0.0
+
+    @property
+    def runs(self) -> int:
+        """Answers compared, over all prompts."""
+        return sum(len(prompt.runs) for prompt in self.prompts)
+
+    @property
+    def unique_outputs(self) -> int:
+        """Most distinct outputs of any one prompt."""
+        return max(prompt.unique_outputs for prompt in self.prompts)
+
+    @property
+    def unique_digests(self) -> int:
+        """Most distinct digests of any one prompt."""
+        return max(prompt.unique_digests for prompt in self.prompts)
+
+    @property
+    def first_divergence(self) -> Divergence | None:
+        """The one of the earliest load, None if every run agrees."""
+        found = [p.first_divergence for p in self.prompts if p.first_divergence]
+        return min(found, key=lambda one: (one.load.number, one.row), default=None)
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether every run of every prompt gave the answer it gives alone."""
+        return all(not prompt.divergent_runs for prompt in self.prompts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            **_counts(self),
+            "loads": self.loads,
+            "seconds": round(self.seconds, 3),
+            "prompts": [prompt.to_json() for prompt in self.prompts],
+        }
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The whole check; the counts are those of the mode it is judged on, the first of them.
+
+    Attributes:
+        source: the model's name, or the server's address.
+        fingerprint: the system fingerprint of what was checked.
+        seed: what the loads were drawn from.
+    """
+
+    source: str
+    fingerprint: str
+    seed: int
+    by_mode: dict[str, ModeResult]
+
+    @property
+    def judged(self) -> ModeResult:
+        """The mode that decides."""
+        return next(iter(self.by_mode.values()))
+
+    @property
+    def reproducible(self) -> bool:
+        """As ``ModeResult.reproducible``."""
+        return self.judged.reproducible
+
+    @property
+    def runs(self) -> int:
+        """As ``ModeResult.runs``."""
+        return self.judged.runs
+
+    @property
+    def prompts(self) -> Sequence[PromptResult]:
+        """As ``ModeResult.prompts``."""
+        return self.judged.prompts
+
+    @property
+    def unique_outputs(self) -> int:
+        """As ``ModeResult.unique_outputs``."""
+        return self.judged.unique_outputs
+
+    @property
+    def unique_digests(self) -> int:
+        """As ``ModeResult.unique_digests``."""
+        return self.judged.unique_digests
+
+    @property
+    def first_divergence(self) -> Divergence | None:
+        """As ``ModeResult.first_divergence``."""
+        return self.judged.first_divergence
+
+    @property
+    def loads(self) -> int:
+        """As ``ModeResult.loads``."""
+        return self.judged.loads
+
+    @property
+    def seconds(self) -> float:
+        """Of all modes together."""
+        return sum(mode.seconds for mode in self.by_mode.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "version": __version__,
+            "source": self.source,
+            "system_fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "judged_on": self.judged.mode,
+            **_counts(self.judged),
+            "loads": self.loads,
+            "seconds": round(self.seconds, 3),
+            "by_mode": {name: mode.to_json() for name, mode in self.by_mode.items()},
+        }
+
+
+def _counts(mode: ModeResult) -> dict[str, Any]:
+    return {
+        "reproducible": mode.reproducible,
+        "runs": mode.runs,
+        "unique_outputs": mode.unique_outputs,
+        "unique_digests": mode.unique_digests,
+        "first_divergence": mode.first_divergence and mode.first_divergence.to_json(),
+    }

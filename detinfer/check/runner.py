@@ -1,0 +1,170 @@
+"""The check itself: each prompt alone, then under one load after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from detinfer.check.load import Bounds, Load, draw_loads
+from detinfer.check.result import Answer, CheckResult, ModeResult, PromptResult
+from detinfer.check.target import Target
+from detinfer.errors import ConfigError, DetinferError, RequestError
+from detinfer.sampling import is_greedy
+
+Mode = Literal["deterministic", "fast"]
+
+
+class Backend(Protocol):
+    """What answers the requests: an engine in this process, or a server."""
+
+    @property
+    def source(self) -> str:
+        """The model's name, or the server's address."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The system fingerprint."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """What a load may ask of it."""
+
+    def play(self, load: Load) -> Mapping[int, Answer]:
+        """Plays a load to the end of its last target.
+
+        Returns:
+            The answer of each row that is a run of a target, by the row's place in the load.
+
+        Raises:
+            DetinferError: a target got no whole answer.
+        """
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a check is, after each load.
+
+    Attributes:
+        runs: answers compared in this mode so far, of ``total``.
+        unique_digests: most distinct digests of any one prompt.
+        seconds: since the mode began.
+    """
+
+    mode: Mode
+    loads: int
+    runs: int
+    total: int
+    unique_digests: int
+    seconds: float
+
+
+class Check:
+    """Every target ``runs`` times in each mode, each time under a freshly drawn load.
+
+    Args:
+        backend: what answers.
+        targets: the requests under test.
+        runs: answers of each target that are compared with the one it gets alone.
+        modes: the first is the one the result is judged on.
+        seed: draws the loads; None draws one.
+
+    Raises:
+        ConfigError: if nothing would be compared, or a mode cannot run.
+        RequestError: if a target cannot be compared, or (while it runs) not be served.
+        DetinferError: (while it runs) if a target got no answer.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        targets: Sequence[Target],
+        *,
+        runs: int = 1000,
+        modes: Sequence[Mode] = ("deterministic",),
+        seed: int | None = None,
+    ) -> None:
+        if runs < 1 or not targets or not modes:
+            raise ConfigError(
+                f"check: got {runs} runs of {len(targets)} prompts in {len(modes)} modes, "
+                "expected at least one of each: nothing would be compared"
+            )
+        for number, target in enumerate(targets, start=1):
+            if not is_greedy(target.params) and target.params.seed is None:
+                raise RequestError(f"prompt {number}: sampled without a seed", "seed")
+        if "fast" in modes and not backend.bounds.allow_fast:
+            raise ConfigError(f"mode: got fast, but {backend.source} runs without the fast mode")
+        self.targets = tuple(targets)
+        self.runs = runs
+        self.modes = tuple(modes)
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self._backend = backend
+        self._by_mode: dict[str, ModeResult] = {}
+
+    def run(self) -> CheckResult:
+        """Runs to the end."""
+        for _ in self.progress():
+            pass
+        return self.result()
+
+    def progress(self) -> Iterator[Progress]:
+        """Runs load by load; ``result()`` is there when it is exhausted."""
+        self._by_mode = {}
+        for mode in self.modes:
+            yield from self._run_mode(mode)
+
+    def result(self) -> CheckResult:
+        """What was found.
+
+        Raises:
+            DetinferError: not every answer that was asked for has been compared.
+        """
+        expected = self.runs * len(self.targets)
+        for mode in self.modes:
+            got = self._by_mode[mode].runs if mode in self._by_mode else 0
+            if got != expected:
+                raise DetinferError(f"check: compared {got} of {expected} {mode} answers")
+        return CheckResult(
+            self._backend.source, self._backend.fingerprint, self.seed, dict(self._by_mode)
+        )
+
+    def _run_mode(self, mode: Mode) -> Iterator[Progress]:
+        start = time.perf_counter()
+        found = ModeResult(mode, [self._alone(mode, i) for i in range(len(self.targets))])
+        self._by_mode[mode] = found
+        loads = draw_loads(
+            self.targets,
+            self.runs,
+            self._backend.bounds,
+            self.seed,
+            deterministic=mode == "deterministic",
+        )
+        for load in loads:
+            answers = self._backend.play(load)
+            for place, row in enumerate(load.rows):
+                if row.target is not None:
+                    found.prompts[row.target].add(answers[place], load, place)
+            found.loads += 1
+            found.seconds = time.perf_counter() - start
+            yield Progress(
+                mode=mode,
+                loads=found.loads,
+                runs=found.runs,
+                total=self.runs * len(self.targets),
+                unique_digests=found.unique_digests,
+                seconds=found.seconds,
+            )
+
+    def _alone(self, mode: Mode, index: int) -> PromptResult:
+        target = self.targets[index]
+        params = dataclasses.replace(target.params, deterministic=mode == "deterministic")
+        target = dataclasses.replace(target, params=params)
+        try:
+            answer = self._backend.play(Load.alone(index, target))[0]
+        except RequestError as error:
+            message = f"prompt {index + 1} of {len(self.targets)}: {error}"
+            raise RequestError(message, error.param, error.code) from None
+        return PromptResult(mode, index, target, answer)

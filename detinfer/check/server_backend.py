@@ -1,0 +1,94 @@
+"""Loads on a running server: the same requests, from as many clients as a load has rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from detinfer.check.client import Client
+from detinfer.check.load import Bounds, Load, Row
+from detinfer.check.result import Answer
+from detinfer.config import PAGE_SIZE
+from detinfer.errors import DetinferError
+
+_STEP = 0.02  # seconds that stand for one step between arrivals
+
+
+class ServerBackend:
+    """Plays loads on a server, which may be serving others meanwhile.
+
+    Pages, chunks and limits are the server's own; what is drawn is who asks for what, and when.
+
+    Args:
+        url: where the server is.
+        concurrency: most requests in a load.
+        api_key: its key, if it has one.
+
+    Raises:
+        ConfigError: an unusable address, or a key the server does not take.
+        DetinferError: the server cannot be reached, is not ready or not a detinfer server.
+    """
+
+    def __init__(self, url: str, concurrency: int = 32, api_key: str | None = None) -> None:
+        self._client = Client(url, api_key)
+        self.source = self._client.url
+        info = self._client.get("/server_info")
+        try:
+            engine = info["engine"]
+            self.fingerprint = str(info["system_fingerprint"])
+            self.bounds = Bounds(
+                vocab_size=int(engine["vocab_size"]),
+                longest=min(int(engine["max_model_len"]), int(engine["num_pages"]) * PAGE_SIZE),
+                max_rows=concurrency,
+                allow_fast=bool(engine["allow_fast"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise DetinferError(
+                f"{self.source}: not a detinfer server (/server_info lacks what it should tell)"
+            ) from None
+
+    def play(self, load: Load) -> dict[int, Answer]:
+        """See ``Backend.play``."""
+        start = time.monotonic()
+        with ThreadPoolExecutor(len(load.rows), thread_name_prefix="check") as pool:
+            futures = [pool.submit(self._ask, row, start) for row in load.rows]
+        answers = (future.result() for future in futures)
+        return {place: answer for place, answer in enumerate(answers) if answer is not None}
+
+    def _ask(self, row: Row, start: float) -> Answer | None:
+        time.sleep(max(0.0, start + row.arrival * _STEP - time.monotonic()))
+        field = "prompt" if isinstance(row.prompt, str) else "input_ids"
+        body = {field: row.prompt, **dataclasses.asdict(row.params)}
+        if row.abort_after is not None:
+            self._client.post_and_leave("/generate", body, row.abort_after)
+            return None
+        value = self._client.post("/generate", body)
+        return None if row.target is None else self._read(value, row)
+
+    def _read(self, value: Any, row: Row) -> Answer:
+        try:
+            answer = Answer(
+                tuple(value["output_ids"]),
+                value["text"],
+                value["finish_reason"],
+                value["digest"],
+            )
+            deterministic, fingerprint = value["deterministic"], value["system_fingerprint"]
+        except (KeyError, TypeError):
+            raise DetinferError(
+                f"{self.source}: not a detinfer server (/generate answered without a digest)"
+            ) from None
+        if answer.finish_reason not in ("stop", "length") or not answer.digest:
+            raise DetinferError(f"{self.source}: an answer ended with {answer.finish_reason}")
+        if deterministic is not row.params.deterministic:
+            raise DetinferError(
+                f"{self.source}: asked for deterministic {row.params.deterministic}, "
+                f"got {deterministic}"
+            )
+        if fingerprint != self.fingerprint:
+            raise DetinferError(
+                f"{self.source}: its fingerprint changed from {self.fingerprint} to {fingerprint}"
+            )
+        return answer
