@@ -104,6 +104,14 @@ def test_other_parameters_become_the_activation_dtype_and_rotary_buffers_stay() 
     assert dtypes == {torch.float32}
 
 
+def test_embedding_scale_is_not_the_one_rounded_to_the_checkpoint() -> None:
+    """Gemma rounds sqrt(hidden size) to the dtype it runs in: float32 here, whatever was stored."""
+    model = tiny_model(tiny_config("gemma3_text"), torch.bfloat16)
+    assert model.model.embed_tokens.embed_scale.item() == 8.5
+    scale = TinyRunner(model).model.model.embed_tokens.embed_scale
+    assert scale.item() == np.float32(72**0.5)
+
+
 def test_report_names_each_layer_and_pin() -> None:
     report = TinyRunner(tiny_model(tiny_config("deepseek_v3"))).report
     assert report.cache_specs == [ops.LayerCacheSpec(6, 20, 10)] * 2

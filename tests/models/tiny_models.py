@@ -134,9 +134,12 @@ def tiny_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def _round(model: Any, dtype: torch.dtype) -> Any:
-    """As a checkpoint of ``dtype`` loads: parameters in it, rotary buffers in binary32."""
+    """As a checkpoint of ``dtype`` loads: all in it but the rotary buffers."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    for name, buffer in model.named_buffers():
+        if "inv_freq" not in name:
+            buffer.data = buffer.data.to(dtype)
     return model
 
 
