@@ -1,0 +1,163 @@
+"""The Dockerfile says what the package needs; replay.py, run by hand, shows that it also works."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from build_context import Ignore, copy_from_context
+from dockerfile import Build, Copy, Run, parse
+
+import detinfer
+from detinfer.config import ServerConfig
+
+CHECKOUT = Path(__file__).parents[2]
+DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+IGNORE = Ignore((CHECKOUT / ".dockerignore").read_text())
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture
+def build() -> Build:
+    return Build(parse(DOCKERFILE), {})
+
+
+@pytest.fixture
+def sources(build, tmp_path) -> Path:
+    """What the image's COPY lines see of this checkout."""
+    for step in build.steps:
+        if isinstance(step, Copy):
+            copy_from_context(CHECKOUT, IGNORE, step, tmp_path)
+    return tmp_path / "src"
+
+
+@pytest.fixture(params=[200, 503])
+def answering(request) -> Iterator[tuple[int, int]]:
+    """A server that answers everything with one status: its port and that status."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(request.param)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port, request.param
+        server.shutdown()
+        thread.join()
+
+
+def run_with(build: Build, word: str) -> Run:
+    """The one RUN that has ``word`` in it."""
+    runs = [step for step in build.steps if isinstance(step, Run)]
+    [found] = [step for step in runs if word in step.command[-1]]
+    return found
+
+
+def shell(line: str, **options: object) -> list[str]:
+    """The lines that a shell command prints."""
+    return subprocess.check_output(["sh", "-c", line], text=True, **options).splitlines()
+
+
+def torch_arguments(build: Build, index: str) -> list[str]:
+    """What pip gets to see of the line that installs PyTorch."""
+    line = run_with(build, '"torch').command[-1].replace("pip install", "printf '%s\\n'")
+    return shell(line, env={"TORCH_INDEX_URL": index})
+
+
+def test_torch_is_the_range_that_pyproject_asks_for(build):
+    [asked] = [name for name in PROJECT["dependencies"] if name.startswith("torch")]
+    assert torch_arguments(build, "") == [asked]
+
+
+def test_torch_comes_from_the_index_that_the_build_argument_names(build):
+    index = "https://example.org/whl/cu130"
+    assert torch_arguments(build, index)[:-1] == ["--index-url", index]
+    default = run_with(build, '"torch').environment["TORCH_INDEX_URL"]
+    assert default == "https://download.pytorch.org/whl/cpu"
+
+
+def test_server_runs_as_a_user_that_owns_the_cache_and_is_not_root(build):
+    uid, gid = map(int, build.image.user.split(":"))
+    assert uid > 0
+    assert gid > 0
+    accounts = run_with(build, "useradd").command[-1]
+    assert f"useradd --uid {uid} --gid {gid} " in accounts
+    cache = build.image.environment["DETINFER_CACHE"]
+    assert f"--owner=detinfer --group=detinfer {cache}" in accounts
+
+
+def test_everything_is_installed_before_the_user_changes(build):
+    assert {step.user for step in build.steps if isinstance(step, Run)} == {"0"}
+
+
+def test_openmp_and_certificates_are_installed(build):
+    assert {"libgomp1", "ca-certificates", "python3", "python3-venv"} <= set(
+        run_with(build, "apt-get install").command[-1].split()
+    )
+
+
+def test_server_listens_where_the_image_says(build):
+    image = build.image
+    assert image.entrypoint == ("detinfer",)
+    assert image.command == ("serve", "--host", "0.0.0.0")
+    assert image.ports == [ServerConfig().port]
+
+
+def test_healthcheck_tells_a_ready_server_from_a_loading_one(build, answering):
+    port, status = answering
+    check = build.image.healthcheck
+    _, flag, program = check.command
+    assert f", {build.image.ports[0]}," in program
+    program = program.replace(f", {build.image.ports[0]},", f", {port},")
+    done = subprocess.run([sys.executable, flag, program], timeout=30, check=False)
+    assert (done.returncode == 0) == (status == 200)
+
+
+def test_healthcheck_waits_for_a_first_start(build):
+    assert build.image.healthcheck.start_period >= 180  # fetch the model, compile the kernels
+
+
+def test_labels_agree_with_the_project(build):
+    labels = {key.rpartition(".")[2]: value for key, value in build.image.labels.items()}
+    assert labels["version"] == PROJECT["version"] == detinfer.__version__
+    assert labels["licenses"] == PROJECT["license"]
+
+
+def test_an_edited_source_leaves_the_dependencies_in_docker_s_cache(build):
+    dependencies = build.steps.index(run_with(build, "tomllib"))
+    before = [step for step in build.steps[:dependencies] if isinstance(step, Copy)]
+    assert [step.sources for step in before] == [("pyproject.toml",)]
+
+
+def test_dependencies_installed_first_are_those_of_pyproject(build, sources):
+    line = run_with(build, "tomllib").command[-1].replace("pip install -r", "cat")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    assert shell(line, cwd=sources, env={"PATH": path}) == PROJECT["dependencies"]
+
+
+def test_wheel_holds_every_file_of_the_package_kernels_and_server_too(sources, tmp_path):
+    package = {
+        os.path.relpath(os.path.join(folder, name), sources)
+        for folder, _, names in os.walk(sources / "detinfer", followlinks=True)
+        for name in names
+    }
+    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, tmp_path], cwd=sources, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        built = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert {"detinfer/kernels/cpu/matmul.py", "detinfer/server/app.py"} <= built
+    assert built == package
