@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repeats, medians, results that say where they came from."""
+"""What the benchmarks share: interleaved repeats, medians, results that name their source."""
 
 from __future__ import annotations
 

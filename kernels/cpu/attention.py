@@ -96,27 +96,31 @@ def plan(query_start, positions, kv_heads, group, threads):
     Costs are estimated from the visible keys; the order of items cannot change a bit.
     """
     step = max(1, TILE_ROWS // group)
+    sequences = query_start.size - 1
     count = 0
-    for r in range(query_start.size - 1):
+    for r in range(sequences):
         count += (query_start[r + 1] - query_start[r] + step - 1) // step
-    items = np.empty((count * kv_heads, 4), np.int64)
-    cost = np.empty(count * kv_heads, np.int64)
-    at = 0
-    for r in range(query_start.size - 1):
+    tiles = np.empty((count, 4), np.int64)  # sequence, first row, rows, cost: dearest first
+    used = 0
+    for r in range(sequences):
         for first in range(query_start[r], query_start[r + 1], step):
             rows = min(step, query_start[r + 1] - first)
-            for head in range(kv_heads):
-                items[at] = (r, first, rows, head)
-                cost[at] = -rows * (positions[first] + rows)
-                at += 1
-    order = np.argsort(cost, kind="mergesort")
-    dealt = np.empty_like(items)
+            cost = rows * (positions[first] + rows)
+            at = used
+            while at > 0 and tiles[at - 1, 3] < cost:
+                tiles[at] = tiles[at - 1]
+                at -= 1
+            tiles[at, 0], tiles[at, 1], tiles[at, 2], tiles[at, 3] = r, first, rows, cost
+            used += 1
+    items = np.empty((count * kv_heads, 4), np.int64)
     at = 0
-    for thread in range(threads):
-        for i in range(thread, order.size, threads):
-            dealt[at] = items[order[i]]
+    for thread in range(threads):  # a thread takes a contiguous share of the items
+        for i in range(thread, count * kv_heads, threads):
+            tile = tiles[i // kv_heads]
+            items[at, 0], items[at, 1], items[at, 2] = tile[0], tile[1], tile[2]
+            items[at, 3] = i % kv_heads
             at += 1
-    return dealt
+    return items
 
 
 @kernel
@@ -272,7 +276,8 @@ def attention(q, k, v, query_start, positions, tables, items, k_cache, v_cache, 
     tokens, heads, k_dim = q.shape
     v_dim = out.shape[2]
     q0, k0, v0, out0 = q.ctypes.data, k.ctypes.data, v.ctypes.data, out.ctypes.data
-    kc, vc, zero = k_cache.ctypes.data, v_cache.ctypes.data, zeros.ctypes.data
+    kc, vc = np.int64(k_cache.ctypes.data), np.int64(v_cache.ctypes.data)
+    zero = zeros.ctypes.data
     sequence = np.empty(tokens, np.int64)
     for r in range(query_start.size - 1):
         sequence[query_start[r] : query_start[r + 1]] = r

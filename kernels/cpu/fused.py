@@ -46,8 +46,6 @@ FACTORS = ("eps", "scale", "attention_softcap", "embedding", "residual", "logits
            "logits_factor", "final_softcap")  # fmt: skip
 SERIAL_ROWS = 4  # up to here a parallel region costs more than the norms or rotations it shares out
 
-PLAIN, ADD = 0, 1  # what becomes of a finished tile: stored, or added to the residual stream
-
 
 @kernel
 def _norm_rows(x, rows, n, w, eps, variant, out):
@@ -56,12 +54,16 @@ def _norm_rows(x, rows, n, w, eps, variant, out):
 
 
 @kernel
-def _linear_item(item, x, m, k, layer, column, n, mode, factor, out, zeros):
-    """One (panel, row block) of a linear layer; ``layer`` is its row of the table."""
+def _linear_item(item, x, m, k, linear, n, add, factor, out, zeros):
+    """One (panel, row block) of ``out = linear(x)``, or of ``out += linear(x) * factor``.
+
+    ``linear`` is (address, is bf16, bias address). Flags and addresses come as values, never as
+    literals, for which Numba would compile a copy each.
+    """
     blocks = row_blocks(m)
     size = (m + blocks - 1) // blocks
     panel, start = item // blocks, item % blocks * size
-    w, bf16, bias = layer[column], layer[column + 1], layer[column + 2]
+    w, bf16, bias = linear[0], linear[1], linear[2]
     weights = panel_address(w, bf16, k, panel)
     columns = min(PANEL, n - panel * PANEL)
     parts = np.empty((segments(k), ROWS * PANEL), np.float32)
@@ -75,7 +77,7 @@ def _linear_item(item, x, m, k, layer, column, n, mode, factor, out, zeros):
                 added = f32_at(bias + panel * PANEL * 4, columns)
                 for j in range(columns):
                     source[j] = source[j] + added[j]
-            if mode == ADD:
+            if add:
                 for j in range(columns):
                     target[j] = target[j] + source[j] * factor
             else:
@@ -169,6 +171,115 @@ def _finish_logits(row, vocab, divisor, factor, softcap):
 
 
 @parallel_kernel
+def _embed(ids, n, w, bf16, factor, out):
+    for t in prange(ids.size):
+        embedding_row(ids[t], n, w, bf16, out + t * n * 4)
+        if factor != np.float32(1):
+            row = f32_at(out + t * n * 4, n)
+            for i in range(n):
+                row[i] = row[i] * factor
+
+
+@parallel_kernel
+def _norm_shared(x, rows, n, w, eps, variant, out):
+    for row in prange(rows):
+        rms_norm_row(x + row * n * 4, n, w, eps, variant, out + row * n * 4)
+
+
+@kernel
+def _norm(x, rows, n, w, eps, variant, out):
+    """Norm every row, or nothing without a weight; returns where the result is."""
+    if w == 0:
+        return x
+    if rows <= SERIAL_ROWS:
+        _norm_rows(x, rows, n, w, eps, variant, out)
+    else:
+        _norm_shared(x, rows, n, w, eps, variant, out)
+    return out
+
+
+@parallel_kernel
+def _norm_and_add(h, x, rows, n, w, eps, variant, factor):
+    """Add norm(x) * factor to h, row by row; x is overwritten."""
+    for row in prange(rows):
+        at = x + row * n * 4
+        rms_norm_row(at, n, w, eps, variant, at)
+        _add_rows(h + row * n * 4, at, n, factor)
+
+
+@parallel_kernel
+def _linear(x, m, k, linear, n, add, factor, out, zeros):
+    for item in prange(_panels(n, m)):
+        _linear_item(item, x, m, k, linear, n, add, factor, out, zeros)
+
+
+@kernel
+def _linear_and_add(x, m, k, linear, n, norm, eps, variant, factor, scratch, h, zeros):
+    """Add linear(x) * factor to h, through the norm after it if the layer has one."""
+    direct = norm == 0
+    out = h if direct else scratch
+    _linear(x, m, k, linear, n, direct, factor, out, zeros)
+    if not direct:
+        _norm_and_add(h, scratch, m, n, norm, eps, variant, factor)
+
+
+@parallel_kernel
+def _queries_keys_values(x, m, k, layer, q_width, kv_width, q, keys, values, zeros):
+    q_items, kv_items = _panels(q_width, m), _panels(kv_width, m)
+    one, add = np.float32(1), np.bool_(False)
+    for item in prange(q_items + 2 * kv_items):
+        at, linear, width, out = np.int64(item), layer[Q : Q + 3], q_width, q
+        if item >= q_items + kv_items:
+            at, linear, width, out = at - q_items - kv_items, layer[V : V + 3], kv_width, values
+        elif item >= q_items:
+            at, linear, width, out = at - q_items, layer[K : K + 3], kv_width, keys
+        _linear_item(at, x, m, k, linear, width, add, one, out, zeros)
+
+
+@parallel_kernel
+def _gated(x, m, k, layer, n, gelu, out, zeros):
+    for item in prange(_panels(n, m)):
+        _gated_item(item, x, m, k, layer, n, gelu, out, zeros)
+
+
+@parallel_kernel
+def _prepare_shared(m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+                    positions, sequences, tables):  # fmt: skip
+    for t in prange(m):
+        _prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+                       positions[t], tables[sequences[t]])  # fmt: skip
+
+
+@kernel
+def _prepare(m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+             positions, sequences, tables):  # fmt: skip
+    if m <= SERIAL_ROWS:
+        for t in range(m):
+            _prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant,
+                           wide, positions[t], tables[sequences[t]])  # fmt: skip
+    else:
+        _prepare_shared(m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+                        positions, sequences, tables)  # fmt: skip
+
+
+@parallel_kernel
+def _attend(items, q, out, positions, heads, kv_heads, head_dim, tables, layer, scale, softcap,
+            zeros):  # fmt: skip
+    for i in prange(items.shape[0]):
+        r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
+        at = first * heads * head_dim * 4
+        attend(q + at, out + at, rows, positions[first], head, heads, kv_heads, head_dim,
+               head_dim, tables[r], layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
+               softcap, np.int64(0), zeros)  # fmt: skip
+
+
+@parallel_kernel
+def _finish(rows, out, vocab, divisor, factor, softcap):
+    for row in prange(rows):
+        _finish_logits(out + row * vocab * 4, vocab, divisor, factor, softcap)
+
+
+@kernel
 def step(ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
          h, x, q, k, v, a, inner, zeros, logits):  # fmt: skip
     """Logits of ``logit_rows`` after running every layer over a batch.
@@ -182,99 +293,38 @@ def step(ids, positions, sequences, tables, items, logit_rows, layers, dims, fac
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.
         logits: out. [L, vocab]
     """
-    hidden, heads, kv_heads, head_dim, rotary = dims[0], dims[1], dims[2], dims[3], dims[4]
-    n_inner, vocab, variant, wide, gelu = dims[5], dims[6], dims[7], dims[8], dims[9]
-    eps, scale, softcap, residual = factors[0], factors[1], factors[2], factors[4]
-    m = ids.size
+    (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu,
+     embedding, embedding_bf16, final_norm, head, head_bf16) = dims  # fmt: skip
+    (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
+     final_softcap) = factors  # fmt: skip
+    m, count = ids.size, logit_rows.size
     h0, x0, q0, k0, v0 = h.ctypes.data, x.ctypes.data, q.ctypes.data, k.ctypes.data, v.ctypes.data
     a0, i0, zero, out0 = a.ctypes.data, inner.ctypes.data, zeros.ctypes.data, logits.ctypes.data
     q_width, kv_width = heads * head_dim, kv_heads * head_dim
-    q_items, kv_items = _panels(q_width, m), _panels(kv_width, m)
-    row_bytes = hidden * 4
 
-    for t in prange(m):
-        embedding_row(ids[t], hidden, dims[10], dims[11], h0 + t * row_bytes)
-        if factors[3] != np.float32(1):
-            row = f32_at(h0 + t * row_bytes, hidden)
-            for i in range(hidden):
-                row[i] = row[i] * factors[3]
-
+    _embed(ids, hidden, embedding, embedding_bf16, embedding_factor, h0)
     for index in range(layers.shape[0]):
         layer = layers[index]
+        source = _norm(h0, m, hidden, layer[INPUT_NORM], eps, variant, x0)
+        _queries_keys_values(source, m, hidden, layer, q_width, kv_width, q0, k0, v0, zero)
+        _prepare(m, q0, k0, v0, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+                 positions, sequences, tables)  # fmt: skip
+        _attend(items, q0, a0, positions, heads, kv_heads, head_dim, tables, layer, scale,
+                attention_softcap, zero)  # fmt: skip
+        _linear_and_add(a0, m, q_width, layer[OUT : OUT + 3], hidden, layer[POST_ATTENTION], eps,
+                        variant, residual, x0, h0, zero)  # fmt: skip
+        source = _norm(h0, m, hidden, layer[PRE_MLP], eps, variant, x0)
+        _gated(source, m, hidden, layer, n_inner, gelu, i0, zero)
+        _linear_and_add(i0, m, n_inner, layer[DOWN : DOWN + 3], hidden, layer[POST_MLP], eps,
+                        variant, residual, x0, h0, zero)  # fmt: skip
 
-        source = h0
-        if layer[INPUT_NORM]:
-            source = x0
-            if m <= SERIAL_ROWS:
-                _norm_rows(h0, m, hidden, layer[INPUT_NORM], eps, variant, x0)
-            else:
-                for t in prange(m):
-                    rms_norm_row(h0 + t * row_bytes, hidden, layer[INPUT_NORM], eps, variant,
-                                 x0 + t * row_bytes)  # fmt: skip
-        for item in prange(q_items + 2 * kv_items):
-            if item < q_items:
-                _linear_item(item, source, m, hidden, layer, Q, q_width, PLAIN, eps, q0, zero)
-            elif item < q_items + kv_items:
-                _linear_item(item - q_items, source, m, hidden, layer, K, kv_width, PLAIN, eps,
-                             k0, zero)  # fmt: skip
-            else:
-                _linear_item(item - q_items - kv_items, source, m, hidden, layer, V, kv_width,
-                             PLAIN, eps, v0, zero)  # fmt: skip
-        if m <= SERIAL_ROWS:
-            for t in range(m):
-                _prepare_token(t, q0, k0, v0, layer, heads, kv_heads, head_dim, rotary, eps,
-                               variant, wide, positions[t], tables[sequences[t]])  # fmt: skip
-        else:
-            for t in prange(m):
-                _prepare_token(t, q0, k0, v0, layer, heads, kv_heads, head_dim, rotary, eps,
-                               variant, wide, positions[t], tables[sequences[t]])  # fmt: skip
-        for i in prange(items.shape[0]):
-            r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
-            at = first * q_width * 4
-            attend(q0 + at, a0 + at, rows, positions[first], head, heads, kv_heads, head_dim,
-                   head_dim, tables[r], layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
-                   softcap, 0, zero)  # fmt: skip
-        if layer[POST_ATTENTION]:
-            for item in prange(_panels(hidden, m)):
-                _linear_item(item, a0, m, q_width, layer, OUT, hidden, PLAIN, eps, x0, zero)
-            for t in prange(m):
-                at = x0 + t * row_bytes
-                rms_norm_row(at, hidden, layer[POST_ATTENTION], eps, variant, at)
-                _add_rows(h0 + t * row_bytes, at, hidden, residual)
-        else:
-            for item in prange(_panels(hidden, m)):
-                _linear_item(item, a0, m, q_width, layer, OUT, hidden, ADD, residual, h0, zero)
-
-        source = h0
-        if layer[PRE_MLP]:
-            source = x0
-            if m <= SERIAL_ROWS:
-                _norm_rows(h0, m, hidden, layer[PRE_MLP], eps, variant, x0)
-            else:
-                for t in prange(m):
-                    rms_norm_row(h0 + t * row_bytes, hidden, layer[PRE_MLP], eps, variant,
-                                 x0 + t * row_bytes)  # fmt: skip
-        for item in prange(_panels(n_inner, m)):
-            _gated_item(item, source, m, hidden, layer, n_inner, gelu, i0, zero)
-        if layer[POST_MLP]:
-            for item in prange(_panels(hidden, m)):
-                _linear_item(item, i0, m, n_inner, layer, DOWN, hidden, PLAIN, eps, x0, zero)
-            for t in prange(m):
-                at = x0 + t * row_bytes
-                rms_norm_row(at, hidden, layer[POST_MLP], eps, variant, at)
-                _add_rows(h0 + t * row_bytes, at, hidden, residual)
-        else:
-            for item in prange(_panels(hidden, m)):
-                _linear_item(item, i0, m, n_inner, layer, DOWN, hidden, ADD, residual, h0, zero)
-
-    count = logit_rows.size
+    if count == 0:
+        return
     for i in range(count):
-        rms_norm_row(h0 + logit_rows[i] * row_bytes, hidden, dims[12], eps, variant,
-                     x0 + i * row_bytes)  # fmt: skip
-    head = np.zeros(3, np.int64)
-    head[0], head[1] = dims[13], dims[14]
-    for item in prange(_panels(vocab, count)):
-        _linear_item(item, x0, count, hidden, head, 0, vocab, PLAIN, eps, out0, zero)
-    if factors[5] != np.float32(1) or factors[6] != np.float32(1) or factors[7] > np.float32(0):
-        for i in prange(count):
-            _finish_logits(out0 + i * vocab * 4, vocab, factors[5], factors[6], factors[7])
+        at = h0 + logit_rows[i] * hidden * 4
+        rms_norm_row(at, hidden, final_norm, eps, variant, x0 + i * hidden * 4)
+    output = np.array([head, head_bf16, 0])
+    _linear(x0, count, hidden, output, vocab, np.bool_(False), np.float32(1), out0, zero)
+    one = np.float32(1)
+    if logits_divisor != one or logits_factor != one or final_softcap > np.float32(0):
+        _finish(count, out0, vocab, logits_divisor, logits_factor, final_softcap)
