@@ -19,11 +19,12 @@ RUN groupadd --gid 10001 detinfer \
     && useradd --uid 10001 --gid 10001 --create-home detinfer \
     && install --directory --owner=detinfer --group=detinfer /var/cache/detinfer
 
-# pip stays: it fetches the default model, too.
+# pip stays: it fetches the default model, too. --upgrade-deps: PyTorch asks for a setuptools newer
+# than Debian's, which PyTorch's own index need not have.
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
-RUN python3 -m venv /opt/venv
+RUN python3 -m venv --upgrade-deps /opt/venv
 
 # Which PyTorch: its CPU build, one for CUDA, or, when empty, what the default index has.
 # GPU kernels are not built yet: until they are, an image with CUDA serves from the CPU.

@@ -40,7 +40,7 @@ class Root:
             _mount("-t", kind, "-o", options, kind, str(self.path / place))
         for folder in self._host.folders:
             inside = self.path / str(folder).lstrip("/")
-            inside.mkdir(parents=True)
+            inside.mkdir(parents=True, exist_ok=True)
             _mount("--bind", str(folder), str(inside))
             _mount("-o", "remount,bind,ro", str(inside))
         for name in ("resolv.conf", "hosts"):

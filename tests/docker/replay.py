@@ -43,9 +43,11 @@ def main() -> int:
             _replay(args.folder, args.build_args)
             return 0
         return _isolated(args.folder, keep=args.keep)
-    except (ReplayError, DockerfileError) as error:
+    except (ReplayError, DockerfileError, OSError, subprocess.SubprocessError) as error:
         print(f"replay: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,8 +74,9 @@ def _isolated(folder: Path, *, keep: bool) -> int:
     try:
         again = [*isolate, sys.executable, *sys.argv]
         status = subprocess.run(again, env=os.environ | {_INSIDE: "1"}, check=False).returncode
-        # Out here the host's folders are not mounted there any more.
-        subprocess.run(["du", "-sh", "--apparent-size", folder / "root"], check=False)
+        if status == 0:
+            # Out here the host's folders are not mounted there any more.
+            subprocess.run(["du", "-sh", folder / "root"], check=True)
         return status
     finally:
         if not keep:
