@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from detinfer.check.load import Bounds, Load, Row
 from detinfer.check.result import Answer
+from detinfer.check.target import Prompt
 from detinfer.config import PAGE_SIZE
-from detinfer.engine.engine import Engine
-from detinfer.engine.llm import Completion
-from detinfer.engine.scheduler import Limits
+from detinfer.engine.outputs import RequestOutput
 from detinfer.errors import DetinferError
+
+if TYPE_CHECKING:  # it loads torch, which a check of a server has no need of
+    from detinfer.engine.engine import Engine
 
 
 class EngineBackend:
@@ -44,16 +49,27 @@ class EngineBackend:
         limits = scheduler.limits
         try:
             if load.placement is not None:
-                scheduler.limits = Limits(
-                    load.placement.max_num_seqs,
-                    load.placement.max_num_batched_tokens,
-                    load.placement.max_chunk,
+                scheduler.limits = dataclasses.replace(
+                    limits,
+                    max_num_seqs=load.placement.max_num_seqs,
+                    max_num_batched_tokens=load.placement.max_num_batched_tokens,
+                    max_chunk=load.placement.max_chunk,
                 )
             return game.play()
         finally:
             scheduler.limits = limits
             self._engine.abort_all("the load is over")
             self._engine.check_integrity()
+
+
+@dataclass
+class _Run:
+    """What one row has got so far."""
+
+    place: int
+    row: Row
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
 
 
 class _Game:
@@ -63,7 +79,7 @@ class _Game:
         self._engine = engine
         self._load = load
         self._coming = list(enumerate(load.rows))
-        self._completions: dict[str, tuple[int, Row, Completion]] = {}
+        self._runs: dict[str, _Run] = {}
         self._answers: dict[int, Answer] = {}
         self._pages = random.Random(load.placement.page_seed) if load.placement else None
 
@@ -74,7 +90,8 @@ class _Game:
         for clock in range(most_steps + 1):
             self._admit(clock)
             self._abort(clock)
-            self._step()
+            for output in self._engine.step():
+                self._take(output)
             if len(self._answers) == self._load.targets:
                 return self._answers
         raise DetinferError(
@@ -83,40 +100,36 @@ class _Game:
         )
 
     def _admit(self, clock: int) -> None:
-        arrived = [one for one in self._coming if one[1].arrival <= clock]
-        if not arrived:
-            return
-        self._coming = self._coming[len(arrived) :]
-        if self._pages is not None:
+        arrived = [(place, row) for place, row in self._coming if row.arrival <= clock]
+        if arrived and self._pages is not None:
             self._engine.block_manager.shuffle(self._pages)
         for place, row in arrived:
-            ids = row.prompt
-            tokens = list(self._engine.tokenizer.encode(ids) if isinstance(ids, str) else ids)
             request_id = f"load-{self._load.number}-row-{place}"
-            self._engine.add_request(request_id, tokens, row.params)
-            fingerprint = self._engine.info.system_fingerprint
-            completion = Completion(tokens, row.params.deterministic, fingerprint)
-            self._completions[request_id] = place, row, completion
+            self._engine.add_request(request_id, self._token_ids(row.prompt), row.params)
+            self._runs[request_id] = _Run(place, row)
+        self._coming = self._coming[len(arrived) :]
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        return list(self._engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
 
     def _abort(self, clock: int) -> None:
-        for request_id, (_, row, _) in self._completions.items():
-            if row.abort_after is not None and clock == row.arrival + row.abort_after:
+        for request_id, run in self._runs.items():
+            after = run.row.abort_after
+            if after is not None and clock == run.row.arrival + after:
                 self._engine.abort(request_id)
 
-    def _step(self) -> None:
-        for output in self._engine.step():
-            place, row, completion = self._completions[output.request_id]
-            completion.add(output)
-            if row.target is None or completion.finish_reason is None:
-                continue
-            if completion.finish_reason not in ("stop", "length"):
-                raise DetinferError(
-                    f"load {self._load.number}: prompt {row.target + 1} ended with "
-                    f"{completion.finish_reason}: {completion.error}"
-                )
-            self._answers[place] = Answer(
-                tuple(completion.token_ids),
-                completion.text,
-                completion.finish_reason,
-                completion.digest,
+    def _take(self, output: RequestOutput) -> None:
+        run = self._runs[output.request_id]
+        run.text += output.text
+        run.token_ids += output.token_ids
+        reason = output.finish_reason
+        if run.row.target is None or reason is None:
+            return
+        if reason not in ("stop", "length"):
+            raise DetinferError(
+                f"load {self._load.number}: a run of prompt {run.row.target + 1} ended with "
+                f"{reason}: {output.error}"
             )
+        self._answers[run.place] = Answer(
+            tuple(run.token_ids), run.text, reason, output.digest or ""
+        )

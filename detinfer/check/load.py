@@ -179,11 +179,13 @@ def _draw_placement(rng: random.Random, bounds: Bounds, size: int) -> Placement 
         return None
     together = size if rng.random() < 0.75 else rng.randint(-(-size // 2), size)
     most = bounds.max_num_batched_tokens
-    # Small budgets are as telling as large ones and slow: even odds for each power of two.
+    # Half the loads run as users do. Below that, even odds for each power of two: small budgets
+    # are as telling as large ones, and slow.
     least = math.log2(min(most, max(2, size // 2)))
+    small = min(most, round(2 ** rng.uniform(least, math.log2(most))))
     return Placement(
         max_num_seqs=min(together, bounds.max_num_seqs),
-        max_num_batched_tokens=min(most, round(2 ** rng.uniform(least, math.log2(most)))),
+        max_num_batched_tokens=rng.choice((most, small)),
         max_chunk=rng.choice((None, rng.randint(1, _USUAL))),
         page_seed=rng.getrandbits(32),
     )

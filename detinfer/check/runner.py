@@ -13,7 +13,6 @@ from detinfer.check.load import Bounds, Load, draw_loads
 from detinfer.check.result import Answer, CheckResult, ModeResult, PromptResult
 from detinfer.check.target import Target
 from detinfer.errors import ConfigError, DetinferError, RequestError
-from detinfer.sampling import is_greedy
 
 Mode = Literal["deterministic", "fast"]
 
@@ -93,7 +92,7 @@ class Check:
                 "expected at least one of each: nothing would be compared"
             )
         for number, target in enumerate(targets, start=1):
-            if not is_greedy(target.params) and target.params.seed is None:
+            if target.params.temperature > 0 and target.params.seed is None:
                 raise RequestError(f"prompt {number}: sampled without a seed", "seed")
         if "fast" in modes and not backend.bounds.allow_fast:
             raise ConfigError(f"mode: got fast, but {backend.source} runs without the fast mode")
@@ -143,10 +142,8 @@ class Check:
             deterministic=mode == "deterministic",
         )
         for load in loads:
-            answers = self._backend.play(load)
-            for place, row in enumerate(load.rows):
-                if row.target is not None:
-                    found.prompts[row.target].add(answers[place], load, place)
+            for place, (index, answer) in self._play(load).items():
+                found.prompts[index].add(answer, load, place)
             found.loads += 1
             found.seconds = time.perf_counter() - start
             yield Progress(
@@ -158,12 +155,22 @@ class Check:
                 seconds=found.seconds,
             )
 
+    def _play(self, load: Load) -> dict[int, tuple[int, Answer]]:
+        """Target and answer of every run in the load, by its place there."""
+        answers = self._backend.play(load)
+        runs = {place: row.target for place, row in enumerate(load.rows) if row.target is not None}
+        if sorted(answers) != list(runs):
+            raise DetinferError(
+                f"load {load.number}: got answers of rows {sorted(answers)}, expected {list(runs)}"
+            )
+        return {place: (index, answers[place]) for place, index in runs.items()}
+
     def _alone(self, mode: Mode, index: int) -> PromptResult:
         target = self.targets[index]
         params = dataclasses.replace(target.params, deterministic=mode == "deterministic")
         target = dataclasses.replace(target, params=params)
         try:
-            answer = self._backend.play(Load.alone(index, target))[0]
+            _, answer = self._play(Load.alone(index, target))[0]
         except RequestError as error:
             message = f"prompt {index + 1} of {len(self.targets)}: {error}"
             raise RequestError(message, error.param, error.code) from None

@@ -81,7 +81,10 @@ class ServerBackend:
                 f"{self.source}: not a detinfer server (/generate answered without a digest)"
             ) from None
         if answer.finish_reason not in ("stop", "length") or not answer.digest:
-            raise DetinferError(f"{self.source}: an answer ended with {answer.finish_reason}")
+            without = "" if answer.digest else " without a digest"
+            raise DetinferError(
+                f"{self.source}: an answer ended with {answer.finish_reason}{without}"
+            )
         if deterministic is not row.params.deterministic:
             raise DetinferError(
                 f"{self.source}: asked for deterministic {row.params.deterministic}, "
