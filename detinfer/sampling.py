@@ -11,17 +11,16 @@ import torch
 from detinfer import ops
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
+from detinfer.kernels.elementary import GREEDY_BELOW
 from detinfer.params import SamplingParams
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
-_LOWEST_TEMPERATURE = 1e-5  # below it sampling is greedy: logit / T would overflow
-
 
 def is_greedy(params: SamplingParams) -> bool:
     """Whether the token is the argmax, with no noise."""
-    return params.temperature < _LOWEST_TEMPERATURE
+    return params.temperature < GREEDY_BELOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -455,7 +455,7 @@ def sample(
 ) -> int:
     """The token id that one row of finite logits [V] gives; ``masked`` ids take no part."""
     ids = np.setdiff1d(np.arange(len(logits)), masked)
-    if temperature == 0:
+    if temperature < c.GREEDY_BELOW:
         return int(ids[logits[ids].argmax()])
     x = logits[ids] / F32(temperature)
     order = np.argsort(-x, kind="stable")[: top_k or None]
