@@ -10,16 +10,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from detinfer import __version__
-from detinfer.errors import ConfigError, DetinferError
-from detinfer.flags import (
-    add_engine_flags,
-    add_server_flags,
-    engine_config,
-    integer,
-    server_config,
-)
-from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
+try:
+    from detinfer import __version__
+    from detinfer.errors import ConfigError, DetinferError
+    from detinfer.flags import (
+        add_engine_flags,
+        add_server_flags,
+        engine_config,
+        integer,
+        server_config,
+    )
+    from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
+except ImportError as error:  # the PyPI name `detinfer` is somebody else's package
+    found = getattr(sys.modules.get("detinfer"), "__path__", ["?"])[0]
+    print(f"detinfer: error: {error}; another detinfer shadows ours at {found}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

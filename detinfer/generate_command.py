@@ -9,6 +9,7 @@ import sys
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.llm import Completion
+from detinfer.engine.validation import encode_text
 from detinfer.errors import DetinferError
 from detinfer.params import SamplingParams
 
@@ -25,7 +26,7 @@ def generate(config: EngineConfig, prompt: str, params: SamplingParams, *, as_js
         DetinferError: the model cannot be loaded, or the request cannot be served.
     """
     engine = Engine(config)
-    token_ids = list(engine.tokenizer.encode(prompt))
+    token_ids = encode_text(engine.tokenizer, prompt)
     engine.add_request("generate", token_ids, params)
     answer = Completion(token_ids, params.deterministic, engine.info.system_fingerprint)
     while answer.finish_reason is None:

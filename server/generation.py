@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from detinfer.engine.validation import encode_text
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 from detinfer.server.errors import GenerationError
@@ -34,7 +36,7 @@ async def tokenize(engine: AsyncEngine, texts: Sequence[str], field: str) -> lis
 
     Long texts are encoded in a thread: the tokenizer lets go of the interpreter lock meanwhile.
     """
-    encode = engine.tokenizer.encode
+    encode = partial(encode_text, engine.tokenizer, field=field)
     if sum(map(len, texts)) <= INLINE_CHARACTERS:
         encoded = [encode(text) for text in texts]
     else:

@@ -181,3 +181,16 @@ def test_generate_as_json_has_what_can_be_compared(monkeypatch, capsys):
     assert answer["prompt_token_ids"] == [104, 105]
     assert (answer["digest"], answer["seed"]) == ("d" * 64, 7)
     assert answer["finish_reason"] == "length"
+
+
+def test_another_detinfer_on_the_path_costs_one_line(tmp_path):
+    other = tmp_path / "detinfer"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    command = [sys.executable, cli.__file__, "--version"]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert str(other) in done.stderr

@@ -9,6 +9,7 @@ from typing import Any, cast
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.outputs import FinishReason, RequestOutput, TokenLogprob
+from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
 from detinfer.params import SamplingParams
 
@@ -108,7 +109,7 @@ class LLM:
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            return list(self.engine.tokenizer.encode(prompt))
+            return encode_text(self.engine.tokenizer, prompt)
         if isinstance(prompt, Sequence):
             return list(cast("Sequence[int]", prompt))
         raise RequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,21 @@ from detinfer.config import PAGE_SIZE
 from detinfer.engine.outputs import EngineInfo
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
+
+
+def encode_text(tokenizer: Any, text: str, field: str = "prompt") -> list[int]:
+    """Token ids of a raw text, special tokens as the tokenizer adds them by default.
+
+    Raises:
+        RequestError: the text has characters that UTF-8 cannot carry (bytes that were not UTF-8).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{field}: got text that is not valid UTF-8 at character {error.start}", field
+        ) from None
+    return list(tokenizer.encode(text))
 
 
 def stop_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:

@@ -91,3 +91,8 @@ def test_importing_the_package_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0.1.0 []", done.stderr
+
+
+def test_text_that_is_not_utf8_is_refused():
+    with pytest.raises(RequestError, match="prompt: got text that is not valid UTF-8"):
+        llm().generate(["a \udcff b"])
