@@ -146,7 +146,7 @@ def _sizes(seed: int, largest: int) -> Iterator[int]:
 
 def _draw_neighbour(rng: random.Random, bounds: Bounds, spread: int, deterministic: bool) -> Row:
     length = rng.choices(
-        (rng.randint(1, _SHORT), rng.randint(1, _USUAL), rng.randint(_USUAL, _LONG)), (10, 9, 1)
+        (rng.randint(1, _SHORT), rng.randint(1, _USUAL), rng.randint(_USUAL, _LONG)), (14, 5, 1)
     )[0]
     max_tokens = rng.randint(1, min(32, max(1, bounds.longest - 1)))
     length = max(1, min(length, bounds.longest - max_tokens))
