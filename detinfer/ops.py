@@ -294,9 +294,7 @@ class BatchTensors:
         """Work items for a head layout, made once a batch."""
         key = (kv_heads, group)
         if key not in self._plans:
-            self._plans[key] = _attention.plan(
-                self.query_start, self.positions, kv_heads, group, numba.get_num_threads()
-            )
+            self._plans[key] = _attention.plan(self.query_start, self.positions, kv_heads, group)
         return self._plans[key]
 
     @functools.cached_property
@@ -362,6 +360,7 @@ def attention(
     out = np.empty((tokens, heads, spec.v_dim), np.float32)
     sink = None if sinks is None else _vector(sinks)
     _attention.attention(
+        numba.get_num_threads(),
         *(_float(t) for t in (q, k, v)),
         batch.query_start,
         batch.positions,

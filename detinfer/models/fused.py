@@ -18,6 +18,7 @@ from torch import nn
 from detinfer import ops
 from detinfer.engine.batch import Batch
 from detinfer.kernels.cpu import fused as kernel
+from detinfer.kernels.cpu.jit import numba
 from detinfer.kernels.cpu.matmul import PANEL, ZEROS
 from detinfer.models.attention import AttentionCall
 from detinfer.models.rope_table import RopeTable
@@ -129,6 +130,7 @@ class FusedStep:
         if not self._scratch or self._scratch[0].shape[0] < tokens:
             self._scratch = [np.empty((tokens, width), np.float32) for width in self._widths]
         kernel.step(
+            numba.get_num_threads(),
             ids, batch.positions, batch.sequences, batch.block_tables,
             batch.plan(self.kv_heads, self.heads // self.kv_heads), logit_rows,
             self.layers, self.dims, self.factors, *self._scratch, ZEROS, out,

@@ -15,6 +15,7 @@ from detinfer.kernels.cpu import elementary
 from detinfer.kernels.cpu.elementary import exp32
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.microkernel import tile_f32, tile_narrow
+from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
     LANES,
@@ -90,8 +91,8 @@ weights = row_intrinsic(_f32, [ADDRESS, ADDRESS, ADDRESS, _f32], _weights)
 
 
 @kernel
-def plan(query_start, positions, kv_heads, group, threads):
-    """Work items (sequence, first flat row, row count, kv head), dealt evenly to threads.
+def plan(query_start, positions, kv_heads, group):
+    """Work items (sequence, first flat row, row count, kv head), dearest first.
 
     Costs are estimated from the visible keys; the order of items cannot change a bit.
     """
@@ -100,7 +101,7 @@ def plan(query_start, positions, kv_heads, group, threads):
     count = 0
     for r in range(sequences):
         count += (query_start[r + 1] - query_start[r] + step - 1) // step
-    tiles = np.empty((count, 4), np.int64)  # sequence, first row, rows, cost: dearest first
+    tiles = np.empty((count, 4), np.int64)  # sequence, first row, rows, cost
     used = 0
     for r in range(sequences):
         for first in range(query_start[r], query_start[r + 1], step):
@@ -113,13 +114,10 @@ def plan(query_start, positions, kv_heads, group, threads):
             tiles[at, 0], tiles[at, 1], tiles[at, 2], tiles[at, 3] = r, first, rows, cost
             used += 1
     items = np.empty((count * kv_heads, 4), np.int64)
-    at = 0
-    for thread in range(threads):  # a thread takes a contiguous share of the items
-        for i in range(thread, count * kv_heads, threads):
-            tile = tiles[i // kv_heads]
-            items[at, 0], items[at, 1], items[at, 2] = tile[0], tile[1], tile[2]
-            items[at, 3] = i % kv_heads
-            at += 1
+    for i in range(count * kv_heads):
+        tile = tiles[i // kv_heads]
+        items[i, 0], items[i, 1], items[i, 2] = tile[0], tile[1], tile[2]
+        items[i, 3] = i % kv_heads
     return items
 
 
@@ -262,11 +260,12 @@ def _merge_segment(seg_m, seg_l, seg_o, started, all_m, all_l, all_o, merged):
 
 
 @parallel_kernel
-def attention(q, k, v, query_start, positions, tables, items, k_cache, v_cache, kv_heads,
+def attention(threads, q, k, v, query_start, positions, tables, items, k_cache, v_cache, kv_heads,
               scale, window, softcap, sinks, zeros, out):  # fmt: skip
     """Write ``k`` and ``v`` [T, kv_heads, dim] to their pages, then attend causally.
 
     Args:
+        threads: size of the team.
         q: [T, heads, k_dim].  out: [T, heads, v_dim].  All contiguous binary32.
         items: from ``plan``.
         k_cache: this layer's pages. [pages, kv_heads, k_dim, 64]
@@ -281,11 +280,22 @@ def attention(q, k, v, query_start, positions, tables, items, k_cache, v_cache, 
     sequence = np.empty(tokens, np.int64)
     for r in range(query_start.size - 1):
         sequence[query_start[r] : query_start[r + 1]] = r
-    for t in prange(tokens):
-        write_cache(k0 + t * kv_heads * k_dim * 4, v0 + t * kv_heads * v_dim * 4, positions[t],
-                    tables[sequence[t]], kv_heads, k_dim, v_dim, kc, vc)  # fmt: skip
-    for i in prange(items.shape[0]):
-        r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
-        attend(q0 + first * heads * k_dim * 4, out0 + first * heads * v_dim * 4, rows,
-               positions[first], head, heads, kv_heads, k_dim, v_dim, tables[r], kc, vc,
-               scale, window, softcap, sinks, zero)  # fmt: skip
+    team = regions(2)
+    for _thread in prange(threads):
+        writing = team.ctypes.data
+        attending = writing + REGION
+        t = take(writing)
+        while t < tokens:
+            write_cache(k0 + t * kv_heads * k_dim * 4, v0 + t * kv_heads * v_dim * 4,
+                        positions[t], tables[sequence[t]], kv_heads, k_dim, v_dim, kc,
+                        vc)  # fmt: skip
+            t = done_take(writing)
+        wait(writing, tokens)
+        i = take(attending)
+        while i < items.shape[0]:
+            r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
+            attend(q0 + first * heads * k_dim * 4, out0 + first * heads * v_dim * 4, rows,
+                    positions[first], head, heads, kv_heads, k_dim, v_dim, tables[r], kc, vc,
+                    scale, window, softcap, sinks, zero)  # fmt: skip
+            i = done_take(attending)
+        wait(attending, items.shape[0])

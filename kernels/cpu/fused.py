@@ -23,6 +23,7 @@ from detinfer.kernels.cpu.matmul import (
     tile_rows,
 )
 from detinfer.kernels.cpu.norms import rms_norm_row
+from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 from detinfer.kernels.cpu.vector import div, f32_at
 
 # A linear layer in the table: address, is bf16, bias address (0: none).
@@ -44,7 +45,7 @@ DIMS = ("hidden", "heads", "kv_heads", "head_dim", "rotary", "inner", "vocab", "
         "head_bf16")  # fmt: skip
 FACTORS = ("eps", "scale", "attention_softcap", "embedding", "residual", "logits_divisor",
            "logits_factor", "final_softcap")  # fmt: skip
-SERIAL_ROWS = 4  # up to here a parallel region costs more than the norms or rotations it shares out
+LAYER_REGIONS, OTHER_REGIONS = 10, 4  # what _run numbers off
 
 
 @kernel
@@ -170,121 +171,183 @@ def _finish_logits(row, vocab, divisor, factor, softcap):
             x[i] = x[i] * softcap
 
 
-@parallel_kernel
-def _embed(ids, n, w, bf16, factor, out):
-    for t in prange(ids.size):
+@kernel
+def _embed(region, ids, n, w, bf16, factor, out):
+    t = take(region)
+    while t < ids.size:
         embedding_row(ids[t], n, w, bf16, out + t * n * 4)
         if factor != np.float32(1):
             row = f32_at(out + t * n * 4, n)
             for i in range(n):
                 row[i] = row[i] * factor
-
-
-@parallel_kernel
-def _norm_shared(x, rows, n, w, eps, variant, out):
-    for row in prange(rows):
-        rms_norm_row(x + row * n * 4, n, w, eps, variant, out + row * n * 4)
+        t = done_take(region)
+    wait(region, ids.size)
 
 
 @kernel
-def _norm(x, rows, n, w, eps, variant, out):
+def _norm(region, x, rows, n, w, eps, variant, out):
     """Norm every row, or nothing without a weight; returns where the result is."""
     if w == 0:
         return x
-    if rows <= SERIAL_ROWS:
-        _norm_rows(x, rows, n, w, eps, variant, out)
-    else:
-        _norm_shared(x, rows, n, w, eps, variant, out)
+    row = take(region)
+    while row < rows:
+        rms_norm_row(x + row * n * 4, n, w, eps, variant, out + row * n * 4)
+        row = done_take(region)
+    wait(region, rows)
     return out
 
 
-@parallel_kernel
-def _norm_and_add(h, x, rows, n, w, eps, variant, factor):
+@kernel
+def _norm_and_add(region, h, x, rows, n, w, eps, variant, factor):
     """Add norm(x) * factor to h, row by row; x is overwritten."""
-    for row in prange(rows):
+    row = take(region)
+    while row < rows:
         at = x + row * n * 4
         rms_norm_row(at, n, w, eps, variant, at)
         _add_rows(h + row * n * 4, at, n, factor)
-
-
-@parallel_kernel
-def _linear(x, m, k, linear, n, add, factor, out, zeros):
-    for item in prange(_panels(n, m)):
-        _linear_item(item, x, m, k, linear, n, add, factor, out, zeros)
+        row = done_take(region)
+    wait(region, rows)
 
 
 @kernel
-def _linear_and_add(x, m, k, linear, n, norm, eps, variant, factor, scratch, h, zeros):
+def _linear(region, x, m, k, linear, n, add, factor, out, zeros):
+    count = _panels(n, m)
+    item = take(region)
+    while item < count:
+        _linear_item(item, x, m, k, linear, n, add, factor, out, zeros)
+        item = done_take(region)
+    wait(region, count)
+
+
+@kernel
+def _linear_and_add(region, x, m, k, linear, n, norm, eps, variant, factor, scratch, h, zeros):
     """Add linear(x) * factor to h, through the norm after it if the layer has one."""
     direct = norm == 0
     out = h if direct else scratch
-    _linear(x, m, k, linear, n, direct, factor, out, zeros)
+    _linear(region, x, m, k, linear, n, direct, factor, out, zeros)
     if not direct:
-        _norm_and_add(h, scratch, m, n, norm, eps, variant, factor)
+        _norm_and_add(region + REGION, h, scratch, m, n, norm, eps, variant, factor)
 
 
-@parallel_kernel
-def _queries_keys_values(x, m, k, layer, q_width, kv_width, q, keys, values, zeros):
+@kernel
+def _queries_keys_values(region, x, m, k, layer, q_width, kv_width, q, keys, values, zeros):
     q_items, kv_items = _panels(q_width, m), _panels(kv_width, m)
     one, add = np.float32(1), np.bool_(False)
-    for item in prange(q_items + 2 * kv_items):
-        at, linear, width, out = np.int64(item), layer[Q : Q + 3], q_width, q
+    count = q_items + 2 * kv_items
+    item = take(region)
+    while item < count:
+        at, linear, width, out = item, layer[Q : Q + 3], q_width, q
         if item >= q_items + kv_items:
             at, linear, width, out = at - q_items - kv_items, layer[V : V + 3], kv_width, values
         elif item >= q_items:
             at, linear, width, out = at - q_items, layer[K : K + 3], kv_width, keys
         _linear_item(at, x, m, k, linear, width, add, one, out, zeros)
-
-
-@parallel_kernel
-def _gated(x, m, k, layer, n, gelu, out, zeros):
-    for item in prange(_panels(n, m)):
-        _gated_item(item, x, m, k, layer, n, gelu, out, zeros)
-
-
-@parallel_kernel
-def _prepare_shared(m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-                    positions, sequences, tables):  # fmt: skip
-    for t in prange(m):
-        _prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-                       positions[t], tables[sequences[t]])  # fmt: skip
+        item = done_take(region)
+    wait(region, count)
 
 
 @kernel
-def _prepare(m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+def _gated(region, x, m, k, layer, n, gelu, out, zeros):
+    count = _panels(n, m)
+    item = take(region)
+    while item < count:
+        _gated_item(item, x, m, k, layer, n, gelu, out, zeros)
+        item = done_take(region)
+    wait(region, count)
+
+
+@kernel
+def _prepare(region, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
              positions, sequences, tables):  # fmt: skip
-    if m <= SERIAL_ROWS:
-        for t in range(m):
-            _prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant,
-                           wide, positions[t], tables[sequences[t]])  # fmt: skip
-    else:
-        _prepare_shared(m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-                        positions, sequences, tables)  # fmt: skip
+    t = take(region)
+    while t < m:
+        _prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
+                       positions[t], tables[sequences[t]])  # fmt: skip
+        t = done_take(region)
+    wait(region, m)
 
 
-@parallel_kernel
-def _attend(items, q, out, positions, heads, kv_heads, head_dim, tables, layer, scale, softcap,
-            zeros):  # fmt: skip
-    for i in prange(items.shape[0]):
+@kernel
+def _attend(region, items, q, out, positions, heads, kv_heads, head_dim, tables, layer, scale,
+            softcap, zeros):  # fmt: skip
+    i = take(region)
+    while i < items.shape[0]:
         r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
         at = first * heads * head_dim * 4
         attend(q + at, out + at, rows, positions[first], head, heads, kv_heads, head_dim,
                head_dim, tables[r], layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
                softcap, np.int64(0), zeros)  # fmt: skip
-
-
-@parallel_kernel
-def _finish(rows, out, vocab, divisor, factor, softcap):
-    for row in prange(rows):
-        _finish_logits(out + row * vocab * 4, vocab, divisor, factor, softcap)
+        i = done_take(region)
+    wait(region, items.shape[0])
 
 
 @kernel
-def step(ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
+def _final_norm(region, h, logit_rows, n, w, eps, variant, out):
+    """Norm the rows that need logits, closed up."""
+    i = take(region)
+    while i < logit_rows.size:
+        rms_norm_row(h + logit_rows[i] * n * 4, n, w, eps, variant, out + i * n * 4)
+        i = done_take(region)
+    wait(region, logit_rows.size)
+
+
+@kernel
+def _finish(region, rows, out, vocab, divisor, factor, softcap):
+    row = take(region)
+    while row < rows:
+        _finish_logits(out + row * vocab * 4, vocab, divisor, factor, softcap)
+        row = done_take(region)
+    wait(region, rows)
+
+
+@kernel
+def _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
+         h, x, q, k, v, a, inner, zeros, logits):  # fmt: skip
+    """What every thread of the team runs; ``team`` holds the regions' counters."""
+    first = team.ctypes.data
+    (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu,
+     embedding, embedding_bf16, final_norm, head, head_bf16) = dims  # fmt: skip
+    (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
+     final_softcap) = factors  # fmt: skip
+    m, count = ids.size, logit_rows.size
+    q_width, kv_width = heads * head_dim, kv_heads * head_dim
+
+    _embed(first, ids, hidden, embedding, embedding_bf16, embedding_factor, h)
+    region = first + REGION
+    for index in range(layers.shape[0]):
+        layer = layers[index]
+        source = _norm(region, h, m, hidden, layer[INPUT_NORM], eps, variant, x)
+        _queries_keys_values(region + REGION, source, m, hidden, layer, q_width, kv_width, q, k,
+                             v, zeros)  # fmt: skip
+        _prepare(region + 2 * REGION, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps,
+                 variant, wide, positions, sequences, tables)  # fmt: skip
+        _attend(region + 3 * REGION, items, q, a, positions, heads, kv_heads, head_dim, tables,
+                layer, scale, attention_softcap, zeros)  # fmt: skip
+        _linear_and_add(region + 4 * REGION, a, m, q_width, layer[OUT : OUT + 3], hidden,
+                        layer[POST_ATTENTION], eps, variant, residual, x, h, zeros)  # fmt: skip
+        source = _norm(region + 6 * REGION, h, m, hidden, layer[PRE_MLP], eps, variant, x)
+        _gated(region + 7 * REGION, source, m, hidden, layer, n_inner, gelu, inner, zeros)
+        _linear_and_add(region + 8 * REGION, inner, m, n_inner, layer[DOWN : DOWN + 3], hidden,
+                        layer[POST_MLP], eps, variant, residual, x, h, zeros)  # fmt: skip
+        region += LAYER_REGIONS * REGION
+
+    _final_norm(region, h, logit_rows, hidden, final_norm, eps, variant, x)
+    output, one = np.array([head, head_bf16, 0]), np.float32(1)
+    if count:
+        _linear(region + REGION, x, count, hidden, output, vocab, np.bool_(False), one, logits,
+                zeros)  # fmt: skip
+    if logits_divisor != one or logits_factor != one or final_softcap > np.float32(0):
+        _finish(region + 2 * REGION, count, logits, vocab, logits_divisor, logits_factor,
+                final_softcap)  # fmt: skip
+
+
+@parallel_kernel
+def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
          h, x, q, k, v, a, inner, zeros, logits):  # fmt: skip
     """Logits of ``logit_rows`` after running every layer over a batch.
 
     Args:
+        threads: size of the team.
         ids, positions, sequences: token id, position and sequence of each flat row. [T]
         tables: page ids. [R, max pages]
         items: the attention plan of ``attention.plan``.
@@ -293,38 +356,9 @@ def step(ids, positions, sequences, tables, items, logit_rows, layers, dims, fac
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.
         logits: out. [L, vocab]
     """
-    (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu,
-     embedding, embedding_bf16, final_norm, head, head_bf16) = dims  # fmt: skip
-    (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
-     final_softcap) = factors  # fmt: skip
-    m, count = ids.size, logit_rows.size
+    team = regions(layers.shape[0] * LAYER_REGIONS + OTHER_REGIONS)
     h0, x0, q0, k0, v0 = h.ctypes.data, x.ctypes.data, q.ctypes.data, k.ctypes.data, v.ctypes.data
     a0, i0, zero, out0 = a.ctypes.data, inner.ctypes.data, zeros.ctypes.data, logits.ctypes.data
-    q_width, kv_width = heads * head_dim, kv_heads * head_dim
-
-    _embed(ids, hidden, embedding, embedding_bf16, embedding_factor, h0)
-    for index in range(layers.shape[0]):
-        layer = layers[index]
-        source = _norm(h0, m, hidden, layer[INPUT_NORM], eps, variant, x0)
-        _queries_keys_values(source, m, hidden, layer, q_width, kv_width, q0, k0, v0, zero)
-        _prepare(m, q0, k0, v0, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-                 positions, sequences, tables)  # fmt: skip
-        _attend(items, q0, a0, positions, heads, kv_heads, head_dim, tables, layer, scale,
-                attention_softcap, zero)  # fmt: skip
-        _linear_and_add(a0, m, q_width, layer[OUT : OUT + 3], hidden, layer[POST_ATTENTION], eps,
-                        variant, residual, x0, h0, zero)  # fmt: skip
-        source = _norm(h0, m, hidden, layer[PRE_MLP], eps, variant, x0)
-        _gated(source, m, hidden, layer, n_inner, gelu, i0, zero)
-        _linear_and_add(i0, m, n_inner, layer[DOWN : DOWN + 3], hidden, layer[POST_MLP], eps,
-                        variant, residual, x0, h0, zero)  # fmt: skip
-
-    if count == 0:
-        return
-    for i in range(count):
-        at = h0 + logit_rows[i] * hidden * 4
-        rms_norm_row(at, hidden, final_norm, eps, variant, x0 + i * hidden * 4)
-    output = np.array([head, head_bf16, 0])
-    _linear(x0, count, hidden, output, vocab, np.bool_(False), np.float32(1), out0, zero)
-    one = np.float32(1)
-    if logits_divisor != one or logits_factor != one or final_softcap > np.float32(0):
-        _finish(count, out0, vocab, logits_divisor, logits_factor, final_softcap)
+    for _thread in prange(threads):
+        _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
+             h0, x0, q0, k0, v0, a0, i0, zero, out0)  # fmt: skip

@@ -226,7 +226,7 @@ def map_row(builder, n, body: Callable[..., Any]) -> None:
 def row_intrinsic(returns, arguments: Sequence[Any], emit: Callable[..., Any]):
     """An ``@intrinsic`` of the given Numba types whose body is ``emit(builder, *args)``."""
     signature = returns(*arguments)
-    names = ", ".join(f"a{i}" for i in range(len(arguments)))
+    names = "".join(f", a{i}" for i in range(len(arguments)))
 
     def codegen(context, builder, _signature, args):
         result = emit(builder, *args)
@@ -234,7 +234,7 @@ def row_intrinsic(returns, arguments: Sequence[Any], emit: Callable[..., Any]):
 
     # numba reads the arity from the function's own parameters
     scope = {"signature": signature, "codegen": codegen}
-    exec(f"def made(typing_context, {names}):\n    return signature, codegen", scope)
+    exec(f"def made(typing_context{names}):\n    return signature, codegen", scope)
     return intrinsic(scope["made"])
 
 
