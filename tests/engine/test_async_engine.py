@@ -99,7 +99,7 @@ def test_refusals_leave_the_others_alone():
 
 def test_closing_and_cancelling_abort():
     async def main():
-        async with started() as engine:
+        async with started(fake_runner.make_slow_engine) as engine:
             async with aclosing(engine.generate([1], LONG, "closed")) as stream:
                 await anext(stream)
             task = asyncio.create_task(collect(engine, [2], LONG, "cancelled"))
