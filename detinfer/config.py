@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PAGE_SIZE = 64  # tokens in one KV page; also the attention block of the arithmetic contract
@@ -20,11 +20,15 @@ class EngineConfig:
 
     Attributes:
         model: folder, ``.gguf`` file or hub id; None is the default model.
-        dtype: dtype of activations and KV cache; auto is float32 on CPU.
+        device: where to compute; auto is the CPU.
+        numerics: profile of the arithmetic contract; auto is portable on CPU, native on CUDA.
+        dtype: dtype of activations and KV cache; auto is float32 on CPU, the checkpoint's on CUDA.
         max_model_len: longest sequence (prompt + output) in tokens.
-        max_num_seqs: most sequences in one step.
-        max_num_batched_tokens: most tokens in one step; longer prompts are split into chunks.
-        kv_cache_memory: bytes of the KV page pool.
+        max_num_seqs: most sequences in one step; 64 on CPU, 256 on CUDA.
+        max_num_batched_tokens: most tokens in one step, longer prompts are split into chunks; 512
+            on CPU, 8192 on CUDA.
+        kv_cache_memory: bytes of the KV page pool; 1 GiB on CPU, nine tenths of what the weights
+            leave free on CUDA.
         threads: CPU threads of the engine; None is the number of usable cores.
         default_deterministic: what a request gets that does not say.
         allow_fast: whether ``deterministic: false`` may run PyTorch's stock ops; when off such
@@ -37,12 +41,27 @@ class EngineConfig:
     plan: str = "auto"
     dtype: str = "auto"
     max_model_len: int | None = None
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
-    kv_cache_memory: int = 1 << 30
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_memory: int | None = None
     threads: int | None = None
     default_deterministic: bool = True
     allow_fast: bool = True
+
+    def resolve(self) -> EngineConfig:
+        """The same settings with what the device decides filled in; the model's stay None."""
+        device = "cpu" if self.device == "auto" else self.device
+        on_cpu = device == "cpu"
+        given = {
+            "device": device,
+            "numerics": self.numerics,
+            "max_num_seqs": self.max_num_seqs or (64 if on_cpu else 256),
+            "max_num_batched_tokens": self.max_num_batched_tokens or (512 if on_cpu else 8192),
+            "kv_cache_memory": self.kv_cache_memory or (1 << 30 if on_cpu else None),
+        }
+        if self.numerics == "auto":
+            given["numerics"] = "portable" if on_cpu else "native"
+        return replace(self, **given)
 
 
 @dataclass(frozen=True)

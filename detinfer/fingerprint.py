@@ -11,7 +11,9 @@ from detinfer import __version__
 from detinfer.errors import ConfigError
 from detinfer.models.loader import ModelFiles, config_digest, tokenizer_digest, weights_digest
 
-CONTRACT = "portable-1"  # the arithmetic contract, docs/arithmetic.md: profile and version
+# The arithmetic contract, docs/arithmetic.md: profile and version.
+PORTABLE_CONTRACT = "portable-1"
+NATIVE_CONTRACT = "native-1"
 SAMPLER_VERSION = "1"  # rules 7 and 8 of the contract: filters, noise, checksum
 
 PARTS = (
@@ -25,6 +27,8 @@ PARTS = (
     "rope",
     "sampler",
 )
+# What the bits of profile ``native`` depend on besides.
+NATIVE_PARTS = ("architecture", "compiler", "launch_tables")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Fingerprint:
     ``portable`` profile no bit depends on them.
 
     Attributes:
-        parts: what the bits depend on, each by name (``PARTS``) as a short string.
+        parts: what the bits depend on, each by name (``PARTS``, under the ``native`` profile
+            ``NATIVE_PARTS`` too) as a short string.
 
     Raises:
         ConfigError: a part is missing, unknown or not a string.
@@ -44,13 +49,15 @@ class Fingerprint:
     parts: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        if set(self.parts) != set(PARTS):
-            odd = sorted(set(self.parts) ^ set(PARTS))
+        native = self.parts.get("profile") == "native"
+        expected = (*PARTS, *NATIVE_PARTS) if native else PARTS
+        if set(self.parts) != set(expected):
+            odd = sorted(set(self.parts) ^ set(expected))
             raise ConfigError(f"fingerprint: parts missing or unknown: {', '.join(odd)}")
         for name, value in self.parts.items():
             if not isinstance(value, str) or not value:
                 raise ConfigError(f"fingerprint: {name}: got {value!r}, expected a string")
-        object.__setattr__(self, "parts", {name: self.parts[name] for name in PARTS})
+        object.__setattr__(self, "parts", {name: self.parts[name] for name in expected})
 
     @property
     def system_fingerprint(self) -> str:
@@ -60,13 +67,22 @@ class Fingerprint:
         return f"detinfer-{__version__}-{self.parts['contract']}-{digest[:12]}"
 
 
-def make_fingerprint(files: ModelFiles, *, dtype: str, rope: str) -> Fingerprint:
-    """The fingerprint of a model on the ``portable`` profile.
+def make_fingerprint(
+    files: ModelFiles,
+    *,
+    dtype: str,
+    rope: str,
+    contract: str = PORTABLE_CONTRACT,
+    **native: str,
+) -> Fingerprint:
+    """The fingerprint of a model.
 
     Args:
         files: the model.
         dtype: dtype of activations and KV cache, ``"float32"`` and so on.
         rope: how the frequencies were pinned, as the loader of the model puts it.
+        contract: profile and version of the arithmetic contract.
+        **native: ``NATIVE_PARTS``, for that profile.
     """
     return Fingerprint(
         {
@@ -74,10 +90,11 @@ def make_fingerprint(files: ModelFiles, *, dtype: str, rope: str) -> Fingerprint
             "weight_format": files.weight_format,
             "tokenizer": tokenizer_digest(files),
             "config": config_digest(files),
-            "contract": CONTRACT,
-            "profile": CONTRACT.rsplit("-", 1)[0],
+            "contract": contract,
+            "profile": contract.rsplit("-", 1)[0],
             "dtype": dtype,
             "rope": rope,
             "sampler": SAMPLER_VERSION,
+            **native,
         }
     )

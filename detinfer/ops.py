@@ -1,125 +1,128 @@
 """The one public door to the kernels: torch tensors in, torch tensors out, bits by contract.
 
-Every function keeps docs/arithmetic.md: inputs widen to binary32 (exact), one rounding to their
-dtype at the end. A row's result depends on nothing but the row and the weights.
+Every function keeps docs/arithmetic.md, by the profile in use: ``portable`` (CPU kernels), or
+``native`` (Triton kernels) inside ``with use(profile)``. Inputs widen to binary32 (exact); one
+rounding to their dtype at the end. A row's result depends on nothing but the row and the weights.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detinfer.config import PAGE_SIZE
-from detinfer.errors import UnsupportedModelError
-from detinfer.kernels.cpu import activation as _activation
-from detinfer.kernels.cpu import attention as _attention
-from detinfer.kernels.cpu import logits as _logits
-from detinfer.kernels.cpu import matmul as _matmul
-from detinfer.kernels.cpu import norms as _norms
-from detinfer.kernels.cpu.jit import numba
+from detinfer.backends import LayerCacheSpec
+from detinfer.backends.portable import RMS_VARIANTS, BatchTensors, KVCache, PackedWeight
 
-Array = npt.NDArray[np.float32]
+__all__ = [
+    "PORTABLE",
+    "RMS_VARIANTS",
+    "BatchTensors",
+    "KVCache",
+    "LayerCacheSpec",
+    "PackedWeight",
+    "Profile",
+    "activation",
+    "attention",
+    "embedding",
+    "gelu_tanh_mul",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "pack",
+    "rms_norm",
+    "silu_mul",
+    "softmax",
+    "summarise",
+    "use",
+]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-RMS_VARIANTS = {
-    "scale_rounded": _norms.SCALE_ROUNDED,
-    "round_scaled": _norms.ROUND_SCALED,
-    "one_plus": _norms.ONE_PLUS,
-}
 
-
-class PackedWeight:
-    """A linear or embedding weight [n, k] in the kernels' panel layout, read-only.
+@dataclass(frozen=True)
+class Profile:
+    """Which kernels run, and where.
 
     Attributes:
-        n: output features (rows of the table, for an embedding).
-        k: input features.
-        storage: ``bfloat16`` or ``float32``; never changes a result's bits.
+        name: ``portable`` or ``native``.
+        device: where packed weights go and tensors are expected.
     """
 
-    def __init__(self, panels: Tensor, n: int) -> None:
-        self.panels, self.n, self.k = panels, n, panels.shape[1]
-        self.is_bf16 = panels.dtype == torch.bfloat16
-        self.storage = "bfloat16" if self.is_bf16 else "float32"
-        self.address = panels.data_ptr()
-
-    def unpack(self, dtype: torch.dtype) -> Tensor:
-        """The weight as it was packed. [n, k]"""
-        whole = self.panels.transpose(1, 2).reshape(-1, self.k)
-        return whole[: self.n].to(dtype).contiguous()
+    name: str
+    device: torch.device
 
 
-def pack(weight: Tensor) -> PackedWeight:
-    """Pack a weight [n, k]; 16-bit storage wherever every value is exactly a bfloat16."""
-    n, k = weight.shape
-    storage = torch.bfloat16 if _fits_bf16(weight) else torch.float32
-    panels = -(-n // _matmul.PANEL)
-    packed = torch.zeros(panels, k, _matmul.PANEL, dtype=storage)
-    for panel in range(panels):
-        rows = weight[panel * _matmul.PANEL : (panel + 1) * _matmul.PANEL]
-        packed[panel, :, : rows.shape[0]] = rows.T
-    return PackedWeight(packed, n)
+PORTABLE = Profile("portable", torch.device("cpu"))
 
 
-def _fits_bf16(weight: Tensor) -> bool:
-    if weight.dtype == torch.bfloat16:
-        return True
-    step = max(1, (1 << 22) // max(1, weight.shape[1]))
-    for start in range(0, weight.shape[0], step):
-        bits = (
-            weight[start : start + step]
-            .detach()
-            .to(torch.float32)
-            .contiguous()
-            .numpy()
-            .view(np.uint32)
-        )
-        if (bits & 0xFFFF).any():
-            return False
-    return True
+class _Active(threading.local):
+    profile = PORTABLE
 
 
-def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
+_active = _Active()
+
+
+@contextmanager
+def use(profile: Profile) -> Iterator[None]:
+    """Run this thread's ops by ``profile``; restores the previous one on leaving."""
+    before = _active.profile
+    _active.profile = profile
+    try:
+        yield
+    finally:
+        _active.profile = before
+
+
+def _kernels() -> Any:
+    # By name, so that a machine without Triton never imports it.
+    return importlib.import_module(f"detinfer.backends.{_active.profile.name}")
+
+
+def pack(weight: Tensor, dtype: torch.dtype | None = None) -> Any:
+    """A linear or embedding weight [n, k] as the profile's kernels read it.
+
+    Args:
+        weight: the checkpoint's.
+        dtype: of the activations; the weight's own if None. ``native`` converts the weight to it,
+            ``portable`` keeps 16-bit storage wherever every value is exactly a bfloat16.
+    """
+    return _kernels().pack(weight, dtype or weight.dtype, _active.profile.device)
+
+
+def linear(
+    x: Tensor, weight: Any, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
     """``x @ weight.T + bias``: rule 1.
 
     Args:
         x: [..., k], float32, bfloat16 or float16.
+        weight: from ``pack``.
         bias: [n], or None.
+        out_dtype: of the result; x's if None.
 
     Raises:
         ValueError: on a dtype or shape with no kernel.
     """
-    if x.shape[-1] != weight.k:
-        raise ValueError(f"x: got {x.shape[-1]} features, expected {weight.k}")
-    if bias is not None and tuple(bias.shape) != (weight.n,):
-        raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({weight.n},)")
-    rows = _rows(x)
-    out = np.empty((rows.shape[0], weight.n), np.float32)
-    added = None if bias is None else _vector(bias)
-    _matmul.linear(
-        rows, weight.address, weight.is_bf16, weight.n, _address(added), _matmul.ZEROS, out
-    )
-    return _restore(out, x, weight.n)
+    out: Tensor = _kernels().linear(x, weight, bias, out_dtype)
+    return out
 
 
-def embedding(ids: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
-    """Rows ``ids`` [...] of a weight, widened to ``dtype``. [..., k]
+def embedding(ids: Tensor, weight: Any, dtype: torch.dtype) -> Tensor:
+    """Rows ``ids`` [...] of a packed weight, in ``dtype``. [..., k]
 
     Raises:
-        ValueError: an id outside 0..n-1.
+        ValueError: an id outside 0..n-1 (``native``: its row is NaN instead, with no wait for the
+            device).
     """
-    flat = np.ascontiguousarray(ids.numpy().reshape(-1), dtype=np.int64)
-    if flat.size and (flat.min() < 0 or flat.max() >= weight.n):
-        raise ValueError(f"ids: got {flat.min()}..{flat.max()}, expected 0..{weight.n - 1}")
-    out = np.empty((flat.size, weight.k), np.float32)
-    _matmul.embedding(flat, weight.k, weight.address, weight.is_bf16, out)
-    return torch.from_numpy(out).reshape(*ids.shape, weight.k).to(dtype)
+    out: Tensor = _kernels().embedding(ids, weight, dtype)
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tensor:
@@ -131,25 +134,14 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tens
         variant: where the model family rounds: ``scale_rounded`` (llama), ``round_scaled`` (olmo2)
             or ``one_plus`` (gemma).
     """
-    code = RMS_VARIANTS[variant]
-    rows = _rows(x)
-    if code == _norms.SCALE_ROUNDED and x.dtype != torch.float32 and weight is not None:
-        plain = rms_norm(x, None, eps, variant)
-        return plain * weight.to(x.dtype)
-    out = np.empty_like(rows)
-    scale = None if weight is None else _vector(weight)
-    code = _norms.UNSCALED if weight is None else code
-    _norms.rms_norm(rows, _address(scale), np.float32(eps), code, out)
-    return _restore(out, x, x.shape[-1])
+    out: Tensor = _kernels().rms_norm(x, weight, eps, variant)
+    return out
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """LayerNorm over the last dimension: rule 2. Weight and bias [d] are optional."""
-    rows = _rows(x)
-    out = np.empty_like(rows)
-    scale, added = (None if t is None else _vector(t) for t in (weight, bias))
-    _norms.layer_norm(rows, _address(scale), _address(added), np.float32(eps), out)
-    return _restore(out, x, x.shape[-1])
+    out: Tensor = _kernels().layer_norm(x, weight, bias, eps)
+    return out
 
 
 def activation(name: str, x: Tensor) -> Tensor:
@@ -158,172 +150,55 @@ def activation(name: str, x: Tensor) -> Tensor:
     Args:
         name: exp, log, tanh, erf, sigmoid, silu, softplus, gelu (erf) or gelu_tanh.
     """
-    rows = _rows(x)
-    out = np.empty_like(rows)
-    _activation.activation(_activation.NAMES.index(name), rows.reshape(-1), out.reshape(-1))
-    return _restore(out, x, x.shape[-1])
+    out: Tensor = _kernels().activation(name, x)
+    return out
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``, rounded after each."""
-    return _gate(False, gate, up)
+    out: Tensor = _kernels().silu_mul(gate, up)
+    return out
 
 
 def gelu_tanh_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``gelu_tanh(gate) * up``, rounded after each."""
-    return _gate(True, gate, up)
-
-
-def _gate(gelu: bool, gate: Tensor, up: Tensor) -> Tensor:
-    if gate.shape != up.shape:
-        raise ValueError(f"up: got shape {tuple(up.shape)}, expected {tuple(gate.shape)}")
-    if gate.dtype != torch.float32:
-        return activation("gelu_tanh" if gelu else "silu", gate) * up
-    gates, ups = _rows(gate), _rows(up)
-    out = np.empty_like(gates)
-    _activation.gate(gelu, gates.reshape(-1), ups.reshape(-1), out.reshape(-1))
-    return _restore(out, gate, gate.shape[-1])
+    out: Tensor = _kernels().gelu_tanh_mul(gate, up)
+    return out
 
 
 def softmax(x: Tensor) -> Tensor:
     """Rule 6 over the last dimension, as float32 (routers)."""
-    rows = _rows(x)
-    out = np.empty_like(rows)
-    _logits.softmax(rows, out)
-    return torch.from_numpy(out).reshape(x.shape)
+    out: Tensor = _kernels().softmax(x)
+    return out
 
 
 def log_softmax(x: Tensor) -> Tensor:
     """Rule 6 over the last dimension, as float32."""
-    rows = _rows(x)
-    out = np.empty_like(rows)
-    _logits.log_softmax(rows, out)
-    return torch.from_numpy(out).reshape(x.shape)
-
-
-def argmax(logits: Array) -> npt.NDArray[np.int64]:
-    """Lowest id of the largest logit of each row [L, V]; -1 where a row is not finite. [L]"""
-    out = np.empty(logits.shape[0], np.int64)
-    _logits.argmax(logits, out)
+    out: Tensor = _kernels().log_softmax(x)
     return out
 
 
-def checksum(logits: Array) -> npt.NDArray[np.uint64]:
-    """Rule 8's two sums of each row of raw logits [L, V]. [L, 2]"""
-    out = np.empty((logits.shape[0], 2), np.uint64)
-    _logits.checksum(logits, out)
-    return out
-
-
-@dataclass(frozen=True)
-class LayerCacheSpec:
-    """What one attention layer keeps of a token."""
-
-    kv_heads: int
-    k_dim: int
-    v_dim: int
-
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of one page of 64 tokens."""
-        v_pad: int = _attention.padded(self.v_dim)
-        return self.kv_heads * PAGE_SIZE * (self.k_dim + v_pad) * 4
-
-
-class KVCache:
-    """The page pool of every attention layer, allocated once (untouched pages cost no memory).
-
-    Attributes:
-        keys: per layer. [pages, kv_heads, k_dim, 64] float32
-        values: per layer. [pages, kv_heads, 64, v_dim padded to 16] float32
-    """
-
-    def __init__(
-        self, specs: Sequence[LayerCacheSpec], num_pages: int, dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.specs, self.num_pages, self.dtype = tuple(specs), num_pages, dtype
-        self.keys = [
-            np.zeros((num_pages, s.kv_heads, s.k_dim, PAGE_SIZE), np.float32) for s in specs
-        ]
-        self.values = [
-            np.zeros((num_pages, s.kv_heads, PAGE_SIZE, _attention.padded(s.v_dim)), np.float32)
-            for s in specs
-        ]
-
-    def write(self, layer: int, k: Tensor, v: Tensor, batch: BatchTensors) -> None:
-        """Store keys and values [T, kv_heads, dim] of a batch (the stock path's cache write)."""
-        pages, slots = batch.pages, batch.slots
-        self.keys[layer][pages, :, :, slots] = k.float().numpy()
-        self.values[layer][pages, :, slots, : v.shape[-1]] = v.float().numpy()
-
-    def gather(
-        self, layer: int, table: npt.NDArray[np.int32], length: int
-    ) -> tuple[Tensor, Tensor]:
-        """One sequence's first ``length`` keys and values. [kv_heads, length, dim] each"""
-        spec, pages = self.specs[layer], table[: -(-length // PAGE_SIZE)]
-        k = self.keys[layer][pages].transpose(1, 0, 3, 2).reshape(spec.kv_heads, -1, spec.k_dim)
-        v = self.values[layer][pages].transpose(1, 0, 2, 3)
-        v = v.reshape(spec.kv_heads, k.shape[1], -1)[:, :length, : spec.v_dim]
-        return (
-            torch.from_numpy(k[:, :length]).to(self.dtype),
-            torch.from_numpy(np.ascontiguousarray(v)).to(self.dtype),
-        )
-
-
-class BatchTensors:
-    """A batch's metadata as attention reads it.
+def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """What every step needs of its raw logits, in one wait for the device.
 
     Args:
-        positions: absolute position of every flat row. [T] int32
-        query_start: first flat row of each sequence, and T. [R + 1] int32
-        block_tables: page ids of each sequence. [R, max pages] int32
+        logits: [L, V] float32.
+
+    Returns:
+        The lowest id of each row's largest logit, -1 where the row is not finite [L], and rule 8's
+        two sums of each row [L, 2].
     """
-
-    def __init__(
-        self,
-        positions: npt.NDArray[np.int32],
-        query_start: npt.NDArray[np.int32],
-        block_tables: npt.NDArray[np.int32],
-    ) -> None:
-        self.positions, self.query_start, self.block_tables = (
-            np.ascontiguousarray(a, dtype=np.int32) for a in (positions, query_start, block_tables)
-        )
-        self._plans: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-
-    def plan(self, kv_heads: int, group: int) -> npt.NDArray[np.int64]:
-        """Work items for a head layout, made once a batch."""
-        key = (kv_heads, group)
-        if key not in self._plans:
-            self._plans[key] = _attention.plan(self.query_start, self.positions, kv_heads, group)
-        return self._plans[key]
-
-    @functools.cached_property
-    def sequences(self) -> npt.NDArray[np.int64]:
-        """The sequence each flat row belongs to. [T]"""
-        return np.repeat(np.arange(self.query_start.size - 1), np.diff(self.query_start))
-
-    @functools.cached_property
-    def pages(self) -> npt.NDArray[np.int32]:
-        """The page of each flat row. [T]"""
-        pages: npt.NDArray[np.int32] = self.block_tables[
-            self.sequences, self.positions // PAGE_SIZE
-        ]
-        return pages
-
-    @functools.cached_property
-    def slots(self) -> npt.NDArray[np.int32]:
-        """The slot in its page of each flat row. [T]"""
-        slots: npt.NDArray[np.int32] = self.positions % PAGE_SIZE
-        return slots
+    out: tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]] = _kernels().summarise(logits)
+    return out
 
 
 def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cache: KVCache,
+    cache: Any,
     layer: int,
-    batch: BatchTensors,
+    batch: Any,
     *,
     scale: float,
     window: int = 0,
@@ -336,6 +211,10 @@ def attention(
         q: rotated queries. [T, heads, k_dim]
         k: rotated keys. [T, kv_heads, k_dim]
         v: values. [T, kv_heads, v_dim]
+        cache: the profile's page pool.
+        layer: which layer's.
+        batch: the profile's view of the step.
+        scale: of the scores.
         window: sliding window in keys, 0 for none.
         softcap: cap of the scores, 0 for none.
         sinks: attention sinks. [heads]
@@ -346,61 +225,7 @@ def attention(
     Raises:
         ValueError: on shapes that do not fit the cache.
     """
-    spec = cache.specs[layer]
-    tokens, heads, _ = q.shape
-    for name, tensor, shape in (
-        ("q", q, (tokens, heads, spec.k_dim)),
-        ("k", k, (tokens, spec.kv_heads, spec.k_dim)),
-        ("v", v, (tokens, spec.kv_heads, spec.v_dim)),
-    ):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-    if heads % spec.kv_heads:
-        raise ValueError(f"q: got {heads} heads, expected a multiple of {spec.kv_heads}")
-    out = np.empty((tokens, heads, spec.v_dim), np.float32)
-    sink = None if sinks is None else _vector(sinks)
-    _attention.attention(
-        numba.get_num_threads(),
-        *(_float(t) for t in (q, k, v)),
-        batch.query_start,
-        batch.positions,
-        batch.block_tables,
-        batch.plan(spec.kv_heads, heads // spec.kv_heads),
-        cache.keys[layer],
-        cache.values[layer],
-        spec.kv_heads,
-        np.float32(scale),
-        window,
-        np.float32(softcap),
-        _address(sink),
-        _matmul.ZEROS,
-        out,
+    out: Tensor = _kernels().attention(
+        q, k, v, cache, layer, batch, scale=scale, window=window, softcap=softcap, sinks=sinks
     )
-    return torch.from_numpy(out).to(q.dtype)
-
-
-def _float(x: Tensor) -> Array:
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x: got {x.dtype}, expected float32, bfloat16 or float16")
-    if x.device.type != "cpu":
-        raise UnsupportedModelError(f"device {x.device}: only CPU kernels exist")
-    floats: Array = x.detach().to(torch.float32).contiguous().numpy()
-    return floats
-
-
-def _rows(x: Tensor) -> Array:
-    """``x`` as binary32 rows. [rows, last dimension]"""
-    return _float(x).reshape(-1, x.shape[-1])
-
-
-def _vector(x: Tensor) -> Array:
-    return _float(x).reshape(-1)
-
-
-def _address(array: Array | None) -> int:
-    """An address a kernel reads during its call; the caller keeps the array alive."""
-    return 0 if array is None else array.ctypes.data
-
-
-def _restore(out: Array, like: Tensor, last: int) -> Tensor:
-    return torch.from_numpy(out).reshape(*like.shape[:-1], last).to(like.dtype)
+    return out

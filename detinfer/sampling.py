@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from torch import Tensor
 
 from detinfer import ops
 from detinfer.engine.outputs import TokenLogprob
@@ -39,22 +40,37 @@ class SamplingRow:
     masked: Ids
 
 
-def choose(logits: Floats, rows: list[SamplingRow]) -> Ids:
+def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tuple[int, int]]]:
     """Chooses one token a row.
 
     Args:
-        logits: raw logits. [L, V] float32
+        logits: raw logits, on any device. [L, V] float32
         rows: how each is sampled. L of them
 
     Returns:
-        Token ids, -1 where the logits (or the largest over the temperature) are not finite.
-        [L] int64
+        Token ids, -1 where the logits (or the largest over the temperature) are not finite, and the
+        two sums of each row's checksum.
     """
-    tokens: Ids = ops.argmax(logits)
-    for i, row in enumerate(rows):
-        if tokens[i] >= 0 and not (is_greedy(row.params) and not len(row.masked)):
-            tokens[i] = _choose_one(logits[i], row)
-    return tokens
+    best, sums = ops.summarise(logits)
+    tokens: list[int] = best.tolist()
+    others = [
+        i
+        for i, row in enumerate(rows)
+        if tokens[i] >= 0 and not (is_greedy(row.params) and not len(row.masked))
+    ]
+    for i, values in zip(others, _on_host(logits, others), strict=True):
+        tokens[i] = _choose_one(values, rows[i])
+    return tokens, [(int(a), int(b)) for a, b in sums.tolist()]
+
+
+def _on_host(logits: Tensor, rows: list[int]) -> Sequence[Floats]:
+    """Some rows of the logits as arrays; one transfer where they are on a device."""
+    if not rows:
+        return ()
+    if logits.device.type == "cpu":
+        return [logits[i].numpy() for i in rows]
+    chosen: Floats = logits[rows].cpu().numpy()
+    return list(chosen)
 
 
 def _choose_one(logits: Floats, row: SamplingRow) -> int:
@@ -102,28 +118,22 @@ def rank(x: Floats, k: int = 0) -> Ids:
 
 
 def token_logprobs(
-    logits: Floats, tokens: Ids, counts: list[int | None]
+    logits: Tensor, tokens: list[int], counts: list[int | None]
 ) -> list[TokenLogprob | None]:
     """Log-probabilities under the raw logits, for the rows that ask.
 
     Args:
         logits: raw logits. [L, V] float32
-        tokens: the chosen token ids, -1 for a row without one. [L]
+        tokens: the chosen token ids, -1 for a row without one. L of them
         counts: how many of the likeliest tokens each row wants; None for no log-probabilities.
     """
     found: list[TokenLogprob | None] = [None] * len(tokens)
     asking = [i for i, count in enumerate(counts) if count is not None and tokens[i] >= 0]
     if not asking:
         return found
-    table: Floats = ops.log_softmax(torch.from_numpy(logits[asking])).numpy()
-    for i, row in zip(asking, table, strict=True):
-        token, count = int(tokens[i]), counts[i] or 0
-        top = rank(logits[i], count) if count else ()
+    table: Floats = ops.log_softmax(logits[asking]).cpu().numpy()
+    for i, row, values in zip(asking, table, _on_host(logits, asking), strict=True):
+        token, count = tokens[i], counts[i] or 0
+        top = rank(values, count) if count else ()
         found[i] = TokenLogprob(token, float(row[token]), [(int(t), float(row[t])) for t in top])
     return found
-
-
-def checksums(logits: Floats) -> list[tuple[int, int]]:
-    """The two sums of each row of raw logits. [L, V] -> L pairs."""
-    sums = ops.checksum(logits)
-    return [(int(a), int(b)) for a, b in sums.tolist()]

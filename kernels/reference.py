@@ -128,7 +128,12 @@ def rms_norm(
     """RMS norm over the last axis; ``variant`` as in the contract's table. x [..., D]."""
     q = lane_sum(x, squares=True)
     r = F32(1) / np.sqrt(q / F32(x.shape[-1]) + F32(eps))
-    scaled = x * r[..., None]
+    return rms_scale(x * r[..., None], weight, variant, dtype)
+
+
+@_ieee
+def rms_scale(scaled: Array, weight: Array | None, variant: str, dtype: str) -> Array:
+    """A normalised row times its weight, rounded where the variant's family rounds."""
     if weight is None:
         return round_to(scaled, dtype)
     if variant == "scale_rounded":

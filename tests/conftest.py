@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Read when a kernel is decorated: Triton kernels run in the interpreter, on CPU tensors.
+os.environ["TRITON_INTERPRET"] = "1"
 
 from detinfer.models.loader import ModelFiles, resolve_model
 

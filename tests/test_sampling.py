@@ -2,18 +2,25 @@
 
 import numpy as np
 import pytest
+import torch
 
+from detinfer import sampling
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.kernels import reference
 from detinfer.kernels.cpu import sampling as kernels
 from detinfer.params import SamplingParams
-from detinfer.sampling import SamplingRow, checksums, choose, rank, token_logprobs
+from detinfer.sampling import SamplingRow, rank, token_logprobs
 
 NOTHING = np.empty(0, dtype=np.int64)
 
 
 def row(seed=7, position=11, masked=(), **params):
     return SamplingRow(SamplingParams(**params), seed, position, np.array(masked, dtype=np.int64))
+
+
+def choose(logits, rows):
+    """The chosen token ids."""
+    return sampling.choose(torch.from_numpy(logits), rows)[0]
 
 
 def logits_of(rows, vocab, seed=0, scale=4.0):
@@ -91,7 +98,7 @@ def test_choice_equals_the_reference(filters, temperature):
         )
         for i, r in enumerate(rows)
     ]  # fmt: skip
-    assert choose(logits, rows).tolist() == expected
+    assert choose(logits, rows) == expected
 
 
 def test_choice_equals_the_reference_at_a_real_vocabulary():
@@ -106,7 +113,7 @@ def test_greedy_takes_the_lowest_of_equal_logits_and_respects_the_mask():
     logits = np.zeros((3, 9), dtype=np.float32)
     logits[:, [2, 5]] = 1.0
     rows = [row(), row(masked=[2]), row(temperature=1e-6)]
-    assert choose(logits, rows).tolist() == [2, 5, 2]
+    assert choose(logits, rows) == [2, 5, 2]
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 6}])
@@ -114,7 +121,7 @@ def test_equal_sums_of_logit_and_noise_go_to_the_lowest_id(filters):
     # At 1e9 binary32 numbers lie 64 apart: no noise moves them.
     logits = np.full((1, 9), 1e9, dtype=np.float32)
     logits[0, :2] = 0
-    assert choose(logits, [row(temperature=1.0, **filters)]).tolist() == [2]
+    assert choose(logits, [row(temperature=1.0, **filters)]) == [2]
 
 
 def test_samples_follow_the_distribution():
@@ -137,18 +144,18 @@ def test_a_row_does_not_see_its_neighbours():
         {"temperature": 1.0}, {"temperature": 0.8, "top_k": 50, "top_p": 0.5},
     ]  # fmt: skip
     rows = [row(seed=i, position=i, **p) for i, p in enumerate(params)]
-    together = choose(logits, rows).tolist()
+    together = choose(logits, rows)
     alone = [int(choose(logits[i : i + 1], [rows[i]])[0]) for i in range(8)]
-    backwards = choose(logits[::-1].copy(), rows[::-1]).tolist()[::-1]
+    backwards = choose(logits[::-1].copy(), rows[::-1])[::-1]
     assert together == alone == backwards
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_non_finite_logits_give_no_token_to_their_own_row_only(poison):
     logits = logits_of(4, 50)
-    clean = choose(logits, [row(temperature=t) for t in (0, 1, 0, 1)]).tolist()
+    clean = choose(logits, [row(temperature=t) for t in (0, 1, 0, 1)])
     logits[[0, 1], 17] = poison
-    chosen = choose(logits, [row(temperature=t) for t in (0, 1, 0, 1)]).tolist()
+    chosen = choose(logits, [row(temperature=t) for t in (0, 1, 0, 1)])
     assert chosen == [-1, -1, *clean[2:]]
 
 
@@ -170,14 +177,14 @@ def test_rank_is_a_stable_descending_sort(k):
 def test_token_logprobs_are_those_of_the_raw_logits():
     logits = logits_of(3, 100)
     table = reference.log_softmax(logits)
-    got = token_logprobs(logits, np.array([4, 5, -1]), [2, None, 3])
+    got = token_logprobs(torch.from_numpy(logits), [4, 5, -1], [2, None, 3])
     order = np.argsort(-logits[0], kind="stable")[:2].tolist()
     top = [(token, float(table[0, token])) for token in order]
     assert got == [TokenLogprob(4, float(table[0, 4]), top), None, None]
-    assert token_logprobs(logits, np.array([4, 5, 6]), [None] * 3) == [None] * 3
+    assert token_logprobs(torch.from_numpy(logits), [4, 5, 6], [None] * 3) == [None] * 3
 
 
 def test_checksums_are_pairs_of_plain_integers():
     logits = logits_of(2, 33)
     expected = [tuple(map(int, pair)) for pair in reference.checksum(logits)]
-    assert checksums(logits) == expected
+    assert sampling.choose(torch.from_numpy(logits), [row(), row()])[1] == expected

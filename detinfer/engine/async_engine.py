@@ -64,7 +64,9 @@ class AsyncEngine:
         step_timeout: float,
     ) -> None:
         self.state: Literal["ready", "draining", "dead"] = "ready"
-        self._capacity = config.max_num_seqs + max_queue_size
+        seqs = config.resolve().max_num_seqs
+        assert seqs is not None
+        self._capacity = seqs + max_queue_size
         self._step_timeout = step_timeout
         self._last_sign = 0.0  # monotonic time of the last message, or of the first open request
         self._loop = asyncio.get_running_loop()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
-from detinfer import sampling
+from detinfer import ops, sampling
 from detinfer.config import EngineConfig
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
@@ -52,8 +52,9 @@ class Runner(Protocol):
     plan: str
     dtype: Any
     fingerprint: Fingerprint
+    profile: ops.Profile
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> Tensor:
         """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
 
 
@@ -68,14 +69,15 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
+        config = config.resolve()
         if runner is None:
-            from detinfer.engine.model_runner import ModelRunner
-
-            runner = ModelRunner(config)
+            runner = _make_runner(config)
         self.runner: Runner = runner
         self.tokenizer = runner.tokenizer
         self.info = _describe(runner, config)
         self.block_manager = BlockManager(runner.num_pages)
+        assert config.max_num_seqs is not None
+        assert config.max_num_batched_tokens is not None
         self.scheduler = Scheduler(
             self.block_manager, Limits(config.max_num_seqs, config.max_num_batched_tokens)
         )
@@ -185,6 +187,10 @@ class Engine:
             )
 
     def _run(self, rows: list[ScheduledRow]) -> list[Choice]:
+        with ops.use(self.runner.profile):
+            return self._forward_and_sample(rows)
+
+    def _forward_and_sample(self, rows: list[ScheduledRow]) -> list[Choice]:
         logits = self.runner.forward(make_batch(rows))
         sampled: list[Request] = []
         for request, count in rows:
@@ -195,12 +201,11 @@ class Engine:
                 sampled.append(request)
         if not sampled:
             return []
-        tokens = sampling.choose(logits, [_sampling_row(request) for request in sampled])
-        sums = sampling.checksums(logits)
+        tokens, sums = sampling.choose(logits, [_sampling_row(request) for request in sampled])
         logprobs = sampling.token_logprobs(
             logits, tokens, [request.params.logprobs for request in sampled]
         )
-        return list(zip(sampled, tokens.tolist(), sums, logprobs, strict=True))
+        return list(zip(sampled, tokens, sums, logprobs, strict=True))
 
     def _extend(
         self, request: Request, token: int, sums: tuple[int, int], logprob: TokenLogprob | None
@@ -259,7 +264,18 @@ class Engine:
         return output
 
 
+def _make_runner(config: EngineConfig) -> Runner:
+    if config.numerics == "native" or config.device == "cuda":
+        from detinfer.engine.native_runner import NativeRunner
+
+        return NativeRunner(config)
+    from detinfer.engine.model_runner import ModelRunner
+
+    return ModelRunner(config)
+
+
 def _describe(runner: Runner, config: EngineConfig) -> EngineInfo:
+    assert config.max_num_seqs is not None
     parts = dict(runner.fingerprint.parts)
     return EngineInfo(
         model_name=runner.model_name,

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,7 +45,7 @@ _NEIGHBOUR = 3
 class Forwarder(Protocol):
     """What the audit needs of a model runner."""
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> torch.Tensor:
         """Logits of ``batch.logit_rows``. [L, V]."""
 
 
@@ -67,12 +66,12 @@ def audit_model(model: nn.Module, vocab_size: int, runner: Forwarder) -> None:
     prompt = [(7 * i + 3) % vocab_size for i in range(_FIRST)]
     neighbour = [(11 * i + 5) % vocab_size for i in range(_NEIGHBOUR)]
     with naming_modules(model) as where, record_attention() as calls, _OpAudit(where):
-        together = runner.forward(_batch([prompt, neighbour], 0)).copy()
+        together = runner.forward(_batch([prompt, neighbour], 0)).clone()
     _check_attention(model, calls)
     with naming_modules(model) as where, _OpAudit(where):
-        alone = runner.forward(_batch([prompt[:-1]], 0)).copy()
-        last = runner.forward(_batch([prompt[-1:]], _FIRST - 1)).copy()
-    if not _same_bits(together[:_FIRST], np.concatenate([alone, last])):
+        alone = runner.forward(_batch([prompt[:-1]], 0)).clone()
+        last = runner.forward(_batch([prompt[-1:]], _FIRST - 1)).clone()
+    if not _same_bits(together[:_FIRST], torch.cat([alone, last])):
         raise UnsupportedModelError(
             f"{type(model).__name__}: a prompt's logits change with its neighbours or its chunks, "
             "though every op is known: some op reads other rows of the batch"
@@ -149,5 +148,5 @@ def _check_attention(model: Any, calls: list[AttentionCall]) -> None:
             )
 
 
-def _same_bits(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
-    return bool(np.array_equal(a.view(np.int32), b.view(np.int32)))
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))

@@ -19,11 +19,12 @@ class LeafWeight:
 
     Args:
         weight: [n, k]; packed at once, not kept.
+        dtype: of the activations.
         allow_fast: whether a stock copy may be made for fast steps.
     """
 
-    def __init__(self, weight: Tensor, allow_fast: bool) -> None:
-        self.packed = ops.pack(weight)
+    def __init__(self, weight: Tensor, dtype: torch.dtype, allow_fast: bool) -> None:
+        self.packed = ops.pack(weight, dtype)
         self._allow_fast = allow_fast
         self._stock: Tensor | None = None
 
@@ -35,11 +36,14 @@ class LeafWeight:
             self._stock = self.packed.unpack(dtype)
         return self._stock
 
-    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(
+        self, x: Tensor, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+    ) -> Tensor:
         """``x @ weight.T + bias`` by the current step's mode."""
         if current().deterministic:
-            return ops.linear(x, self.packed, bias)
-        return F.linear(x, self.stock(x.dtype), None if bias is None else bias.to(x.dtype))
+            return ops.linear(x, self.packed, bias, out_dtype)
+        y = F.linear(x, self.stock(x.dtype), None if bias is None else bias.to(x.dtype))
+        return y if out_dtype is None else y.to(out_dtype)
 
     def lookup(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the weight, widened to ``dtype``."""
@@ -76,7 +80,7 @@ class PackedHead(PackedLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] -> [..., vocabulary] float32."""
-        logits = self.leaf.linear(input.to(torch.float32), self.bias)
+        logits = self.leaf.linear(input, self.bias, torch.float32)
         if self.softcap is None:
             return logits
         capped = logits / self.softcap

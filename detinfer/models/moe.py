@@ -105,7 +105,9 @@ def patch_experts(
     for projection in _EXPERT_WEIGHTS:
         weight = getattr(module, projection)
         stacked = weight.data.transpose(1, 2) if module.is_transposed else weight.data
-        leaves[projection] = [LeafWeight(expert, allow_fast) for expert in stacked]
+        leaves[projection] = [
+            LeafWeight(expert, activation_dtype, allow_fast) for expert in stacked
+        ]
         setattr(module, projection, placeholder(weight.shape, activation_dtype))
     module.expert_leaves = leaves  # type: ignore[assignment]
     swap_class(module, GptOssPackedExperts if own == "GptOssExperts" else PackedExperts)

@@ -44,6 +44,11 @@ class PatchReport:
     rope_pins: dict[str, str]
 
     @property
+    def rope(self) -> str:
+        """The pins as one line, for the fingerprint."""
+        return ", ".join(f"{name}={pin}" for name, pin in sorted(self.rope_pins.items())) or "none"
+
+    @property
     def cache_specs(self) -> list[LayerCacheSpec]:
         """What each attention layer keeps of a token."""
         return [call.spec for call in self.calls]
@@ -111,7 +116,7 @@ class _Packer:
         own = type(module).__name__
         if own in ROUTERS:
             assert isinstance(module.weight, nn.Parameter)
-            patch_router(module, name, LeafWeight(module.weight.data, self._allow_fast))
+            patch_router(module, name, self._leaf(module.weight.data))
             module.weight = placeholder(module.weight.shape, self._dtype)
         elif own in BLOCKS:
             swap_class(module, BLOCKS[own])
@@ -148,12 +153,15 @@ class _Packer:
         if scale is not None:  # the buffer was rounded to the checkpoint's dtype when it was made
             module.embed_scale = torch.tensor(scale, dtype=self._dtype)
 
+    def _leaf(self, weight: torch.Tensor) -> LeafWeight:
+        return LeafWeight(weight, self._dtype, self._allow_fast)
+
     def _pack(self, module: nn.Module, transposed: bool = False) -> None:
         weight = module.weight
         assert isinstance(weight, nn.Parameter)
         leaf = self._leaves.get(id(weight)) if id(weight) in self._tied else None
         if leaf is None:
-            leaf = LeafWeight(weight.data.T if transposed else weight.data, self._allow_fast)
+            leaf = self._leaf(weight.data.T if transposed else weight.data)
             if id(weight) in self._tied:
                 self._leaves[id(weight)] = leaf
         module.leaf = leaf  # type: ignore[assignment]

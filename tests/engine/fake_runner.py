@@ -45,11 +45,14 @@ class FakeRunner:
     whose last token is that id."""
 
     def __init__(self, num_pages=40, max_model_len=400, fail_at=None, poison=None):
+        from detinfer.ops import PORTABLE  # loads torch, as fake_engine does
+
         self.vocab_size = VOCAB
         self.max_model_len = max_model_len
         self.num_pages = num_pages
         self.eos_token_ids = frozenset([EOS])
         self.tokenizer = FakeTokenizer()
+        self.profile = PORTABLE
         self.model_name = "fake"
         self.plan = "modules"
         self.dtype = "torch.float32"
@@ -79,7 +82,9 @@ class FakeRunner:
             logits[i] = self.logits_of(self.pages[used].reshape(-1)[:length], batch)
             if self.poison is not None and batch.input_ids[flat] == self.poison:
                 logits[i, 3] = np.nan
-        return logits
+        import torch
+
+        return torch.from_numpy(logits)
 
     def logits_of(self, history, batch):
         digest = hashlib.blake2b(history.tobytes(), digest_size=8).digest()

@@ -78,8 +78,8 @@ def flat(runner: TinyRunner, deterministic: bool = True) -> list[npt.NDArray[np.
     """Three sequences in one step, then one token of each in another. Logits of all rows."""
     prompts = [(p, 0, pages) for p, pages in zip(PROMPTS, PAGES, strict=True)]
     step = [([n], len(p), pages) for p, n, pages in zip(PROMPTS, NEXT, PAGES, strict=True)]
-    prefill = runner.forward(make_batch(prompts, deterministic))
-    decode = runner.forward(make_batch(step, deterministic))
+    prefill = runner.logits(make_batch(prompts, deterministic))
+    decode = runner.logits(make_batch(step, deterministic))
     split = np.split(prefill, np.cumsum(LENGTHS)[:-1])
     return [np.concatenate([p, d[None]]) for p, d in zip(split, decode, strict=True)]
 
@@ -93,13 +93,13 @@ def test_bits_do_not_depend_on_neighbours_chunks_or_decode(case: Case) -> None:
     rows = zip(PROMPTS, NEXT, PAGES, together, (1, 3, 4), strict=True)
     for prompt, following, pages, reference, chunk in rows:
         ids = [*prompt, following]
-        alone = case.runner.forward(make_batch([(ids, 0, pages)]))
+        alone = case.runner.logits(make_batch([(ids, 0, pages)]))
         np.testing.assert_array_equal(bits(alone), bits(reference))
         chunks = []
         for i in range(0, len(ids), chunk):
             part = ids[i : i + chunk]
             batch = make_batch([(part, i, pages), (PROMPTS[0][: i + 1], 0, [11])])
-            chunks.append(case.runner.forward(batch)[: len(part)])
+            chunks.append(case.runner.logits(batch)[: len(part)])
         np.testing.assert_array_equal(bits(np.concatenate(chunks)), bits(reference))
 
 
@@ -120,7 +120,7 @@ def test_fast_mode_is_not_invariant() -> None:
     together = flat(runner, deterministic=False)
     differing = []
     for ids, pages, reference in zip(PROMPTS, PAGES, together, strict=True):
-        alone = runner.forward(make_batch([(ids, 0, pages)], deterministic=False))
+        alone = runner.logits(make_batch([(ids, 0, pages)], deterministic=False))
         differing.append(bool((bits(alone) != bits(reference[:-1])).any()))
     assert any(differing)
 

@@ -42,7 +42,7 @@ def feed(
             logit_rows=rows,
             deterministic=deterministic,
         )
-        logits.append(runner.forward(batch).copy())
+        logits.append(runner.forward(batch).numpy().copy())
         start += size
     assert start == len(ids)
     return np.concatenate(logits)

@@ -34,7 +34,7 @@ def bits(a: Any) -> Any:
 
 
 def prompt_logits(runner: TinyRunner, deterministic: bool = True) -> Any:
-    return runner.forward(make_batch([(tokens(9, 0), 0, [2])], deterministic))
+    return runner.logits(make_batch([(tokens(9, 0), 0, [2])], deterministic))
 
 
 def test_packed_weights_are_not_kept_twice() -> None:
@@ -93,7 +93,7 @@ def test_bf16_activations_are_invariant_and_near_float32(architecture: str) -> N
     ids = tokens(9, 0)
     alone = prompt_logits(runner)
     beside = make_batch([(tokens(20, 1), 0, [5]), (ids, 0, [2])])
-    together = runner.forward(beside)[20:]
+    together = runner.logits(beside)[20:]
     np.testing.assert_array_equal(bits(alone), bits(together))
     assert 0 < np.abs(alone - full).max() < 0.1 * np.abs(full).max()
 

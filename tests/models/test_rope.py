@@ -209,6 +209,6 @@ def test_a_longrope_model_is_independent_of_a_longer_neighbour() -> None:
     params = {"rope_type": "longrope", "rope_theta": 10000.0, **SCALED["longrope"]}
     runner = TinyRunner(tiny_model(tiny_config("llama", rope_parameters=params)))
     prompt, neighbour = (tokens(6, 0), 0, [1]), (tokens(100, 1), 0, [2, 3])
-    alone = runner.forward(make_batch([prompt]))
-    together = runner.forward(make_batch([prompt, neighbour]))[:6]
+    alone = runner.logits(make_batch([prompt]))
+    together = runner.logits(make_batch([prompt, neighbour]))[:6]
     np.testing.assert_array_equal(alone.view(np.int32), together.view(np.int32))

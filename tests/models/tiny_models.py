@@ -156,7 +156,7 @@ class TinyRunner:
         for pages in (*self.cache.keys, *self.cache.values):
             pages.fill(np.nan)  # a stale page that is read shows
 
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def forward(self, batch: Batch) -> torch.Tensor:
         tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
         context = ForwardContext(tensors, self.cache, batch.deterministic)
         with torch.inference_mode(), forward_context(context):
@@ -167,7 +167,11 @@ class TinyRunner:
                 past_key_values=None,
                 logits_to_keep=torch.from_numpy(batch.logit_rows).long(),
             )
-        return out.logits[0].float().numpy()
+        return out.logits[0].float()
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """The same as an array."""
+        return self.forward(batch).numpy()
 
 
 def make_batch(rows: list[tuple[list[int], int, list[int]]], deterministic: bool = True) -> Batch:
