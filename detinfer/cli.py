@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 1 (``check`` found a difference) or 2 (usage or environment).
+        The exit status: 0, 1 (``check`` found a difference, or the compile audit something) or
+        2 (usage or environment).
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -93,7 +94,16 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine can run")
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--compile-audit", action="store_true", help="not built yet")
+    doctor.add_argument(
+        "--compile-audit",
+        action="store_true",
+        help="compile every GPU kernel, without a GPU, and check its machine code instead",
+    )
+    doctor.add_argument(
+        "--full",
+        action="store_true",
+        help="audit also gfx942, without alignment, and in both 16-bit types",
+    )
     doctor.set_defaults(run=_doctor)
 
     pull = commands.add_parser("pull", help="fetch a model now")
@@ -196,7 +206,11 @@ def _check(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     if args.compile_audit:
-        raise ConfigError("--compile-audit is not built yet, leave the flag out")
+        from detinfer.compile_audit.command import run as run_audit
+
+        return run_audit(full=args.full, as_json=args.json)
+    if args.full:
+        raise ConfigError("--full: expected beside --compile-audit")
     from detinfer.doctor import run
 
     return run(as_json=args.json)

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from detinfer.errors import ConfigError
+
 PAGE_SIZE = 64  # tokens in one KV page; also the attention block of the arithmetic contract
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -49,19 +51,27 @@ class EngineConfig:
     allow_fast: bool = True
 
     def resolve(self) -> EngineConfig:
-        """The same settings with what the device decides filled in; the model's stay None."""
+        """The same settings with what the device decides filled in; the model's stay None.
+
+        Raises:
+            ConfigError: a profile that does not run on the device.
+        """
         device = "cpu" if self.device == "auto" else self.device
         on_cpu = device == "cpu"
-        given = {
-            "device": device,
-            "numerics": self.numerics,
-            "max_num_seqs": self.max_num_seqs or (64 if on_cpu else 256),
-            "max_num_batched_tokens": self.max_num_batched_tokens or (512 if on_cpu else 8192),
-            "kv_cache_memory": self.kv_cache_memory or (1 << 30 if on_cpu else None),
-        }
-        if self.numerics == "auto":
-            given["numerics"] = "portable" if on_cpu else "native"
-        return replace(self, **given)
+        by_device = "portable" if on_cpu else "native"
+        if device == "cuda" and self.numerics == "portable":
+            raise ConfigError(
+                "numerics: got 'portable' with device 'cuda', expected native (portable runs on "
+                "the CPU only)"
+            )
+        return replace(
+            self,
+            device=device,
+            numerics=by_device if self.numerics == "auto" else self.numerics,
+            max_num_seqs=self.max_num_seqs or (64 if on_cpu else 256),
+            max_num_batched_tokens=self.max_num_batched_tokens or (512 if on_cpu else 8192),
+            kv_cache_memory=self.kv_cache_memory or (1 << 30 if on_cpu else None),
+        )
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("subnormals", "flushed to zero" if problem else "kept", problem)
     yield _gpu()
     yield _cache()
-    yield Finding("profile", "portable (device cpu)")
+    yield Finding("profile", "portable (device cpu); native with --device cuda")
     yield from _default_model()
 
 
@@ -133,7 +133,8 @@ def _gpu() -> Finding:
     if not torch.cuda.is_available():
         return Finding("gpu", f"none usable (torch build: {build})")
     name = torch.cuda.get_device_name()
-    return Finding("gpu", f"{name} (torch build: {build}); --device cuda is not supported yet")
+    major, minor = torch.cuda.get_device_capability()
+    return Finding("gpu", f"{name}, sm_{major}{minor} (torch build: {build}): --device cuda")
 
 
 def _cache() -> Finding:

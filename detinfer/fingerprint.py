@@ -67,8 +67,18 @@ class Fingerprint:
         return f"detinfer-{__version__}-{self.parts['contract']}-{digest[:12]}"
 
 
+def file_parts(files: ModelFiles) -> dict[str, str]:
+    """The parts that name a model's files."""
+    return {
+        "weights": weights_digest(files),
+        "weight_format": files.weight_format,
+        "tokenizer": tokenizer_digest(files),
+        "config": config_digest(files),
+    }
+
+
 def make_fingerprint(
-    files: ModelFiles,
+    files: ModelFiles | Mapping[str, str],
     *,
     dtype: str,
     rope: str,
@@ -78,18 +88,16 @@ def make_fingerprint(
     """The fingerprint of a model.
 
     Args:
-        files: the model.
+        files: the model, or its ``file_parts``.
         dtype: dtype of activations and KV cache, ``"float32"`` and so on.
         rope: how the frequencies were pinned, as the loader of the model puts it.
         contract: profile and version of the arithmetic contract.
         **native: ``NATIVE_PARTS``, for that profile.
     """
+    parts = file_parts(files) if isinstance(files, ModelFiles) else files
     return Fingerprint(
         {
-            "weights": weights_digest(files),
-            "weight_format": files.weight_format,
-            "tokenizer": tokenizer_digest(files),
-            "config": config_digest(files),
+            **parts,
             "contract": contract,
             "profile": contract.rsplit("-", 1)[0],
             "dtype": dtype,

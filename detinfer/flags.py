@@ -87,9 +87,24 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--plan", choices=PLANS, help="how a forward pass runs; all give the same bits")
     add("--dtype", choices=DTYPES, help="dtype of activations and KV cache")
     add("--max-model-len", type=integer(1), metavar="N", help="longest sequence, in tokens")
-    add("--max-num-seqs", type=integer(1), metavar="N", help="most sequences in one step")
-    add("--max-num-batched-tokens", type=integer(1), metavar="N", help="most tokens in one step")
-    add("--kv-cache-memory", type=size, metavar="SIZE", help="the KV cache: bytes, or 2GiB")
+    add(
+        "--max-num-seqs",
+        type=integer(1),
+        metavar="N",
+        help="most sequences in one step (default 64 on CPU, 256 on CUDA)",
+    )
+    add(
+        "--max-num-batched-tokens",
+        type=integer(1),
+        metavar="N",
+        help="most tokens in one step (default 512 on CPU, 8192 on CUDA)",
+    )
+    add(
+        "--kv-cache-memory",
+        type=size,
+        metavar="SIZE",
+        help="the KV cache: bytes, or 2GiB (default 1GiB on CPU, most of what is free on CUDA)",
+    )
     add("--threads", type=integer(1), metavar="N", help="CPU threads; all usable cores if not set")
     add(
         "--default-deterministic",
@@ -115,17 +130,11 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     """The settings that parsed flags amount to.
 
     Raises:
-        ConfigError: a flag whose feature is not built yet.
+        ConfigError: settings that contradict each other.
     """
-    refuse("--device", args.device, "cuda")
-    refuse("--numerics", args.numerics, "native")
-    return EngineConfig(**{name: getattr(args, name) for name in _ENGINE_FIELDS})
-
-
-def refuse(flag: str, value: str, unbuilt: str) -> None:
-    """Refuse a value that is documented but whose feature is not built yet."""
-    if value == unbuilt:
-        raise ConfigError(f"{flag}: {unbuilt} is not supported yet, leave the flag out")
+    config = EngineConfig(**{name: getattr(args, name) for name in _ENGINE_FIELDS})
+    config.resolve()  # refuses now what the engine's own process would refuse later
+    return config
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "Profile",
     "activation",
     "attention",
+    "device",
     "embedding",
     "gelu_tanh_mul",
     "layer_norm",
@@ -78,6 +79,11 @@ def use(profile: Profile) -> Iterator[None]:
         yield
     finally:
         _active.profile = before
+
+
+def device() -> torch.device:
+    """Where the profile in use computes."""
+    return _active.profile.device
 
 
 def _kernels() -> Any:

@@ -43,7 +43,7 @@ class TensorCore:
 HOPPER = TensorCore(bits=25, group=16)  # and Blackwell
 AMPERE = TensorCore(bits=24, group=8)  # and Ada
 
-_ROW_CHUNK = 1 << 22  # products held at once
+_ROW_CHUNK = 1 << 17  # products held at once: 1 MiB
 
 
 @_ieee
@@ -66,17 +66,17 @@ def _mma_rows(a: Array, b: Array, c: Array, core: TensorCore) -> Array:
         exponents = exponents_a[:, group, None] + exponents_b[None, group, :]
         wide_c = c.astype(np.float64)
         top = np.maximum(exponents.max(axis=1), _exponent(wide_c))
-        shift = (core.bits - top).astype(np.int32)
-        aligned = np.trunc(np.ldexp(products, shift[:, None, :])).sum(axis=1)
-        total = np.ldexp(aligned + np.trunc(np.ldexp(wide_c, shift)), -shift)
+        scale = np.ldexp(1.0, core.bits - top)  # a power of two: products with it are exact
         plain = products.sum(axis=1) + wide_c  # what an infinity or NaN makes of it
+        products *= scale[:, None, :]
+        total = (np.trunc(products, out=products).sum(axis=1) + np.trunc(wide_c * scale)) / scale
         c = np.where(np.isfinite(plain), _toward_zero(total), plain.astype(F32)).astype(F32)
     return c
 
 
 def _exponent(x: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     exponent = np.frexp(x)[1] - 1
-    return np.where(x == 0, -126, np.maximum(exponent, -126)).astype(np.int32)
+    return np.where(x == 0, -126, np.maximum(exponent, -126)).astype(np.int16)
 
 
 def _toward_zero(x: npt.NDArray[np.float64]) -> Array:
@@ -238,12 +238,12 @@ def _score(c: Array, scale: float, softcap: float) -> Array:
 
 def _visit(
     m: Array,
-    l: Array,
+    l: Array,  # noqa: E741
     o: Array,
     s: Array,
     v: Array,
     dtype: str,
-    core: TensorCore,  # noqa: E741
+    core: TensorCore,
 ) -> tuple[Array, Array, Array]:
     """One block of 64 keys folded into a segment's (m, l, o)."""
     top = np.maximum(m, s.max(axis=1))

@@ -40,6 +40,7 @@ class AttentionCall:
     """One layer's call of the attention function, as a recorder keeps it.
 
     Attributes:
+        heads: query heads.
         spec: what the layer keeps of a token.
         window: sliding window in keys, 0 for none.
         softcap: of the scores, 0 for none.
@@ -47,6 +48,7 @@ class AttentionCall:
     """
 
     layer: int
+    heads: int
     spec: ops.LayerCacheSpec
     window: int
     scale: float
@@ -120,11 +122,13 @@ def attention_forward(
     if _recorder is not None:
         spec = ops.LayerCacheSpec(k.shape[1], k.shape[2], v.shape[2])
         _recorder.append(
-            AttentionCall(layer, spec, window, scale, softcap or 0.0, s_aux is not None)
+            AttentionCall(layer, q.shape[1], spec, window, scale, softcap or 0.0, s_aux is not None)
         )
     if context.cache is None or context.batch is None:  # probing shapes at load
         return q.new_zeros(1, q.shape[0], q.shape[1], v.shape[2]), None
-    attend = ops.attention if context.deterministic else _stock_attention
+    # The native cache has one kernel for both modes: no stock op reads pages.
+    stock = not context.deterministic and isinstance(context.cache, ops.KVCache)
+    attend = _stock_attention if stock else ops.attention
     out = attend(
         q,
         k,
@@ -149,9 +153,9 @@ def _stock_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cache: ops.KVCache,
+    cache: Any,
     layer: int,
-    batch: ops.BatchTensors,
+    batch: Any,
     *,
     scale: float,
     window: int,

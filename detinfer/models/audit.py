@@ -22,6 +22,7 @@ from detinfer.models.naming import naming_modules
 
 # Moves, views and makes data.
 _MOVES = """
+    _pin_memory
     _reshape_alias _to_copy _unsafe_view alias arange as_strided cat chunk clone contiguous
     copy_ detach diagonal empty empty_like empty_strided expand expand_as fill_ flatten full
     full_like gather index index_put_ index_select lift_fresh masked_fill masked_fill_ movedim

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from detinfer.backends.native import NativeCache
+    from detinfer.backends.native_batch import NativeBatch
     from detinfer.ops import BatchTensors, KVCache
 
 
@@ -26,8 +28,8 @@ class ForwardContext:
         deterministic: whether leaves run the contract's kernels or PyTorch's stock ops.
     """
 
-    batch: BatchTensors | None
-    cache: KVCache | None
+    batch: BatchTensors | NativeBatch | None
+    cache: KVCache | NativeCache | None
     deterministic: bool = True
 
 

@@ -98,6 +98,14 @@ class PackedEmbedding(nn.Embedding):
         return self.leaf.lookup(input, self.weight.dtype)
 
 
-def placeholder(shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
+def placeholder(
+    shape: torch.Size, dtype: torch.dtype, device: torch.device | None = None
+) -> nn.Parameter:
     """A parameter of this shape and dtype that holds one element of memory."""
-    return nn.Parameter(torch.zeros(1, dtype=dtype).expand(shape), requires_grad=False)
+    one = torch.zeros(1, dtype=dtype, device=device)
+    return nn.Parameter(one.expand(shape), requires_grad=False)
+
+
+def is_placeholder(tensor: Tensor) -> bool:
+    """Whether a parameter only stands for one that was packed."""
+    return tensor.numel() > 1 and not any(tensor.stride())

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from detinfer import ops
 from detinfer.errors import UnsupportedModelError
 from detinfer.models.activations import is_activation, patch_activation
 from detinfer.models.attention import AttentionCall, record_attention
@@ -20,6 +21,7 @@ from detinfer.models.leaves import (
     PackedEmbedding,
     PackedHead,
     PackedLinear,
+    is_placeholder,
     placeholder,
 )
 from detinfer.models.moe import BLOCKS, is_experts, patch_experts
@@ -93,6 +95,8 @@ def patch_model(
             packer.patch(module, name)
     packer.patch_head(model)
     _cast_rest(model, loaded_dtype, activation_dtype)
+    if ops.device().type != "cpu":
+        _move(model, ops.device())
     return PatchReport(_probe_layers(model), pins)
 
 
@@ -206,9 +210,24 @@ def _cast_rest(model: Any, loaded: torch.dtype, dtype: torch.dtype) -> None:
                 module._buffers[key] = buffer.to(dtype)
 
 
+def _move(model: nn.Module, device: torch.device) -> None:
+    """Move what was not packed; placeholders are made anew, since a copy would fill their shape."""
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and is_placeholder(parameter):
+                module._parameters[key] = placeholder(parameter.shape, parameter.dtype, device)
+            elif parameter is not None:
+                module._parameters[key] = nn.Parameter(parameter.to(device), requires_grad=False)
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[key] = buffer.to(device)
+        if isinstance(module, TableRotary):
+            module.rope_tables = {t: table.to(device) for t, table in module.rope_tables.items()}
+
+
 def _probe_layers(model: Any) -> list[AttentionCall]:
     """How each layer calls attention, seen from one token's pass without attention."""
-    one = torch.zeros(1, 1, dtype=torch.int64)
+    one = torch.zeros(1, 1, dtype=torch.int64, device=ops.device())
     with (
         torch.inference_mode(),
         forward_context(ForwardContext(None, None)),
@@ -221,7 +240,7 @@ def _probe_layers(model: Any) -> list[AttentionCall]:
                 position_ids=one,
                 use_cache=False,
                 past_key_values=None,
-                logits_to_keep=torch.zeros(1, dtype=torch.int64),
+                logits_to_keep=one[0],
             )
         except UnsupportedModelError:
             raise

@@ -66,6 +66,7 @@ class Pattern:
 
     Attributes:
         rotary: dimensions of a head that are rotated.
+        wide_angles: whether cos and sin stay binary32 whatever the activation dtype.
         inner: width of the MLP.
         wide: whether q and k are normalised over all heads at once.
         gelu: gelu_tanh in the MLP rather than silu.
@@ -81,6 +82,7 @@ class Pattern:
     heads: int
     inner: int
     rotary: int
+    wide_angles: bool
     variant: str
     eps: float
     wide: bool
@@ -132,6 +134,7 @@ def match(model: Any, calls: Sequence[AttentionCall]) -> Pattern:
         heads=heads,
         inner=width,
         rotary=rotary.pop(),
+        wide_angles=inner.rotary_emb.rope_keeps_float32,
         variant=variant,
         eps=eps,
         wide=wide,

@@ -9,7 +9,7 @@ to be decided in binary64 are computed by mpmath.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mpmath
 import numpy as np
@@ -49,6 +49,10 @@ class RopeTable:
     attention_factor: float
     cos: torch.Tensor
     sin: torch.Tensor
+
+    def to(self, device: torch.device) -> RopeTable:
+        """The same table on a device."""
+        return replace(self, cos=self.cos.to(device), sin=self.sin.to(device))
 
 
 def build_rope_table(

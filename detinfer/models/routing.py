@@ -139,11 +139,16 @@ def patch_router(module: nn.Module, name: str, leaf: LeafWeight) -> None:
     """
     own = copy.deepcopy(module).float()
     x = torch.randn(16, leaf.packed.k, generator=torch.Generator().manual_seed(0))
+    weight = module.weight
     swap_class(module, ROUTERS[type(module).__name__])
     assert isinstance(module, ContractRouter)
-    module.leaf = leaf
-    with torch.inference_mode(), forward_context(ForwardContext(None, None)):
+    assert isinstance(weight, nn.Parameter)
+    # The formula is what is in question, not a profile's kernels.
+    portable = ops.use(ops.PORTABLE)
+    with torch.inference_mode(), forward_context(ForwardContext(None, None)), portable:
+        module.leaf = LeafWeight(weight.data, torch.float32, allow_fast=False)
         ours, theirs = module.route(x), own(x)
+    module.leaf = leaf
     order = _order(ours, theirs)
     if order is None:
         raise UnsupportedModelError(

@@ -1,0 +1,10 @@
+"""``detinfer doctor --compile-audit``: every GPU kernel compiled without a GPU, and read.
+
+- ``audit``: the catalogue of compilations, and the audit of all of them;
+- ``workers``: the spawned processes that compile;
+- ``compiling``: one compilation, and what is read from it;
+- ``machine_code``: PTX as instructions and accumulator chains;
+- ``rules``: what it must show;
+- ``source_lint``: what machine code cannot show;
+- ``command``: progress, table, JSON and exit status.
+"""

@@ -1,0 +1,238 @@
+"""The model runner of profile ``native``: Triton kernels on a GPU, decode steps as CUDA graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detinfer import ops
+from detinfer.backends import native
+from detinfer.backends.native_batch import (
+    AttentionShape,
+    NativeBatch,
+    exact_layout,
+    fill,
+    make_plans,
+)
+from detinfer.config import EngineConfig
+from detinfer.engine.batch import Batch
+from detinfer.engine.block_manager import BlockManager
+from detinfer.engine.decode_graphs import DecodeGraphs
+from detinfer.engine.loading import (
+    check_config,
+    eos_token_ids,
+    load_model,
+    max_model_len,
+    num_pages,
+    stored_dtype,
+)
+from detinfer.engine.model_runner import run_modules
+from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
+from detinfer.fingerprint import NATIVE_CONTRACT, file_parts, make_fingerprint
+from detinfer.kernels.triton import launch
+from detinfer.models.audit import audit_model
+from detinfer.models.context import ForwardContext
+from detinfer.models.loader import load_tokenizer, resolve_model
+from detinfer.models.native_step import NativeStep
+from detinfer.models.patches import patch_model
+from detinfer.models.pattern import PatternMismatch, match
+
+_FREE_SHARE = 0.9  # of the memory the weights leave, for pages
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in memory, before it is patched.
+
+    Attributes:
+        model: on the CPU, with attention implementation ``detinfer``.
+        dtype: its weights are stored in.
+        parts: of the fingerprint, those that name the files.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    dtype: torch.dtype
+    parts: dict[str, str]
+
+
+class NativeRunner:
+    """One model on one GPU by the ``native`` profile, and the page pool it attends over.
+
+    With ``TRITON_INTERPRET=1`` it runs on CPU tensors, kernel by kernel in Triton's interpreter:
+    slow, for tests.
+
+    Args:
+        config: see ``EngineConfig``.
+        source: the model, if it is not to be read from files.
+
+    Raises:
+        ConfigError: a setting or the machine cannot work.
+        ModelLoadError: the model cannot be found or read.
+        UnsupportedModelError: the model's bits cannot be guaranteed.
+
+    Attributes:
+        plan: ``fused`` where a step is a fixed sequence of launches, else ``modules``.
+    """
+
+    def __init__(self, config: EngineConfig, source: Source | None = None) -> None:
+        check_config(config)
+        config = config.resolve()
+        device = _device(config)
+        self.profile = ops.Profile("native", device)
+        source = source or _read(config)
+        self.tokenizer, self.model_name = source.tokenizer, source.name
+        self.torch_dtype = source.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+        self.dtype = str(self.torch_dtype).removeprefix("torch.")
+        self.model = model = source.model
+        text_config = model.config.get_text_config()
+        self.vocab_size: int = text_config.vocab_size
+        self.max_model_len = max_model_len(config.max_model_len, text_config)
+        self.eos_token_ids = eos_token_ids(model)
+        self._allow_fast = config.allow_fast
+
+        with ops.use(self.profile):
+            report = patch_model(model, self.torch_dtype, self.max_model_len, config.allow_fast)
+            page = sum(native.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
+            self.num_pages = num_pages(config.kv_cache_memory or _free_memory(device), page)
+            self.cache = native.NativeCache(
+                report.cache_specs, self.num_pages, self.torch_dtype, device
+            )
+            self._shapes = list(
+                dict.fromkeys(
+                    AttentionShape(c.heads // c.spec.kv_heads, c.window, c.spec.k_dim, c.spec.v_dim)
+                    for c in report.calls
+                )
+            )
+            self._tilings = [shape.tiling(self.torch_dtype, device) for shape in self._shapes]
+            self.fingerprint = make_fingerprint(
+                source.parts,
+                dtype=self.dtype,
+                rope=report.rope,
+                contract=NATIVE_CONTRACT,
+                **_native_parts(device),
+            )
+            self._step: NativeStep | None = None
+            self._graphs: DecodeGraphs | None = None
+            audit_model(model, self.vocab_size, self)
+            if config.plan != "modules":
+                self._step = self._fuse(report.calls, required=config.plan == "fused")
+            self.plan = "modules" if self._step is None else "fused"
+            if self._step is not None and device.type == "cuda":
+                pages = BlockManager.pages_for(self.max_model_len)
+                self._graphs = DecodeGraphs(
+                    self._step, self._shapes, self._tilings, pages, self.max_model_len, device
+                )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32, on the device.
+
+        Does not wait for the device.
+        """
+        if not batch.deterministic and not self._allow_fast:
+            raise RequestError(
+                "deterministic: got false, but this engine runs without the fast mode",
+                "deterministic",
+            )
+        with ops.use(self.profile), torch.inference_mode():
+            if self._graphs is not None and self._graphs.fits(batch):
+                return self._graphs.forward(batch)
+            if self._step is None:
+                return self._run_modules(batch)
+            return self._step.forward(self._on_device(batch), batch.deterministic)
+
+    def _run_modules(self, batch: Batch) -> Tensor:
+        context = ForwardContext(self._on_device(batch), self.cache, batch.deterministic)
+        return run_modules(self.model, batch, context, self.profile.device)
+
+    def _on_device(self, batch: Batch) -> NativeBatch:
+        plans = make_plans(batch, self._shapes, self._tilings)
+        layout = exact_layout(batch, plans)
+        whole = not batch.positions[batch.query_start[:-1]].any()
+        longest = int(np.diff(batch.query_start).max()) if whole else 0
+        device = self.profile.device
+        host = torch.zeros(layout.offsets[-1], dtype=torch.int32, pin_memory=device.type == "cuda")
+        fill(host.numpy(), layout, batch, plans)
+        if device.type != "cuda":
+            longest = 0  # no flash attention to run whole prompts with
+        buffer = host.to(device, non_blocking=True)
+        return NativeBatch(buffer, layout, self._shapes, longest)
+
+    def _fuse(self, calls: Any, required: bool) -> NativeStep | None:
+        """The fused plan, if the model is its pattern and both plans agree bit for bit."""
+        try:
+            step = NativeStep(match(self.model, calls), self.cache)
+            if not self._plans_agree(step):
+                raise PatternMismatch("its bits differ from the modules' on a small batch")
+        except PatternMismatch as mismatch:
+            if required:
+                raise UnsupportedModelError(
+                    f"plan fused: {type(self.model).__name__}: {mismatch}"
+                ) from None
+            return None
+        return step
+
+    def _plans_agree(self, step: NativeStep) -> bool:
+        """Whether both plans give the same logits on a prompt and a chunk after it, on page 1."""
+        ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % self.vocab_size
+        for start, stop in ((0, 20), (20, 24)):
+            batch = Batch(
+                input_ids=ids[start:stop],
+                positions=np.arange(start, stop, dtype=np.int32),
+                query_start=np.array([0, stop - start], np.int32),
+                block_tables=np.ones((1, 1), np.int32),
+                logit_rows=np.arange(stop - start, dtype=np.int32),
+            )
+            with torch.inference_mode():
+                expected = self._run_modules(batch)
+                got = step.forward(self._on_device(batch))
+            if not torch.equal(got.view(torch.int32), expected.view(torch.int32)):
+                return False
+        return True
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if launch.interpreted():
+        return torch.device("cpu")
+    if config.device != "cuda":
+        raise ConfigError("numerics: got 'native' with device 'cpu', expected device cuda")
+    if not torch.cuda.is_available():
+        build = torch.version.cuda or "cpu"
+        raise ConfigError(f"device: got 'cuda', but PyTorch sees no GPU (its build: {build})")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _read(config: EngineConfig) -> Source:
+    files = resolve_model(config.model, progress=sys.stderr.isatty())
+    return Source(
+        load_model(files), load_tokenizer(files), files.name, stored_dtype(files), file_parts(files)
+    )
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 1 << 30
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0] * _FREE_SHARE)
+
+
+def _native_parts(device: torch.device) -> dict[str, str]:
+    import triton
+
+    # The kernels' own text stands for their launch tables and all else they compile from.
+    folder = Path(launch.__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    where = "interpreter" if launch.interpreted() else f"sm_{launch.architecture(device)}"
+    return {
+        "architecture": where,
+        "compiler": f"triton {triton.__version__}",
+        "launch_tables": hashlib.sha256(sources).hexdigest()[:16],
+    }

@@ -1,0 +1,683 @@
+"""Triton's paged attention in the interpreter: the reference's bits however sequences are cut."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detinfer.testing import assert_same_bits, rounded_normal, same_bits, surrounded, to_torch
+from detinfer.testing.interpreter import install
+
+install()
+
+import triton.language as tl  # noqa: E402
+
+from detinfer.kernels import reference_native  # noqa: E402
+from detinfer.kernels.triton import attention as module  # noqa: E402
+from detinfer.kernels.triton import attention_kernels  # noqa: E402
+from detinfer.kernels.triton.attention import (  # noqa: E402
+    AttentionConfig,
+    AttentionConfigs,
+    DevicePlan,
+    attention,
+    scratch_for,
+)
+from detinfer.kernels.triton.attention_plan import (  # noqa: E402
+    BLOCK,
+    SEGMENT_BLOCKS,
+    Layout,
+    Plan,
+    Tiling,
+    padded_group,
+    plan,
+)
+from detinfer.kernels.triton.launch import ARCHITECTURES  # noqa: E402
+
+PAGE = BLOCK
+SCALE = 0.37
+DTYPES = ("bfloat16", "float16", "float32")
+NAN = float("nan")
+
+
+def configs(
+    prefill: int = 64, decode: int = 16, whole: bool = True, prefill_from: int = 32
+) -> AttentionConfigs:
+    """Launch configurations by what the host sees of them: tile rows, how tiles are walked."""
+    rows = (AttentionConfig(block_m, 4, 2, 2) for block_m in (prefill, decode))
+    return AttentionConfigs(*rows, whole, prefill_from)
+
+
+DEFAULT = configs()
+
+
+@dataclass
+class Tokens:
+    """Queries, keys and values of every token of one sequence, and the pages it owns."""
+
+    q: np.ndarray  # [S, H, Dk]
+    k: np.ndarray  # [S, Hkv, Dk]
+    v: np.ndarray  # [S, Hkv, Dv]
+    pages: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.q)
+
+
+Part = tuple[Tokens, int, int]  # a sequence, and which of its tokens a batch holds
+
+
+def sequence(
+    length: int,
+    *,
+    heads: tuple[int, int] = (2, 1),
+    dims: tuple[int, int] = (16, 16),
+    seed: int = 0,
+    scale: float = 1.0,
+    dtype: str = "bfloat16",
+) -> Tokens:
+    """A random sequence: heads (H, Hkv), dims (Dk, Dv)."""
+    rng = np.random.default_rng((seed, length, *heads, *dims))
+    shapes = ((heads[0], dims[0]), (heads[1], dims[0]), (heads[1], dims[1]))
+    return Tokens(*(rounded_normal(rng, (length, *s), dtype, scale) for s in shapes))
+
+
+class World:
+    """A page pool full of ``stale`` values, whose pages sequences get in shuffled order."""
+
+    def __init__(
+        self,
+        sequences: Sequence[Tokens],
+        dtype: str = "bfloat16",
+        stale: float = NAN,
+        seed: int = 0,
+    ):
+        self.dtype = dtype
+        needed = [-(-len(s) // PAGE) for s in sequences]
+        pages = sum(needed) + 3
+        order = np.random.default_rng((seed, pages)).permutation(pages).tolist()
+        kv_heads = sequences[0].k.shape[1]
+        self.k, self.v = (
+            torch.full((pages, kv_heads, PAGE, x.shape[2]), stale, dtype=getattr(torch, dtype))
+            for x in (sequences[0].k, sequences[0].v)
+        )
+        for s, count in zip(sequences, needed, strict=True):
+            s.pages, order = order[:count], order[count:]
+            for cache, values in ((self.k, s.k), (self.v, s.v)):
+                for number, page in enumerate(s.pages):
+                    kept = values[number * PAGE : (number + 1) * PAGE]
+                    cache[page, :, : len(kept)] = to_torch(kept, dtype).transpose(0, 1)
+
+    def step(
+        self,
+        parts: Sequence[Part],
+        config: AttentionConfigs = DEFAULT,
+        cut: Callable[[Plan], Plan] = lambda p: p,
+        **options: Any,
+    ) -> list[torch.Tensor]:
+        """One batch: of each sequence its tokens start..stop. Results part by part."""
+        counts = [stop - start for _, start, stop in parts]
+        tables = torch.zeros(len(parts), max(len(s.pages) for s, _, _ in parts), dtype=torch.int32)
+        for row, (s, _, _) in zip(tables, parts, strict=True):
+            row[: len(s.pages)] = torch.tensor(s.pages)
+        heads, kv_heads = parts[0][0].q.shape[1], self.k.shape[1]
+        starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+        first = np.array([start for _, start, _ in parts], np.int32)
+        window = options.get("window", 0)
+        group = heads // kv_heads
+        work = cut(plan(starts, first, group, config.tiling(group), window))
+        q = to_torch(np.concatenate([s.q[start:stop] for s, start, stop in parts]), self.dtype)
+        on_device = DevicePlan(torch.from_numpy(work.pack()), work.layout)
+        options = {"scale": SCALE, "config": config, **options}
+        out = attention(q, self.k, self.v, tables, on_device, **options)
+        return list(out.split(counts))
+
+
+def expected(part: Part, dtype: str = "bfloat16", **options: Any) -> np.ndarray:
+    s, start, stop = part
+    positions = np.arange(start, stop)
+    q, options = s.q[start:stop], {"scale": SCALE, **options}
+    return reference_native.attention(q, positions, s.k, s.v, dtype=dtype, **options)
+
+
+def assert_equals_reference(
+    parts: Sequence[Part],
+    dtype: str = "bfloat16",
+    config: AttentionConfigs = DEFAULT,
+    **options: Any,
+) -> None:
+    world = World([s for s, _, _ in parts], dtype)
+    device = dict(options)
+    if "sinks" in device:
+        device["sinks"] = to_torch(device["sinks"], dtype)
+    for part, got in zip(parts, world.step(parts, config, **device), strict=True):
+        assert_same_bits(got.float(), expected(part, dtype, **options), f"{part[1]}..{part[2]}")
+
+
+def cut_elsewhere(work: Plan) -> Plan:
+    """A wrong plan: of every split tile the second segment starts a block late."""
+    decode = work.decode.copy()
+    for item in decode:
+        if item[6] >= 0 and item[5] == SEGMENT_BLOCKS:
+            item[5] += 1
+        elif item[4] == SEGMENT_BLOCKS:
+            item[4] += 1
+    return replace(work, decode=decode)
+
+
+# --- values
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "dims"),
+    [((1, 1), (16, 16)), ((6, 2), (16, 32)), ((7, 1), (24, 16))],
+    ids=["one head", "group of 3", "group of 7, padded depth"],
+)
+def test_equals_reference(dtype, heads, dims):
+    make = functools.partial(sequence, heads=heads, dims=dims, dtype=dtype)
+    a, b, c, d = make(70), make(66, seed=1), make(5), make(530)
+    assert_equals_reference([(a, 0, 70), (b, 65, 66), (c, 0, 5), (d, 528, 530)], dtype)
+
+
+@pytest.mark.parametrize("dims", [(80, 80), (192, 128), (256, 256)])
+def test_equals_reference_at_model_head_dims(dims):
+    s = sequence(66, heads=(2, 1), dims=dims)
+    assert_equals_reference([(s, 60, 66)])
+
+
+@pytest.mark.parametrize("heads", [(16, 1), (20, 1), (64, 1)])
+def test_equals_reference_for_wide_groups(heads):
+    s = sequence(66, heads=heads)
+    assert_equals_reference([(s, 63, 66)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"softcap": 3.0},
+        {"sinks": np.array([0.5, -2], np.float32)},
+        {"softcap": 5.0, "sinks": np.array([30, -30], np.float32), "window": 40},
+    ],
+    ids=["softcap", "sinks", "all"],
+)
+def test_equals_reference_with_options(dtype, options):
+    a, b = sequence(75, dtype=dtype), sequence(520, dtype=dtype)
+    assert_equals_reference([(a, 0, 75), (b, 519, 520)], dtype, **options)
+
+
+@pytest.mark.parametrize("window", [1, 2, 63, 64, 65, 129])
+def test_window_edges_equal_reference(window):
+    a, b = sequence(140), sequence(136, seed=1)
+    assert_equals_reference([(a, 60, 140), (b, 128, 136)], window=window)
+
+
+@pytest.mark.parametrize("window", [64, 450, 512, 513, 1000])
+def test_window_edges_of_segments_equal_reference(window):
+    s = sequence(1030)
+    parts = [(s, 1023, 1026), (s, 511, 513)]
+    world = World([s])
+    for part, got in zip(parts, world.step(parts, window=window), strict=True):
+        assert_same_bits(got.float(), expected(part, window=window))
+    (whole,) = world.step([(s, 1020, 1030)], configs(prefill_from=1), window=window)
+    assert_same_bits(whole.float(), expected((s, 1020, 1030), window=window))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accuracy_against_float64(dtype):
+    """Every step's relative error, in units of the accumulator's 2^-23, times its sum's size.
+
+    A score's error of e moves its weight by a factor 2^e, so the result by at most
+    2·max|v|·(2^e - 1). Scores: D products truncated one by one and one rounding, below
+    (D + 2)·2^-23·sum|q·k·σ|. Weights and sums: below 100 more roundings on the path of a value. P's
+    own rounding is relative, and so is the output's.
+    """
+    depth, length = 32, 600
+    s = sequence(length, dims=(depth, 16), dtype=dtype)
+    (got,) = World([s], dtype).step([(s, length - 3, length)])
+    k, v = (np.repeat(x.astype(np.float64), 2, axis=1) for x in (s.k, s.v))
+    q = s.q[-3:].astype(np.float64)
+    scores = np.einsum("thd,shd->ths", q, k) * SCALE
+    visible = np.arange(length) <= np.arange(length - 3, length)[:, None, None]
+    weights = np.where(visible, np.exp(scores - scores.max(axis=2, keepdims=True)), 0)
+    exact = np.einsum("ths,shd->thd", weights / weights.sum(axis=2, keepdims=True), v)
+    size = np.abs(v).max()
+    score_error = (depth + 2) * 2.0**-23 * np.einsum("thd,shd->ths", abs(q), abs(k)).max() * SCALE
+    unit = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}[dtype]
+    budget = 2 * size * (np.expm1(score_error) + 100 * 2.0**-23) + unit * size + unit * abs(exact)
+    assert (abs(got.double().numpy() - exact) <= budget).all()
+
+
+# --- invariance
+
+CHUNKS = (1, 15, 16, 17, 63, 64, 65, 127, 128, 129)
+
+
+@functools.cache
+def prompt() -> tuple[World, Tokens, torch.Tensor]:
+    s = sequence(130)
+    world = World([s])
+    return world, s, world.step([(s, 0, 130)])[0]
+
+
+@pytest.mark.parametrize("size", CHUNKS)
+def test_chunks_of_a_prompt_have_its_bits(size):
+    """Size 1 is decoding it token by token. Chunks only read the cache, so one batch holds them."""
+    world, s, whole = prompt()
+    chunks = [(s, start, min(start + size, 130)) for start in range(0, 130, size)]
+    assert_same_bits(torch.cat(world.step(chunks)), whole)
+
+
+def test_control_merging_at_other_keys_changes_a_prompt(monkeypatch):
+    world, s, whole = prompt()
+    monkeypatch.setattr(attention_kernels, "SEGMENT", tl.constexpr(1))
+    assert not same_bits(world.step([(s, 0, 130)])[0], whole)
+
+
+@functools.cache
+def long_sequence() -> tuple[World, Tokens]:
+    s = sequence(580, heads=(3, 1))
+    return World([s]), s
+
+
+LONG = ((570, 580), (510, 514))
+
+
+OTHERS = (
+    configs(decode=32),
+    configs(decode=64),
+    configs(prefill=16, prefill_from=1),
+    configs(prefill=64, prefill_from=1),
+    configs(prefill=128, prefill_from=1),
+    configs(prefill=32, prefill_from=1, whole=False),
+)
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=repr)
+@pytest.mark.parametrize("options", [{}, {"window": 100, "sinks": torch.ones(3)}], ids=repr)
+def test_every_configuration_has_the_same_bits(config, options):
+    world, s = long_sequence()
+    parts = [(s, *rows) for rows in LONG]
+    for a, b in zip(
+        world.step(parts, config, **options), world.step(parts, **options), strict=True
+    ):
+        assert_same_bits(a, b)
+
+
+def test_control_other_segments_change_the_bits():
+    world, s = long_sequence()
+    parts = [(s, *LONG[0])]
+    assert not same_bits(world.step(parts, cut=cut_elsewhere)[0], world.step(parts)[0])
+
+
+NEIGHBOURS = (1, 2, 15, 16, 17, 63, 64, 65, 100, 127, 128, 129, 130)
+
+
+@functools.cache
+def alone() -> tuple[Tokens, torch.Tensor]:
+    s = sequence(600)
+    return s, World([s]).step([(s, 596, 600)])[0]
+
+
+@pytest.mark.parametrize("length", NEIGHBOURS)
+def test_a_neighbour_of_any_length_changes_nothing(length):
+    s, bits = alone()
+    neighbour = sequence(length, seed=7, scale=1e4)
+    world = World([neighbour, s], seed=length)
+    assert_same_bits(world.step([(neighbour, 0, length), (s, 596, 600)])[1], bits)
+
+
+def test_control_a_cut_that_follows_the_batch_is_seen():
+    s, bits = alone()
+    neighbour = sequence(64, seed=7)
+    world = World([neighbour, s])
+
+    def cut(work: Plan) -> Plan:
+        return cut_elsewhere(work) if len(work.prefill) else work
+
+    assert_same_bits(world.step([(s, 596, 600)], cut=cut)[0], bits)
+    assert not same_bits(world.step([(neighbour, 0, 64), (s, 596, 600)], cut=cut)[1], bits)
+
+
+def test_batch_order_changes_nothing():
+    sequences = [sequence(n, seed=n) for n in (3, 40, 70, 520)]
+    parts = [(s, max(0, len(s) - 40), len(s)) for s in sequences]
+    world = World(sequences)
+    results = world.step(parts)
+    for order in ((3, 2, 1, 0), (1, 3, 0, 2)):
+        for i, got in zip(order, world.step([parts[i] for i in order]), strict=True):
+            assert_same_bits(got, results[i])
+    assert not same_bits(results[2][:40], results[3][:40])  # the comparison sees a mix-up
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_page_placement_changes_nothing(seed):
+    s, bits = alone()
+    assert_same_bits(World([s], seed=seed).step([(s, 596, 600)])[0], bits)
+
+
+def test_control_pages_in_another_order_are_seen():
+    s, bits = alone()
+    world = World([s])
+    s.pages[:2] = s.pages[1::-1]
+    assert not same_bits(world.step([(s, 596, 600)])[0], bits)
+
+
+@pytest.mark.parametrize("stale", [NAN, float("inf"), -float("inf"), 3e4, 0.0])
+@pytest.mark.parametrize("window", [0, 90])
+def test_stale_pages_change_nothing(stale, window):
+    """Keys beyond the sequence, and the pages a window has left behind."""
+    s = sequence(300)
+    parts = [(s, 297, 300), (s, 250, 290)]
+    bits = World([s]).step(parts, window=window)
+    world = World([s], stale=stale)
+    if window:  # 250 - 90 + 1 = 161: the first visible key is in page 2
+        world.k[s.pages[:2]], world.v[s.pages[:2]] = stale, stale
+    for got, wanted in zip(world.step(parts, window=window), bits, strict=True):
+        assert_same_bits(got, wanted)
+    world.v[s.pages[3]] = 0.5  # the control: what is seen counts
+    assert not same_bits(world.step(parts, window=window)[0], bits[0])
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_any_number_of_programs_has_the_same_bits(count, monkeypatch):
+    sequences = [sequence(n, heads=(4, 2), seed=n) for n in (3, 40, 520)]
+    parts = [(s, max(0, len(s) - 40), len(s)) for s in sequences]
+    world = World(sequences)
+    results = world.step(parts)
+    monkeypatch.setattr(module, "multiprocessors", lambda device: count)
+    one = AttentionConfig(64, 4, 2, 1)
+    for got, wanted in zip(
+        world.step(parts, AttentionConfigs(one, one, True)), results, strict=True
+    ):
+        assert_same_bits(got, wanted)
+
+
+def test_control_too_few_programs_without_the_loop_are_seen(monkeypatch):
+    """What a grid that leaves items out would look like: their rows are not written."""
+    s = sequence(40)
+
+    def first_item(work: Plan) -> Plan:
+        return replace(work, prefill=work.prefill[:1])
+
+    out = torch.full((40, 2, 16), NAN, dtype=torch.bfloat16)
+    World([s]).step([(s, 0, 40)], cut=first_item, out=out)
+    assert out.isnan().any()
+    assert not out.isnan().all()
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")  # the interpreter's maximum of a row of NaN
+def test_rows_with_nan_or_infinity_are_kept_and_spread_to_none():
+    s, t = sequence(70), sequence(70, seed=1)
+    world = World([s, t])
+    parts = [(s, 0, 70), (t, 66, 70)]
+    clean = torch.cat(world.step(parts))
+    s.q[3, 0, 5], s.q[9, 1, 0], t.q[67, 0, 0] = NAN, np.inf, NAN
+    dirty = torch.cat(world.step(parts))
+    for row, head in ((3, 0), (9, 1), (71, 0)):
+        assert dirty[row, head].isnan().all()
+        dirty[row, head] = clean[row, head]
+    assert_same_bits(dirty, clean)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_a_key_that_is_nan_reaches_only_the_rows_that_see_it():
+    s, t = sequence(70), sequence(70, seed=1)
+    world = World([s, t])
+    parts = [(s, 0, 70), (t, 66, 70)]
+    clean = world.step(parts)
+    world.k[s.pages[0], 0, 40] = NAN
+    dirty = world.step(parts)
+    assert dirty[0][40:].isnan().all()
+    assert_same_bits(dirty[0][:40], clean[0][:40])
+    assert_same_bits(dirty[1], clean[1])
+
+
+# --- memory
+
+
+def test_writes_every_row_of_the_plan_and_nothing_else():
+    a, b = sequence(40, heads=(3, 1), dims=(16, 24)), sequence(520, heads=(3, 1), dims=(16, 24))
+    world, parts = World([a, b]), [(a, 0, 40), (b, 518, 520)]
+    out = surrounded(torch.full((42, 3, 24), NAN, dtype=torch.bfloat16))
+    assert world.step(parts, out=out)[0].data_ptr() == out.data_ptr()
+    assert not out.isnan().any()
+    storage = torch.empty(0, dtype=out.dtype).set_(out.untyped_storage())
+    assert storage.isnan().sum() == storage.numel() - out.numel()
+    assert_same_bits(out, torch.cat(world.step(parts)))
+
+
+def test_query_rows_may_lie_in_wider_rows():
+    s = sequence(40, heads=(4, 2))
+    world = World([s])
+    (bits,) = world.step([(s, 0, 40)])
+    wide = torch.full((40, 8, 16), NAN, dtype=torch.bfloat16)
+    wide[:, 2:6] = to_torch(s.q, "bfloat16")
+    starts, first = np.array([0, 40], np.int32), np.zeros(1, np.int32)
+    work = plan(starts, first, 2, DEFAULT.tiling(2))
+    on_device = DevicePlan(torch.from_numpy(work.pack()), work.layout)
+    tables = torch.tensor([s.pages], dtype=torch.int32)
+    got = attention(wide[:, 2:6], world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT)
+    assert_same_bits(got, bits)
+
+
+def test_one_buffer_serves_any_load_it_has_room_for():
+    """As a captured graph uses it: addresses, grid and scratch stay, the buffer is filled again."""
+    sequences = [sequence(n, seed=n) for n in (30, 520, 1030)]
+    world = World(sequences)
+    tables = torch.zeros(3, 17, dtype=torch.int32)
+    for row, s in zip(tables, sequences, strict=True):
+        row[: len(s.pages)] = torch.tensor(s.pages)
+    layout = Layout.for_load(DEFAULT.tiling(2), 2, 0, sequences=3, rows=1, length=1088)
+    assert layout.prefill == 0
+    buffer = np.full(layout.size, 7, np.int32)
+    on_device = DevicePlan(torch.from_numpy(buffer), layout)
+    scratch = scratch_for(layout, 2, 16, torch.device("cpu"))
+    for lengths in ((30, 520, 1030), (1, 1), (29, 513, 2)):
+        parts = [(s, n - 1, n) for s, n in zip(sequences, lengths, strict=False)]
+        starts = np.arange(len(parts) + 1, dtype=np.int32)
+        first = np.array(lengths, np.int32) - 1
+        plan(starts, first, 2, layout.tiling).pack_into(buffer, layout)
+        q = to_torch(np.concatenate([s.q[a:b] for s, a, b in parts]), "bfloat16")
+        got = attention(
+            q, world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT, scratch=scratch
+        )
+        assert_same_bits(got, torch.cat(world.step(parts)))
+
+
+def test_empty_batches():
+    s = sequence(3)
+    world = World([s])
+    work = plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, DEFAULT.tiling(2))
+    on_device = DevicePlan(torch.from_numpy(work.pack()), work.layout)
+    q, tables = torch.zeros(0, 2, 16).bfloat16(), torch.zeros(0, 1, dtype=torch.int32)
+    out = attention(q, world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT)
+    assert out.shape == (0, 2, 16)
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("q", {"q": zeros(3, 2, 16, dtype=torch.float64)}),
+        ("q", {"q": zeros(3, 32)}),
+        ("q", {"q": zeros(3, 16, 2).mT}),
+        (
+            "q",
+            {"q": zeros(3, 3, 16), "k_cache": zeros(2, 2, 64, 16), "v_cache": zeros(2, 2, 64, 16)},
+        ),
+        ("k_cache", {"k_cache": zeros(2, 64, 16)}),
+        ("k_cache", {"k_cache": zeros(2, 1, 32, 16)}),
+        ("k_cache", {"k_cache": zeros(2, 1, 64, 8)}),
+        ("k_cache", {"k_cache": zeros(2, 1, 64, 16, dtype=torch.float16)}),
+        ("k_cache", {"k_cache": zeros(2, 1, 16, 64).mT}),
+        ("v_cache", {"v_cache": zeros(3, 1, 64, 16)}),
+        ("v_cache", {"v_cache": zeros(2, 1, 64)}),
+        ("block_tables", {"block_tables": zeros(1, 1, dtype=torch.int64)}),
+        ("block_tables", {"block_tables": zeros(1, dtype=torch.int32)}),
+        ("sinks", {"sinks": zeros(3)}),
+        ("out", {"out": zeros(2, 2, 16)}),
+        ("out", {"out": zeros(3, 2, 16, dtype=torch.float32)}),
+        ("plan", {"window": 5}),
+        ("plan", {"q": zeros(3, 1, 16)}),
+        ("plan", {"config": configs(prefill=128)}),
+        ("window", {"window": -1}),
+        ("softcap", {"softcap": -1.0}),
+    ],
+)
+def test_bad_arguments_are_named(name, changed):
+    work = plan(np.array([0, 3], np.int32), np.zeros(1, np.int32), 2, DEFAULT.tiling(2))
+    good = {
+        "q": zeros(3, 2, 16),
+        "k_cache": zeros(2, 1, 64, 16),
+        "v_cache": zeros(2, 1, 64, 16),
+        "block_tables": zeros(1, 1, dtype=torch.int32),
+        "plan": DevicePlan(torch.from_numpy(work.pack()), work.layout),
+        "scale": 1.0,
+        "config": DEFAULT,
+    }
+    attention(**good)
+    with pytest.raises(ValueError, match=f"^{name}: got .*expected"):
+        attention(**{**good, **changed})
+
+
+def test_a_scratch_of_another_shape_is_named():
+    s = sequence(520)
+    scratch = scratch_for(Layout(DEFAULT.tiling(2), 2, 0, 0, 0, 0, 1), 2, 16, torch.device("cpu"))
+    with pytest.raises(
+        ValueError, match=r"^scratch: got shape \(1, 2, 16\), expected \(2, 2, 16\)"
+    ):
+        World([s]).step([(s, 519, 520)], scratch=scratch)
+
+
+# --- the plan
+
+TILINGS = st.builds(
+    Tiling,
+    prefill_rows=st.sampled_from([16, 32, 64, 128]),
+    decode_rows=st.sampled_from([16, 32, 64]),
+    prefill_from=st.sampled_from([1, 2, 17, 32, 10**6]),
+    whole=st.booleans(),
+)
+LOADS = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 3000)), max_size=6)
+
+
+def make_plan(load: list[tuple[int, int]], group: int, tiling: Tiling, window: int) -> Plan:
+    starts = np.concatenate(([0], np.cumsum([n for n, _ in load]))).astype(np.int32)
+    return plan(starts, np.array([p for _, p in load], np.int32), group, tiling, window)
+
+
+@settings(deadline=None, max_examples=150)
+@given(LOADS, st.integers(1, 16), TILINGS, st.sampled_from([0, 1, 64, 65, 500, 513, 2000]))
+def test_plan_visits_what_each_row_sees_once(load, group, tiling, window):
+    work = make_plan(load, group, tiling, window)
+    visits: dict[int, list[tuple[int, int, int]]] = {}
+    for items, block_m, long in (
+        (work.prefill, tiling.prefill_rows, True),
+        (work.decode, tiling.decode_rows, False),
+    ):
+        lengths = items[:, 5] - items[:, 4]
+        assert (lengths > 0).all()
+        assert (np.diff(lengths) <= 0).all(), "longest first"
+        for _, _, rows, _, first, end, _, zero in items.tolist():
+            assert rows * padded_group(group) <= block_m
+            assert zero == 0
+            whole = long and tiling.whole
+            assert whole or first // SEGMENT_BLOCKS == (end - 1) // SEGMENT_BLOCKS
+        for item in items.tolist():
+            for i in range(item[2]):
+                slot = item[6] + i if item[6] >= 0 else -1
+                visits.setdefault(item[1] + i, []).append((item[4], item[5], slot))
+    merges = {row: (slot, step, count) for row, slot, step, count in work.merges.tolist()}
+    assert len(merges) == len(work.merges)
+    used: list[int] = []
+    row = 0
+    for count, first_position in load:
+        for position in range(first_position, first_position + count):
+            parts = sorted(visits.pop(row))
+            lowest = max(0, position - window + 1) // BLOCK if window else 0
+            assert parts[0][0] <= lowest
+            assert parts[-1][1] > position // BLOCK
+            assert all(a[1] == b[0] for a, b in itertools.pairwise(parts))
+            slots = [slot for _, _, slot in parts]
+            if len(parts) == 1:
+                assert slots == [-1]
+                assert row not in merges
+            else:
+                slot, step, pieces = merges.pop(row)
+                assert slots == [slot + step * n for n in range(pieces)]
+                used += slots
+            row += 1
+    assert not visits
+    assert not merges
+    assert sorted(used) == list(range(work.layout.slots))
+
+
+@settings(deadline=None, max_examples=150)
+@given(LOADS, st.integers(1, 16), TILINGS, st.sampled_from([0, 1, 64, 65, 500, 513, 2000]))
+def test_layout_for_a_load_has_room_for_it(load, group, tiling, window):
+    rows = max([n for n, _ in load], default=0)
+    length = max([n + p for n, p in load], default=0)
+    layout = Layout.for_load(tiling, group, window, len(load), rows, length)
+    buffer = np.zeros(layout.size, np.int32)
+    work = make_plan(load, group, tiling, window)
+    work.pack_into(buffer, layout)
+    at = layout.decode_at
+    assert buffer[:3].tolist() == [len(work.prefill), len(work.decode), len(work.merges)]
+    assert (buffer[at : at + work.decode.size] == work.decode.reshape(-1)).all()
+
+
+def test_plan_never_reads_blocks_a_window_has_left():
+    work = make_plan([(1, 3000)], 4, DEFAULT.tiling(4), 100)
+    assert work.decode[:, 4].min() == (3000 - 99) // BLOCK
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("first_positions", lambda t: plan(np.zeros(3, np.int32), np.zeros(1, np.int32), 2, t)),
+        ("group", lambda t: plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 40, t)),
+        ("group", lambda t: plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 0, t)),
+        ("window", lambda t: plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, t, -1)),
+        ("buffer", lambda t: make_plan([(1, 9)], 2, t, 0).pack_into(np.zeros(3, np.int32), LAYOUT)),
+        ("layout", lambda t: repack(make_plan([(2, 9), (1, 1)], 2, t, 0), LAYOUT)),
+        ("layout", lambda t: repack(make_plan([(1, 9)], 2, t, 5), LAYOUT)),
+        ("layout", lambda t: repack(make_plan([(1, 9)], 3, t, 0), LAYOUT)),
+    ],
+)
+def test_bad_plans_are_named(name, wrong):
+    with pytest.raises(ValueError, match=f"^{name}: got .*expected"):
+        wrong(DEFAULT.tiling(2))
+
+
+def test_cases_name_each_compilation_once():
+    names = [(arch, case.name) for arch in ARCHITECTURES for case in module.cases(arch)]
+    assert len(set(names)) == len(names) <= 110
+    for case in module.cases(90):
+        assert {*case.signature, *case.constants} == set(case.kernel.arg_names)
+
+
+def test_head_dimensions_without_a_kernel_are_named():
+    with pytest.raises(ValueError, match=r"^k_dim, v_dim: got 512, 64, expected at most 256"):
+        module.configs(90, torch.bfloat16, 512, 64)
+    with pytest.raises(ValueError, match=r"^k_dim, v_dim: got 256, 256, expected at most 128"):
+        module.configs(86, torch.float32, 256, 256)
+
+
+LAYOUT = Layout(DEFAULT.tiling(2), 2, 0, prefill=0, decode=1, merges=0, slots=0)
+
+
+def repack(work: Plan, layout: Layout) -> None:
+    work.pack_into(np.zeros(layout.size, np.int32), layout)

@@ -1,0 +1,113 @@
+"""Architectures on the Triton kernels: both plans agree, padding and chunks change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from native_models import SMALL, native_runner
+from tiny_models import TinyRunner, make_batch, tiny_config, tiny_model, tokens
+
+from detinfer import ops
+from detinfer.backends.native_batch import NativeBatch, StepLayout, fill, make_plans
+from detinfer.config import EngineConfig
+from detinfer.engine.native_runner import NativeRunner
+from detinfer.errors import ConfigError, UnsupportedModelError
+from detinfer.kernels.triton import launch
+from detinfer.kernels.triton.attention_plan import Layout
+from detinfer.testing import assert_same_bits
+
+FUSED = ("llama", "qwen3", "gemma2", "olmo2", "phi3", "granite")
+MODULES = ("mixtral", "gpt_oss", "deepseek_v3", "gpt_neox")
+
+PROMPT = tokens(19, 0)
+
+
+@pytest.mark.parametrize("architecture", FUSED + MODULES)
+def test_an_architecture_is_near_the_portable_profile(architecture: str) -> None:
+    runner = native_runner(architecture)
+    assert runner.plan == ("fused" if architecture in FUSED else "modules")
+    steps = [
+        [(PROMPT, 0, [2]), (tokens(3, 1), 0, [5])],
+        [([4], len(PROMPT), [2]), ([6], 3, [5])],
+    ]
+    portable = TinyRunner(tiny_model(tiny_config(architecture), torch.bfloat16), torch.bfloat16)
+    alone = native_runner(architecture, plan="modules") if runner.plan == "fused" else runner
+    for step in steps:
+        batch = make_batch(step)
+        got, expected = runner.forward(batch).clone(), portable.forward(batch)
+        # bfloat16 keeps 8 bits: a few roundings apart, on logits of about 5.
+        assert (got - expected).abs().max() < 0.05 * expected.abs().max()
+        for i, row in enumerate(step):  # each sequence by itself, by the model's own modules
+            mine = np.flatnonzero(np.repeat(np.arange(2), [len(r[0]) for r in step]) == i)
+            assert_same_bits(alone.forward(make_batch([row])), got[mine], architecture)
+
+
+def test_a_padded_step_of_fixed_addresses_gives_the_same_bits() -> None:
+    """What a CUDA graph replays: capacity for eight rows of any length, three in use."""
+    runner = native_runner("llama", config=SMALL)
+    assert runner._step is not None
+    for position, pages in ((0, [2]), (70, [3, 4]), (5, [6])):
+        ids = tokens(position, position)
+        if ids:
+            runner.forward(make_batch([(ids, 0, pages)]))
+    batch = make_batch([([5], 0, [2]), ([6], 70, [3, 4]), ([7], 5, [6])])
+    expected = runner.forward(batch).clone()
+    layout = StepLayout(
+        tokens=8,
+        sequences=8,
+        pages=4,
+        rows=8,
+        plans=tuple(
+            Layout.for_load(tiling, shape.group, shape.window, 8, 1, 256)
+            for shape, tiling in zip(runner._shapes, runner._tilings, strict=True)
+        ),
+    )
+    buffer = np.full(layout.offsets[-1], 77, np.int32)  # what an earlier batch left
+    plans = make_plans(batch, runner._shapes, runner._tilings)
+    fill(buffer, layout, batch, plans)
+    # Pages that no row of this step owns must stay as they are.
+    before = [pages.clone() for pages in runner.cache.keys]
+    with ops.use(runner.profile), torch.inference_mode():
+        on_device = NativeBatch(torch.from_numpy(buffer), layout, runner._shapes)
+        got = runner._step.forward(on_device)
+    assert_same_bits(got[:3], expected)
+    for pages, old in zip(runner.cache.keys, before, strict=True):
+        assert_same_bits(pages, old)
+
+
+def test_a_wrong_rounding_is_told_by_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the comparison of plans at load."""
+    from detinfer.models.native_step import NativeStep
+
+    real = NativeStep._norm
+
+    def shifted(self, weight, x, added=None):  # adds the residual after the norm
+        return real(self, weight, x) if added is None else real(self, weight, x) + added
+
+    monkeypatch.setattr(NativeStep, "_norm", shifted)
+    assert native_runner("llama", config=SMALL).plan == "modules"
+    with pytest.raises(UnsupportedModelError, match="plan fused: LlamaForCausalLM: its bits"):
+        native_runner("llama", config=SMALL, plan="fused")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"device": "cuda", "numerics": "portable"}, "numerics: got 'portable' with device 'cuda'"),
+        ({"device": "tpu"}, "device: got 'tpu', expected one of auto, cpu, cuda"),
+        ({"numerics": "exact"}, "numerics: got 'exact', expected one of auto, portable, native"),
+    ],
+)
+def test_settings_without_kernels_are_refused(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        NativeRunner(EngineConfig(**settings))
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    with pytest.raises(ConfigError, match="numerics: got 'native' with device 'cpu'"):
+        NativeRunner(EngineConfig(numerics="native"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
+            NativeRunner(EngineConfig(device="cuda"))
