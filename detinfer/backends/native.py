@@ -25,7 +25,6 @@ softmax = _logits.softmax
 log_softmax = _logits.log_softmax
 rms_norm = _norms.rms_norm
 layer_norm = _norms.layer_norm
-activation = _activation.activation
 
 
 class NativeWeight(_matmul.Weight):
@@ -64,6 +63,10 @@ def _widened(weight: NativeWeight, dtype: torch.dtype) -> NativeWeight:
 def embedding(ids: Tensor, weight: NativeWeight, dtype: torch.dtype) -> Tensor:
     rows = _embedding.embedding(ids.reshape(-1), weight.tensor)
     return rows.view(*ids.shape, weight.k).to(dtype)
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    return _activation.activation(name, x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
