@@ -58,7 +58,8 @@ class EngineDriver:
     """An engine driven step by step, so that prefill and decode are timed apart."""
 
     def __init__(self, **settings: Any) -> None:
-        self.engine = Engine(EngineConfig(**settings))
+        # A prompt is timed again and again: from the cache it would cost nothing.
+        self.engine = Engine(EngineConfig(prefix_caching=False, **settings))
         self._count = 0
 
     def prefill(self, prompt: list[int], deterministic: bool) -> float:
