@@ -31,6 +31,8 @@ class EngineConfig:
             on CPU, 8192 on CUDA.
         kv_cache_memory: bytes of the KV page pool; 1 GiB on CPU, nine tenths of what the weights
             leave free on CUDA.
+        speculation: whether tokens are guessed from earlier ones and verified several at once.
+        prefix_caching: whether a prompt starts from pages that earlier requests have computed.
         threads: CPU threads of the engine; None is the number of usable cores.
         default_deterministic: what a request gets that does not say.
         allow_fast: whether ``deterministic: false`` may run PyTorch's stock ops; when off such
@@ -46,6 +48,8 @@ class EngineConfig:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_memory: int | None = None
+    prefix_caching: bool = True
+    speculation: bool = True
     threads: int | None = None
     default_deterministic: bool = True
     allow_fast: bool = True

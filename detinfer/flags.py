@@ -26,6 +26,8 @@ _ENGINE_FIELDS = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "kv_cache_memory",
+    "prefix_caching",
+    "speculation",
     "threads",
     "default_deterministic",
     "allow_fast",
@@ -120,9 +122,18 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         f"weights (default {defaults.allow_fast})",
     )
     group.add_argument(
-        "--no-prefix-caching",
-        action="store_true",
-        help="accepted; there is no prefix cache to turn off",
+        "--prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.prefix_caching,
+        help="start a prompt from pages that earlier requests have computed "
+        f"(default {defaults.prefix_caching})",
+    )
+    group.add_argument(
+        "--speculation",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.speculation,
+        help="guess tokens that repeat earlier ones and verify several at once, to the same bits "
+        f"(default {defaults.speculation})",
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from detinfer.errors import RequestError
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
 MAX_LOGPROBS = 20
+MAX_LOGIT_BIAS = 1024
 MAX_TOKENS_LIMIT = 1 << 20
 
 
@@ -21,6 +24,11 @@ class SamplingParams:
         max_tokens: most tokens to generate; None means up to the model's length.
         temperature: 0 is greedy (ties to the lowest token id).
         top_k: 0 keeps all.
+        repetition_penalty: divides the positive logits of tokens in the prompt or the output, and
+            multiplies the others; 1 is none.
+        presence_penalty: subtracted from the logits of tokens in the output.
+        frequency_penalty: subtracted as often as the token is in the output.
+        logit_bias: token id to what is added to its logit; kept as sorted pairs.
         seed: key of the noise; None draws one (reported in the output) when temperature > 0.
         stop: strings that end the output; not part of the text.
         stop_token_ids: token ids that end the output; part of ``token_ids``, not of the text.
@@ -37,6 +45,10 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -56,6 +68,11 @@ class SamplingParams:
         _number("top_p", self.top_p, 0.0, 1.0, low_open=True)
         _integer("top_k", self.top_k, 0, 1 << 31)
         _number("min_p", self.min_p, 0.0, 1.0)
+        # The low end is not 0: a logit over a subnormal penalty would be infinite.
+        _number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        object.__setattr__(self, "logit_bias", _bias_pairs(self.logit_bias))
         if self.seed is not None:
             _integer("seed", self.seed, 0, (1 << 64) - 1)
         if len(self.stop) > MAX_STOP_STRINGS:
@@ -82,6 +99,25 @@ class SamplingParams:
         for name in ("ignore_eos", "deterministic"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name}: got {getattr(self, name)!r}, expected a boolean", name)
+
+
+def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:
+    """A mapping, or its pairs, in the order of token ids."""
+    try:
+        bias = dict(given)
+    except (TypeError, ValueError):
+        raise RequestError(
+            f"logit_bias: got {type(given).__name__}, expected a mapping of token ids to numbers",
+            "logit_bias",
+        ) from None
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise RequestError(
+            f"logit_bias: got {len(bias)} entries, at most {MAX_LOGIT_BIAS}", "logit_bias"
+        )
+    for token, value in bias.items():
+        _integer("logit_bias", token, 0, (1 << 31) - 1)
+        _number("logit_bias", value, -100.0, 100.0)
+    return tuple(sorted((token, float(value)) for token, value in bias.items()))
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:

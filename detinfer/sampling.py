@@ -12,7 +12,12 @@ from torch import Tensor
 from detinfer import ops
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
-from detinfer.kernels.elementary import GREEDY_BELOW
+from detinfer.kernels.elementary import (
+    GREEDY_BELOW,
+    SPLITMIX_GAMMA,
+    SPLITMIX_MUL1,
+    SPLITMIX_MUL2,
+)
 from detinfer.params import SamplingParams
 
 Floats = npt.NDArray[np.float32]
@@ -24,6 +29,31 @@ def is_greedy(params: SamplingParams) -> bool:
     return params.temperature < GREEDY_BELOW
 
 
+def is_adjusted(params: SamplingParams) -> bool:
+    """Whether a bias or a penalty changes the logits first."""
+    return bool(
+        params.logit_bias
+        or params.repetition_penalty != 1
+        or params.frequency_penalty
+        or params.presence_penalty
+    )
+
+
+def choice_seed(seed: int, i: int) -> int:
+    """The seed of choice i of a request with n > 1; choice 0 has the request's own.
+
+    The others have the numbers that SplitMix64 started at the seed gives (Steele, Lea and Flood
+    2014).
+    """
+    if i == 0:
+        return seed
+    word = (1 << 64) - 1
+    z = (seed + i * SPLITMIX_GAMMA) & word
+    z = (z ^ z >> 30) * SPLITMIX_MUL1 & word
+    z = (z ^ z >> 27) * SPLITMIX_MUL2 & word
+    return z ^ z >> 31
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingRow:
     """How one row of logits is sampled.
@@ -32,12 +62,21 @@ class SamplingRow:
         seed: key of the noise, 64 bits; not read for a greedy row.
         position: absolute index in its sequence of the token to choose.
         masked: token ids that cannot be chosen. [M] int64
+        token_ids: its own prompt and output so far; read only for penalties.
+        prompt_tokens: how many of them are the prompt.
     """
 
     params: SamplingParams
     seed: int
     position: int
     masked: Ids
+    token_ids: Sequence[int] = ()
+    prompt_tokens: int = 0
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether its token is the argmax of the raw logits."""
+        return is_greedy(self.params) and not len(self.masked) and not is_adjusted(self.params)
 
 
 def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -48,16 +87,12 @@ def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tup
         rows: how each is sampled. L of them
 
     Returns:
-        Token ids, -1 where the logits (or the largest over the temperature) are not finite, and the
-        two sums of each row's checksum.
+        Token ids, -1 where the logits (or the largest of those to choose from, adjusted and
+        over the temperature) are not finite, and the two sums of each row's checksum.
     """
     best, sums = ops.summarise(logits)
     tokens: list[int] = best.tolist()
-    others = [
-        i
-        for i, row in enumerate(rows)
-        if tokens[i] >= 0 and not (is_greedy(row.params) and not len(row.masked))
-    ]
+    others = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not row.is_argmax]
     for i, values in zip(others, _on_host(logits, others), strict=True):
         tokens[i] = _choose_one(values, rows[i])
     return tokens, [(int(a), int(b)) for a, b in sums.tolist()]
@@ -75,12 +110,15 @@ def _on_host(logits: Tensor, rows: list[int]) -> Sequence[Floats]:
 
 def _choose_one(logits: Floats, row: SamplingRow) -> int:
     params = row.params
+    if is_adjusted(params):
+        logits = _adjust(logits, row)
     ids: Ids = np.arange(len(logits), dtype=np.int64)
     if len(row.masked):
         ids = np.delete(ids, row.masked)
         logits = logits[ids]
     if is_greedy(params):
-        return int(ids[logits.argmax()])
+        best = logits.argmax()
+        return int(ids[best]) if np.isfinite(logits[best]) else -1
     with np.errstate(over="ignore"):
         x = logits / np.float32(params.temperature)
     if not np.isfinite(x.max()):
@@ -89,6 +127,25 @@ def _choose_one(logits: Floats, row: SamplingRow) -> int:
         kept = _filter(x, params)
         x, ids = x[kept], ids[kept]
     return int(gumbel_argmax(x, ids, np.uint64(row.seed), np.uint64(row.position)))
+
+
+def _adjust(logits: Floats, row: SamplingRow) -> Floats:
+    """A copy of the logits with the request's bias and penalties, in the contract's order."""
+    params, x = row.params, logits.copy()
+    if params.logit_bias:
+        bias = dict(params.logit_bias)
+        x[list(bias)] += np.array(list(bias.values()), dtype=np.float32)
+    if params.repetition_penalty != 1:
+        seen = np.array(row.token_ids, dtype=np.int64)  # a repeated id is set twice to one value
+        old, penalty = x[seen], np.float32(params.repetition_penalty)
+        with np.errstate(over="ignore"):
+            x[seen] = np.where(old > 0, old / penalty, old * penalty)
+    if params.frequency_penalty or params.presence_penalty:
+        output = np.array(row.token_ids[row.prompt_tokens :], dtype=np.int64)
+        ids, counts = np.unique(output, return_counts=True)
+        x[ids] -= np.float32(params.frequency_penalty) * counts.astype(np.float32)
+        x[ids] -= np.float32(params.presence_penalty)
+    return x
 
 
 def _filter(x: Floats, params: SamplingParams) -> Ids:

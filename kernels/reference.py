@@ -6,7 +6,8 @@ in as the binary32 numbers they widen to; ``dtype`` names the activation dtype r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -447,6 +448,30 @@ def gumbel(seed: int, position: int, token_ids: npt.ArrayLike) -> Array:
 
 
 @_ieee
+def adjust(
+    logits: Array,
+    *,
+    logit_bias: Mapping[int, float],
+    repetition_penalty: float,
+    frequency_penalty: float,
+    presence_penalty: float,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+) -> Array:
+    """One row of logits [V] with its bias and penalties."""
+    x = logits.copy()
+    for token, bias in logit_bias.items():
+        x[token] = x[token] + F32(bias)
+    r = F32(repetition_penalty)
+    for token in {*prompt_ids, *output_ids}:
+        x[token] = x[token] / r if x[token] > 0 else x[token] * r
+    for token, count in Counter(output_ids).items():
+        x[token] = x[token] - F32(frequency_penalty) * F32(count)
+        x[token] = x[token] - F32(presence_penalty)
+    return x
+
+
+@_ieee
 def sample(
     logits: Array,
     *,
@@ -454,15 +479,34 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] = {},
+    prompt_ids: Sequence[int] = (),
+    output_ids: Sequence[int] = (),
     seed: int = 0,
     position: int = 0,
     masked: Sequence[int] = (),
 ) -> int:
-    """The token id that one row of finite logits [V] gives; ``masked`` ids take no part."""
+    """The token id that one row of finite logits [V] gives, or -1; ``masked`` ids take no part."""
     ids = np.setdiff1d(np.arange(len(logits)), masked)
-    if temperature < c.GREEDY_BELOW:
-        return int(ids[logits[ids].argmax()])
-    x = logits[ids] / F32(temperature)
+    x = adjust(
+        logits,
+        logit_bias=logit_bias,
+        repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        prompt_ids=prompt_ids,
+        output_ids=output_ids,
+    )[ids]
+    greedy = temperature < c.GREEDY_BELOW
+    if not greedy:
+        x = x / F32(temperature)
+    if not np.isfinite(x.max()):
+        return -1
+    if greedy:
+        return int(ids[x.argmax()])
     order = np.argsort(-x, kind="stable")[: top_k or None]
     ids, x = ids[order], x[order]
     w = exp32(x - x[0])
@@ -472,6 +516,12 @@ def sample(
     kept_ids = ids[:kept][likely]
     noisy = x[:kept][likely] + gumbel(seed, position, kept_ids)
     return int(kept_ids[noisy == noisy.max()].min())
+
+
+def choice_seed(seed: int, i: int) -> int:
+    """The seed of choice i of a request with n > 1."""
+    state = (seed + (i - 1) * c.SPLITMIX_GAMMA) % 2**64
+    return int(_splitmix64(np.array([state], np.uint64))[0]) if i else seed
 
 
 # Rule 8

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -21,6 +22,7 @@ from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from detinfer.errors import RequestError
+from detinfer.params import MAX_LOGIT_BIAS
 
 Body = TypeVar("Body", bound="StrictBody")
 
@@ -38,6 +40,7 @@ _EXPECTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
     "dict_type": "an object",
+    "string_pattern_mismatch": "a token id",
 }
 # Fields of more than one type, whose branches would otherwise each complain in their own words.
 _EXPECTED_FIELD = {
@@ -97,6 +100,22 @@ StringList = Annotated[list[str], Field(fail_fast=True)]
 TokenIds = Annotated[list[Annotated[Integer, documented(0, (1 << 31) - 1)]], Field(fail_fast=True)]
 
 
+def _few_entries(value: object) -> object:
+    # First, so that a huge object costs no complaint an entry.
+    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
+        raise PydanticCustomError("too_long", "at most {most} entries", {"most": MAX_LOGIT_BIAS})
+    return value
+
+
+# JSON's keys are strings; a pattern, since pydantic would read " +1_0.0" as 10.
+TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+LogitBias = Annotated[
+    dict[TokenKey, Annotated[float, documented(-100.0, 100.0)]],
+    BeforeValidator(_few_entries),
+    Field(json_schema_extra={"maxProperties": MAX_LOGIT_BIAS, "additionalProperties": False}),
+]
+
+
 def parse_body(model: type[Body], body: bytes) -> Body:
     """Read one JSON object.
 
@@ -151,7 +170,7 @@ def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel]) -> R
 
 def _path(location: tuple[int | str, ...]) -> str:
     """``sampling_params.stop`` for a location, short whatever the client called its fields."""
-    return ".".join(str(part)[:64] for part in location)
+    return ".".join(str(part)[:64] for part in location if part != "[key]")
 
 
 def shown(value: object) -> str:

@@ -14,6 +14,7 @@ from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT, SamplingParams
 from detinfer.server.limits import MAX_PROMPTS
 from detinfer.server.protocol import (
     Integer,
+    LogitBias,
     Neutral,
     StrictBody,
     StringList,
@@ -28,6 +29,10 @@ _SAMPLING_FIELDS = (
     "top_p",
     "top_k",
     "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
     "seed",
     "stop",
     "stop_token_ids",
@@ -46,6 +51,7 @@ _PROMPT_FIELDS = ("prompt", "text", "inputs", "input_ids")
 Tokens = Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)]
 Seed = Annotated[Integer, documented(0, (1 << 64) - 1)]
 Temperature = Annotated[float, documented(0.0, 100.0)]
+Penalty = Annotated[float, documented(-2.0, 2.0)]
 TopK = Annotated[Integer, documented(-1, 1 << 31)]
 
 
@@ -59,9 +65,12 @@ class _Sampling(StrictBody):
     stop: str | StringList | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
-    repetition_penalty: Annotated[Any, Neutral(1.0)] = None
-    frequency_penalty: Annotated[Any, Neutral(0.0)] = None
-    presence_penalty: Annotated[Any, Neutral(0.0)] = None
+    repetition_penalty: Annotated[float, documented(0.01, 100.0)] | None = Field(
+        None, description="over prompt and output; 1 is none"
+    )
+    presence_penalty: Penalty | None = Field(None, description="over the output")
+    frequency_penalty: Penalty | None = Field(None, description="over the output")
+    logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
     n: Annotated[Any, Neutral(1)] = None
     best_of: Annotated[Any, Neutral(1)] = None
     skip_special_tokens: Annotated[Any, Neutral(True)] = None
@@ -109,7 +118,6 @@ class GenerateRequest(_Sampling):
     sampling_params: SGLangSampling | None = None
     parameters: TGIParameters | None = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
-    logit_bias: Annotated[Any, Neutral({})] = None
     use_beam_search: Annotated[Any, Neutral(False)] = None
     return_logprob: Annotated[Any, Neutral(False)] = None
     logprob_start_len: Annotated[Any, Neutral(-1)] = None
@@ -256,6 +264,8 @@ def _sampling_values(body: GenerateRequest) -> tuple[dict[str, Any], dict[str, s
             values[name], sources[name] = value, prefix + field
     if values.get("top_k") == -1:
         values["top_k"] = 0
+    if "logit_bias" in values:
+        values["logit_bias"] = {int(key): bias for key, bias in values["logit_bias"].items()}
     _apply_do_sample(body.parameters, values)
     return values, sources
 

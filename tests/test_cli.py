@@ -27,7 +27,8 @@ def test_every_flag_reaches_its_field():
         *("serve", "org/model", "--device", "cpu", "--numerics", "portable", "--plan", "fused"),
         *("--dtype", "bfloat16", "--max-model-len", "100", "--max-num-seqs", "3"),
         *("--max-num-batched-tokens", "64", "--kv-cache-memory", "2GiB", "--threads", "2"),
-        *("--no-default-deterministic", "--no-fast-mode", "--no-prefix-caching"),
+        *("--no-default-deterministic", "--no-fast-mode"),
+        *("--no-prefix-caching", "--no-speculation"),
         *("--host", "::1", "--port", "0", "--api-key", "a", "--api-key", "b"),
         *("--served-model-name", "m", "--max-queue-size", "0", "--shutdown-timeout", "1.5"),
     )
@@ -44,6 +45,8 @@ def test_every_flag_reaches_its_field():
         threads=2,
         default_deterministic=False,
         allow_fast=False,
+        prefix_caching=False,
+        speculation=False,
     )
     assert flags.server_config(args) == ServerConfig(
         host="::1",

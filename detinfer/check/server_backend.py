@@ -61,6 +61,7 @@ class ServerBackend:
         time.sleep(max(0.0, start + row.arrival * _STEP - time.monotonic()))
         field = "prompt" if isinstance(row.prompt, str) else "input_ids"
         body = {field: row.prompt, **dataclasses.asdict(row.params)}
+        body["logit_bias"] = dict(row.params.logit_bias)  # an object in JSON
         if row.abort_after is not None:
             self._client.post_and_leave("/generate", body, row.abort_after)
             return None

@@ -1,52 +1,87 @@
-"""Which request owns which pages of the KV cache."""
+"""Which requests hold which pages of the KV cache, and which pages are kept for a later prefix."""
 
 from __future__ import annotations
 
-import itertools
 import random
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from detinfer.config import PAGE_SIZE
-from detinfer.engine.batch import IntArray
+from detinfer.engine.prefix_cache import PrefixCache
 
 
 class BlockManager:
     """Hands out pages of ``PAGE_SIZE`` tokens from one pool.
 
-    Which page a request gets is free: the arithmetic contract lets no result depend on it.
+    A page is free, held by one or more requests, or idle: held by none but named in the prefix
+    cache, and given away when no free page is left, least recently used first. Which page a request
+    gets is free: the arithmetic contract lets no result depend on it.
+
+    Attributes:
+        cache: names of full pages.
+        evictions: idle pages given away so far.
     """
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
+        self.cache = PrefixCache()
+        self.evictions = 0
         self._free = list(range(num_pages - 1, -1, -1))  # a stack: the last freed is the warmest
+        self._idle: dict[int, None] = {}  # in order of last use
+        self._holders: Counter[int] = Counter()
         self._owned: dict[str, list[int]] = {}
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody owns."""
-        return len(self._free)
+        """Pages that nobody holds."""
+        return len(self._free) + len(self._idle)
 
     @staticmethod
     def pages_for(num_tokens: int) -> int:
         """Pages that hold ``num_tokens`` tokens."""
         return -(-num_tokens // PAGE_SIZE)
 
-    def allocate(self, owner: str, count: int) -> IntArray:
-        """Gives ``count`` pages to ``owner``, which must own none; the caller checked ``num_free``.
+    def num_idle(self, pages: Sequence[int]) -> int:
+        """How many of these nobody holds."""
+        return sum(page in self._idle for page in pages)
 
-        Returns:
-            Page ids in order of position. [count] int32
+    def allocate(self, owner: str, count: int, shared: Sequence[int] = ()) -> None:
+        """Gives ``owner``, which must own none, ``shared`` cached pages and ``count`` more.
+
+        The caller has checked ``num_free``.
         """
         assert owner not in self._owned, f"{owner} already owns pages"
-        assert count <= len(self._free), f"{count} pages wanted, {len(self._free)} free"
-        pages = [self._free.pop() for _ in range(count)]
-        self._owned[owner] = pages
-        return np.array(pages, dtype=np.int32)
+        self._owned[owner] = []
+        for page in shared:
+            assert page in self.cache, f"page {page} is not cached"
+            self._idle.pop(page, None)
+            self._hold(owner, page)
+        self.extend(owner, count)
+
+    def extend(self, owner: str, count: int) -> None:
+        """Gives ``owner`` ``count`` more pages; the caller has checked ``num_free``."""
+        assert count <= self.num_free, f"{count} pages wanted, {self.num_free} free"
+        for _ in range(count):
+            self._hold(owner, self._free.pop() if self._free else self._evict())
+
+    def table(self, owner: str) -> list[int]:
+        """The pages of ``owner``, in order of position."""
+        return self._owned[owner]
 
     def deallocate(self, owner: str) -> None:
-        """Takes back all pages of ``owner``."""
-        self._free.extend(reversed(self._owned.pop(owner)))
+        """Takes back all pages of ``owner``; named ones stay for a later prefix."""
+        # The last page first: a prefix outlives what continued it.
+        for page in reversed(self._owned.pop(owner)):
+            self._holders[page] -= 1
+            if self._holders[page]:
+                continue
+            del self._holders[page]
+            if page in self.cache:
+                self._idle[page] = None
+            else:
+                self._free.append(page)
 
     def shuffle(self, rng: random.Random | np.random.Generator) -> None:
         """Permutes the free pages, so that a check can vary where requests are placed."""
@@ -60,17 +95,30 @@ class BlockManager:
         """Accounts for every page.
 
         Raises:
-            RuntimeError: with the numbers, if a page is missing, owned twice or out of range.
+            RuntimeError: with the numbers, if a page is missing, free and held, or miscounted.
         """
-        owned = [page for pages in self._owned.values() for page in pages]
-        everything = sorted(self._free + owned)
-        if everything == list(range(self.num_pages)):
-            return
-        distinct = dict.fromkeys(everything)
-        missing = [page for page in range(self.num_pages) if page not in distinct]
-        repeated = [a for a, b in itertools.pairwise(everything) if a == b]
-        raise RuntimeError(
-            f"KV pages do not add up: {len(self._free)} free + {len(owned)} owned by "
-            f"{len(self._owned)} requests, {self.num_pages} in the pool; "
-            f"missing {missing[:8]}, more than once {repeated[:8]}"
-        )
+        held = Counter(page for pages in self._owned.values() for page in pages)
+        everything = Counter([*self._free, *self._idle, *held])
+        missing = [page for page in range(self.num_pages) if not everything[page]]
+        repeated = [page for page, times in everything.items() if times > 1]
+        odd = [page for page in everything if not 0 <= page < self.num_pages]
+        odd += [page for page in self._idle if page not in self.cache]
+        odd += sorted(set(self._free).intersection(self.cache))
+        if missing or repeated or odd or held != self._holders:
+            raise RuntimeError(
+                f"KV pages do not add up: {len(self._free)} free + {len(self._idle)} idle + "
+                f"{len(held)} held by {len(self._owned)} requests, {self.num_pages} in the pool; "
+                f"missing {missing[:8]}, more than once {repeated[:8]}, out of place {odd[:8]}, "
+                f"holders miscounted {list((held - self._holders) + (self._holders - held))[:8]}"
+            )
+
+    def _hold(self, owner: str, page: int) -> None:
+        self._holders[page] += 1
+        self._owned[owner].append(page)
+
+    def _evict(self) -> int:
+        page = next(iter(self._idle))
+        del self._idle[page]
+        self.cache.remove(page)
+        self.evictions += 1
+        return page

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
 from detinfer.engine.outputs import EngineInfo, FinishReason, RequestOutput, TokenLogprob
 from detinfer.engine.request import Request, noise_seed
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
+from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
@@ -26,17 +29,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A request, the token chosen for it (-1: none could be), its checksum and log-probability.
-Choice = tuple[Request, int, tuple[int, int], TokenLogprob | None]
-
 NON_FINITE = "the model's logits became NaN or infinite for this request"
 
 
-class _Increment(NamedTuple):
+# Tokens a step may come to through drafts. None on a GPU: its graphs hold one token a sequence.
+MAX_WITH_DRAFTS = {"portable": 16, "native": 0}
+
+
+class _Choice(NamedTuple):
+    """The token chosen from a row of logits (-1: none could be), and what is said of the row."""
+
+    token: int
+    sums: tuple[int, int]
+    logprob: TokenLogprob | None
+
+
+@dataclass
+class _Increment:
     """What a step adds to a request."""
 
-    token_ids: Sequence[int] = ()
-    logprobs: Sequence[TokenLogprob] | None = None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
 
 
@@ -79,7 +92,13 @@ class Engine:
         assert config.max_num_seqs is not None
         assert config.max_num_batched_tokens is not None
         self.scheduler = Scheduler(
-            self.block_manager, Limits(config.max_num_seqs, config.max_num_batched_tokens)
+            self.block_manager,
+            Limits(
+                config.max_num_seqs,
+                config.max_num_batched_tokens,
+                max_with_drafts=MAX_WITH_DRAFTS[runner.profile.name],
+            ),
+            config.prefix_caching,
         )
         self._decode = token_decoder(self.tokenizer)
         self._requests: dict[str, Request] = {}  # unfinished ones, in order of arrival
@@ -87,6 +106,9 @@ class Engine:
         self._steps = 0
         self._prompt_tokens = 0
         self._generated_tokens = 0
+        self._drafted_tokens = 0
+        self._accepted_tokens = 0
+        self._speculation = config.speculation
 
     def add_request(
         self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
@@ -110,6 +132,7 @@ class Engine:
             stop_ids=stop_ids(params, self.info),
             detokenizer=Detokenizer(self._decode, prompt_token_ids),
             stop_strings=StopStrings(params.stop),
+            lookup=PromptLookup() if self._speculation else None,
         )
         self._arrivals += 1
         self._requests[request_id] = request
@@ -150,8 +173,8 @@ class Engine:
         try:
             chosen = self._run(rows)
         except Exception as error:
-            return [self._fail(request, error) for request, _ in rows]
-        return [self._extend(*choice) for choice in chosen]
+            return [self._fail(row.request, error) for row in rows]
+        return [self._extend(row.request, row.draft, choices) for row, choices in chosen]
 
     def stats(self) -> dict[str, int]:
         """Counts of requests, pages, steps and tokens, as of now or since the start."""
@@ -161,8 +184,13 @@ class Engine:
             "num_pages": self.block_manager.num_pages,
             "free_pages": self.block_manager.num_free,
             "steps": self._steps,
+            "preemptions": self.scheduler.preemptions,
+            "prefix_hits": self.scheduler.prefix_hits,
+            "evictions": self.block_manager.evictions,
             "prompt_tokens": self._prompt_tokens,
             "generated_tokens": self._generated_tokens,
+            "drafted_tokens": self._drafted_tokens,
+            "accepted_tokens": self._accepted_tokens,
         }
 
     def check_integrity(self) -> None:
@@ -186,54 +214,81 @@ class Engine:
                 f"order of arrival {arrivals[:8]}"
             )
 
-    def _run(self, rows: list[ScheduledRow]) -> list[Choice]:
+    def _run(self, rows: list[ScheduledRow]) -> list[tuple[ScheduledRow, list[_Choice]]]:
+        """One forward pass; the rows that choose tokens, and a choice for each token of a draft."""
         with ops.use(self.runner.profile):
-            return self._forward_and_sample(rows)
+            logits = self.runner.forward(make_batch(rows))
+            for row in rows:
+                self._count_computed(row.request, row.num_tokens)
+            choosing = [row for row in rows if not row.request.pending_tokens]
+            if not choosing:
+                return []
+            return list(zip(choosing, self._choose(logits, choosing), strict=True))
 
-    def _forward_and_sample(self, rows: list[ScheduledRow]) -> list[Choice]:
-        logits = self.runner.forward(make_batch(rows))
-        sampled: list[Request] = []
-        for request, count in rows:
-            before = request.num_computed
-            request.num_computed += count
-            self._prompt_tokens += max(0, min(request.num_computed, request.prompt_tokens) - before)
-            if not request.pending_tokens:
-                sampled.append(request)
-        if not sampled:
-            return []
-        tokens, sums = sampling.choose(logits, [_sampling_row(request) for request in sampled])
-        logprobs = sampling.token_logprobs(
-            logits, tokens, [request.params.logprobs for request in sampled]
-        )
-        return list(zip(sampled, tokens, sums, logprobs, strict=True))
+    def _count_computed(self, request: Request, count: int) -> None:
+        before = request.num_computed
+        request.num_computed += count
+        self.scheduler.name_pages(request)
+        self._prompt_tokens += max(0, min(request.num_computed, request.prompt_tokens) - before)
+
+    def _choose(self, logits: Tensor, rows: list[ScheduledRow]) -> Iterator[list[_Choice]]:
+        sampling_rows, counts = [], []
+        for request, _, draft in rows:
+            # A draft's tokens are judged as if those before them had been chosen.
+            sampling_rows += [_sampling_row(request, draft[:i]) for i in range(len(draft) + 1)]
+            counts += [request.params.logprobs] * (len(draft) + 1)
+        tokens, sums = sampling.choose(logits, sampling_rows)
+        logprobs = sampling.token_logprobs(logits, tokens, counts)
+        choices = map(_Choice, tokens, sums, logprobs)
+        for row in rows:
+            yield list(itertools.islice(choices, len(row.draft) + 1))
 
     def _extend(
-        self, request: Request, token: int, sums: tuple[int, int], logprob: TokenLogprob | None
+        self, request: Request, draft: Sequence[int], choices: list[_Choice]
     ) -> RequestOutput:
-        if token < 0:
-            return self._end(request, "error", cut=True, error=NON_FINITE)
-        request.token_ids.append(token)
-        request.digest.update(token, sums)
-        self._generated_tokens += 1
-        new = _Increment([token], None if logprob is None else [logprob])
+        """Takes the chosen tokens: all that a draft guessed right, and the one after them."""
+        right = itertools.takewhile(
+            lambda pair: pair[0] == pair[1].token, zip(draft, choices, strict=False)
+        )
+        accepted = sum(1 for _ in right)
+        if draft and request.lookup is not None:
+            request.lookup.judge(len(draft), accepted)
+            self._drafted_tokens += len(draft)
+            self._accepted_tokens += accepted
+        new = _Increment()
         try:
-            return self._continue_or_end(request, new)
+            for i, choice in enumerate(choices[: accepted + 1]):
+                ended = self._take(request, choice, new)
+                if ended is not None:
+                    return ended
+                if i < accepted:  # its keys and values are in the cache already
+                    self._count_computed(request, 1)
         except Exception as error:
             return self._fail(request, error)
+        return _output(request, new)
 
-    def _continue_or_end(self, request: Request, new: _Increment) -> RequestOutput:
-        token = request.token_ids[-1]
+    def _take(self, request: Request, choice: _Choice, new: _Increment) -> RequestOutput | None:
+        """Adds one token to a request and to ``new``; its last increment if that ends it."""
+        token = choice.token
+        if token < 0:
+            return self._end(request, "error", new, cut=True, error=NON_FINITE)
+        request.token_ids.append(token)
+        request.digest.update(token, choice.sums)
+        self._generated_tokens += 1
+        new.token_ids.append(token)
+        if choice.logprob is not None:
+            new.logprobs.append(choice.logprob)
         if token in request.stop_ids:
             return self._end(request, "stop", new)
         text, stopped = request.detokenizer.push(token), False
         if request.completion_tokens > request.params.min_tokens:
             text, stopped = request.stop_strings.push(text)
-        new = new._replace(text=text)
+        new.text += text
         if stopped:
             return self._end(request, "stop", new, cut=True)
         if request.completion_tokens == request.max_tokens:
             return self._end(request, "length", new)
-        return _output(request, new)
+        return None
 
     def _fail(self, request: Request, error: Exception) -> RequestOutput:
         logger.error("request %s failed", request.request_id, exc_info=error)
@@ -244,17 +299,18 @@ class Engine:
         self,
         request: Request,
         reason: FinishReason,
-        new: _Increment = _Increment(),  # noqa: B008 (immutable)
+        new: _Increment | None = None,
         *,
         cut: bool = False,
         error: str | None = None,
     ) -> RequestOutput:
         """Finishes a request; text that was held back goes out unless it is cut off."""
+        new = new or _Increment()
         if not cut:
             tail, found = request.stop_strings.push(request.detokenizer.finish())
             if not found:
                 tail += request.stop_strings.finish()
-            new = new._replace(text=new.text + tail)
+            new.text += tail
         self.scheduler.finish(request)
         del self._requests[request.request_id]
         output = _output(request, new)
@@ -293,13 +349,17 @@ def _describe(runner: Runner, config: EngineConfig) -> EngineInfo:
     )
 
 
-def _sampling_row(request: Request) -> sampling.SamplingRow:
-    masked = request.completion_tokens < request.params.min_tokens
+def _sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:
+    """How the token after a request's own and ``guessed`` ones is sampled."""
+    masked = request.completion_tokens + len(guessed) < request.params.min_tokens
+    token_ids = [*request.token_ids, *guessed] if guessed else request.token_ids
     return sampling.SamplingRow(
         params=request.params,
         seed=request.seed or 0,
-        position=len(request.token_ids),
+        position=len(token_ids),
         masked=np.array(sorted(request.stop_ids) if masked else [], dtype=np.int64),
+        token_ids=token_ids,
+        prompt_tokens=request.prompt_tokens,
     )
 
 
@@ -308,11 +368,12 @@ def _output(request: Request, new: _Increment) -> RequestOutput:
         request_id=request.request_id,
         text=new.text,
         token_ids=list(new.token_ids),
-        logprobs=None if request.params.logprobs is None else list(new.logprobs or ()),
+        logprobs=None if request.params.logprobs is None else list(new.logprobs),
         finish_reason=None,
         digest=None,
         seed=request.seed,
         deterministic=request.params.deterministic,
         prompt_tokens=request.prompt_tokens,
         completion_tokens=request.completion_tokens,
+        cached_tokens=request.cached_tokens or 0,
     )

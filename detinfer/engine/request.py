@@ -11,12 +11,14 @@ import numpy as np
 from detinfer.digest import DigestChain
 from detinfer.engine.batch import IntArray
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
+from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
+from detinfer.engine.speculation import PromptLookup
 from detinfer.params import SamplingParams
 from detinfer.sampling import is_greedy
 
 
 class RequestState(enum.Enum):
-    """Where a request is; it only moves forward."""
+    """Where a request is; a running one may be sent back to wait when pages run out."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -35,6 +37,10 @@ class Request:
         stop_ids: token ids that end the output.
         num_computed: tokens whose keys and values are in the cache.
         block_table: its pages, in order of position; empty while it waits.
+        page_keys: chain keys of its full pages, as far as they were needed.
+        named: pages whose names the prefix cache has been given.
+        cached_tokens: tokens found in the prefix cache when it first ran.
+        lookup: makes its drafts; None if there are to be none.
     """
 
     request_id: str
@@ -50,6 +56,10 @@ class Request:
     state: RequestState = RequestState.WAITING
     num_computed: int = 0
     block_table: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    page_keys: list[bytes] = field(default_factory=list)
+    named: int = 0
+    cached_tokens: int | None = None
+    lookup: PromptLookup | None = None
     digest: DigestChain = field(default_factory=DigestChain)
 
     @property
@@ -67,10 +77,14 @@ class Request:
         """Whether the next step feeds its last output token alone."""
         return self.pending_tokens == 1 and self.num_computed >= self.prompt_tokens
 
-    @property
-    def longest(self) -> int:
-        """Tokens it can come to hold."""
-        return self.prompt_tokens + self.max_tokens
+    def page_key(self, page: int) -> tuple[bytes, bytes, bytes]:
+        """Chain key, parent's key and tokens of a full page."""
+        root = root_key(self.params.deterministic, None)
+        for i in range(len(self.page_keys), page + 1):
+            parent = self.page_keys[i - 1] if i else root
+            self.page_keys.append(chain_key(parent, page_tokens(self.token_ids, i)))
+        parent = self.page_keys[page - 1] if page else root
+        return self.page_keys[page], parent, page_tokens(self.token_ids, page)
 
 
 def noise_seed(params: SamplingParams) -> int | None:

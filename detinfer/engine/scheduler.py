@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from detinfer.config import PAGE_SIZE
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.request import Request, RequestState
@@ -21,54 +23,85 @@ class Limits:
         max_num_seqs: most requests in a step.
         max_num_batched_tokens: most tokens in a step.
         max_chunk: most prompt tokens of one request in a step; None leaves it to the budget.
+        max_with_drafts: tokens up to which drafts may fill a step; beyond a few, each costs time.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_chunk: int | None = None
+    max_with_drafts: int = 0
 
 
 class ScheduledRow(NamedTuple):
-    """The next ``num_tokens`` tokens of a request, from ``request.num_computed`` on."""
+    """The next ``num_tokens`` tokens of a request, from ``request.num_computed`` on.
+
+    Attributes:
+        draft: guesses of the tokens after its last one, to be verified in the same step.
+    """
 
     request: Request
     num_tokens: int
+    draft: Sequence[int] = ()
 
 
 class Scheduler:
     """First come, first served; requests that decode go before prompts that still prefill.
 
-    A request starts when the pages for all it can come to hold are free, and keeps them to its
-    end: nothing that runs is ever evicted. A large request at the head is not overtaken.
+    A request takes pages as it grows. When none is left, the newest running request gives all of
+    its own back and waits to be computed anew: the oldest always gets on, so everyone does. Nobody
+    is overtaken while waiting.
+
+    Args:
+        block_manager: the pages.
+        limits: of a step.
+        prefix_caching: whether a prompt may start from pages that others have computed.
+
+    Attributes:
+        preemptions: requests sent back to wait so far.
+        prefix_hits: pages taken from the prefix cache so far.
     """
 
-    def __init__(self, block_manager: BlockManager, limits: Limits) -> None:
+    def __init__(
+        self, block_manager: BlockManager, limits: Limits, prefix_caching: bool = True
+    ) -> None:
         self.limits = limits
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # in order of arrival
+        self.preemptions = 0
+        self.prefix_hits = 0
         self._blocks = block_manager
+        self._prefix_caching = prefix_caching
 
     def add(self, request: Request) -> None:
         """Puts a request at the end of the waiting queue."""
         self.waiting.append(request)
 
     def schedule(self) -> list[ScheduledRow]:
-        """Admits what fits and lays out one step, at most one row a request."""
-        limits = self.limits
-        self._admit()
-        rows: list[ScheduledRow] = []
-        budget = limits.max_num_batched_tokens
+        """Lays out one step, at most one row a request, and admits what fits."""
+        limits, rows = self.limits, dict[Request, int]()
         runnable = self.running[: limits.max_num_seqs]
-        for request in runnable:
-            if request.decoding and budget:
-                rows.append(ScheduledRow(request, 1))
-                budget -= 1
-        for request in runnable:
-            if not request.decoding and budget:
-                count = min(request.pending_tokens, limits.max_chunk or budget, budget)
-                rows.append(ScheduledRow(request, count))
-                budget -= count
-        return rows
+        preempted = self.preemptions
+        for request in sorted(runnable, key=lambda one: not one.decoding):  # stable: by arrival
+            self._give_row(request, rows)
+        while self.waiting and preempted == self.preemptions:
+            if len(self.running) >= limits.max_num_seqs or not self._budget(rows):
+                break
+            if not self._admit(self.waiting[0]):
+                break
+            self._give_row(self.running[-1], rows)
+        return [
+            ScheduledRow(request, count, self._draft(request, rows) if request.decoding else ())
+            for request, count in rows.items()
+        ]
+
+    def name_pages(self, request: Request) -> None:
+        """Tell the prefix cache of the pages that a request has filled."""
+        if not self._prefix_caching:
+            return
+        pages = self._blocks.table(request.request_id)
+        for page in range(request.named, request.num_computed // PAGE_SIZE):
+            self._blocks.cache.add(pages[page], *request.page_key(page))
+            request.named = page + 1
 
     def finish(self, request: Request) -> None:
         """Takes a request out, whatever its state, and frees its pages."""
@@ -79,34 +112,104 @@ class Scheduler:
             self._blocks.deallocate(request.request_id)
         request.state = RequestState.FINISHED
 
-    def _admit(self) -> None:
-        while self.waiting and len(self.running) < self.limits.max_num_seqs:
-            request = self.waiting[0]
-            pages = self._blocks.pages_for(request.longest)
-            if pages > self._blocks.num_free:
-                return
-            request.block_table = self._blocks.allocate(request.request_id, pages)
-            request.state = RequestState.RUNNING
-            self.running.append(self.waiting.popleft())
+    def _budget(self, rows: dict[Request, int]) -> int:
+        return self.limits.max_num_batched_tokens - sum(rows.values())
+
+    def _give_row(self, request: Request, rows: dict[Request, int]) -> None:
+        """Schedule what the budget and the pages allow of a running request's next tokens."""
+        budget = self._budget(rows)
+        if request.state is not RequestState.RUNNING or not budget:
+            return
+        count = min(request.pending_tokens, budget)
+        if not request.decoding:
+            count = min(count, self.limits.max_chunk or budget)
+        wanted = BlockManager.pages_for(request.num_computed + count) - len(request.block_table)
+        while wanted > self._blocks.num_free and self.running[-1] is not request:
+            rows.pop(self.running[-1], None)
+            self._preempt(self.running[-1])
+        granted = min(wanted, self._blocks.num_free)
+        if granted > 0:
+            self._blocks.extend(request.request_id, granted)
+            self._read_table(request)
+        room = len(request.block_table) * PAGE_SIZE - request.num_computed
+        if room > 0:
+            rows[request] = min(count, room)
+
+    def _draft(self, request: Request, rows: dict[Request, int]) -> Sequence[int]:
+        """A draft that the step, the request and its pages have room for; adds it to ``rows``."""
+        if request.lookup is None:
+            return ()
+        room = min(
+            min(self.limits.max_with_drafts, self.limits.max_num_batched_tokens)
+            - sum(rows.values()),
+            request.max_tokens - request.completion_tokens - 1,
+            len(request.block_table) * PAGE_SIZE - len(request.token_ids),
+        )
+        draft = request.lookup.propose(request.token_ids, room) if room > 0 else ()
+        rows[request] += len(draft)
+        return draft
+
+    def _admit(self, request: Request) -> bool:
+        """Start a waiting request if the pages for all it has so far are there."""
+        shared = self._cached_prefix(request)
+        wanted = BlockManager.pages_for(len(request.token_ids)) - len(shared)
+        if wanted > self._blocks.num_free - self._blocks.num_idle(shared):
+            return False
+        self._blocks.allocate(request.request_id, 0, shared)
+        self._read_table(request)
+        self.prefix_hits += len(shared)
+        request.named = len(shared)
+        request.num_computed = len(shared) * PAGE_SIZE
+        if request.cached_tokens is None:
+            request.cached_tokens = request.num_computed
+        request.state = RequestState.RUNNING
+        self.running.append(self.waiting.popleft())
+        return True
+
+    def _cached_prefix(self, request: Request) -> list[int]:
+        """Cached pages of a request's first tokens; one token at least is left to compute."""
+        pages: list[int] = []
+        if self._prefix_caching:
+            for i in range((len(request.token_ids) - 1) // PAGE_SIZE):
+                page = self._blocks.cache.find(*request.page_key(i))
+                if page is None:
+                    break
+                pages.append(page)
+        return pages
+
+    def _preempt(self, request: Request) -> None:
+        self._blocks.deallocate(request.request_id)
+        request.block_table = np.empty(0, dtype=np.int32)
+        request.num_computed = 0
+        request.state = RequestState.WAITING
+        self.running.remove(request)
+        self.waiting.appendleft(request)
+        self.preemptions += 1
+
+    def _read_table(self, request: Request) -> None:
+        request.block_table = np.array(self._blocks.table(request.request_id), dtype=np.int32)
 
 
 def make_batch(rows: list[ScheduledRow]) -> Batch:
     """One step's work as the model runner sees it.
 
-    A row asks for logits when its last token is the last the request has.
+    A row asks for its last token's logits when that is the last the request has, and for those of
+    every token of a draft.
     """
-    counts = np.array([count for _, count in rows], dtype=np.int32)
-    starts = np.array([request.num_computed for request, _ in rows], dtype=np.int32)
+    counts = np.array([row.num_tokens + len(row.draft) for row in rows], dtype=np.int32)
+    starts = np.array([row.request.num_computed for row in rows], dtype=np.int32)
     query_start = np.concatenate([np.zeros(1, np.int32), np.cumsum(counts, dtype=np.int32)])
     input_ids: list[int] = []
-    wants_logits: list[bool] = []
+    logit_rows: list[int] = []
     pages = BlockManager.pages_for(int((starts + counts).max()))
     block_tables = np.zeros((len(rows), pages), dtype=np.int32)
-    for i, (request, count) in enumerate(rows):
+    for i, (request, count, draft) in enumerate(rows):
         end = request.num_computed + count
         input_ids.extend(request.token_ids[request.num_computed : end])
-        wants_logits.append(end == len(request.token_ids))
-        used = BlockManager.pages_for(end)
+        input_ids.extend(draft)
+        if end == len(request.token_ids):
+            logit_rows.extend(range(len(input_ids) - len(draft) - 1, len(input_ids)))
+        used = BlockManager.pages_for(end + len(draft))
         block_tables[i, :used] = request.block_table[:used]
     offsets = np.arange(len(input_ids), dtype=np.int32) - np.repeat(query_start[:-1], counts)
     return Batch(
@@ -114,6 +217,6 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
         positions=np.repeat(starts, counts) + offsets,
         query_start=query_start,
         block_tables=block_tables,
-        logit_rows=query_start[1:][wants_logits] - 1,
-        deterministic=any(request.params.deterministic for request, _ in rows),
+        logit_rows=np.array(logit_rows, dtype=np.int32),
+        deterministic=any(row.request.params.deterministic for row in rows),
     )

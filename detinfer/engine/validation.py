@@ -72,6 +72,10 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
         )
     if params.min_tokens and len(stop_ids(params, info)) >= info.vocab_size:
         raise RequestError("min_tokens: every token of the vocabulary is a stop id", "min_tokens")
+    if params.logit_bias and (token := max(dict(params.logit_bias))) >= info.vocab_size:
+        raise RequestError(
+            f"logit_bias: got token id {token}, expected 0..{info.vocab_size - 1}", "logit_bias"
+        )
     if not params.deterministic and not info.allow_fast:
         raise RequestError(
             "deterministic: got false, but this engine was started without the fast mode",

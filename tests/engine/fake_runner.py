@@ -67,18 +67,16 @@ class FakeRunner:
         self.batches.append(batch)
         if len(self.batches) == self.fail_at:
             raise RuntimeError("injected fault")
-        ends = []
         for r in range(len(batch.query_start) - 1):
             rows = slice(batch.query_start[r], batch.query_start[r + 1])
             for token, position in zip(batch.input_ids[rows], batch.positions[rows], strict=True):
                 page = batch.block_tables[r, position // PAGE_SIZE]
                 self.pages[page, position % PAGE_SIZE] = token
-            ends.append((batch.query_start[r + 1] - 1, r))
-        row_of = dict(ends)
         logits = np.empty((len(batch.logit_rows), VOCAB), dtype=np.float32)
         for i, flat in enumerate(batch.logit_rows):
             length = batch.positions[flat] + 1
-            used = batch.block_tables[row_of[flat], : -(-length // PAGE_SIZE)]
+            row = np.searchsorted(batch.query_start, flat, side="right") - 1
+            used = batch.block_tables[row, : -(-length // PAGE_SIZE)]
             logits[i] = self.logits_of(self.pages[used].reshape(-1)[:length], batch)
             if self.poison is not None and batch.input_ids[flat] == self.poison:
                 logits[i, 3] = np.nan

@@ -271,8 +271,8 @@ def test_an_id_in_use_is_refused():
 def test_first_come_first_served_even_when_a_later_one_would_fit():
     engine = fake_engine(runner=FakeRunner(num_pages=4))
     params = SamplingParams(max_tokens=60, ignore_eos=True)
-    for name, size in (("first", 100), ("large", 150), ("small", 1)):
-        engine.add_request(name, [1] * size, params)
+    for token, (name, size) in enumerate((("first", 100), ("large", 150), ("small", 1))):
+        engine.add_request(name, [token] * size, params)
     started = []
     while engine.has_unfinished():
         engine.step()

@@ -145,6 +145,22 @@ def test_do_sample_alone_means_temperature_one(make_client):
     assert engine.seen.temperature == 1.0
 
 
+@pytest.mark.parametrize("dialect", [None, "sampling_params", "parameters"])
+def test_penalties_and_bias_reach_the_engine(make_client, dialect):
+    class Spy(FakeEngine):
+        def generate(self, prompt_token_ids, params, request_id):
+            self.seen = params
+            return super().generate(prompt_token_ids, params, request_id)
+
+    engine = Spy()
+    penalties = {"repetition_penalty": 1.2, "presence_penalty": 1, "frequency_penalty": -0.5}
+    asked = {**penalties, "logit_bias": {"65": -100, "0": 2.5}}
+    body = {"prompt": "a", **(asked if dialect is None else {dialect: asked})}
+    assert make_client(engine).generate(body).status_code == 200
+    assert {name: getattr(engine.seen, name) for name in penalties} == penalties
+    assert engine.seen.logit_bias == ((0, 2.5), (65, -100.0))
+
+
 def test_neutral_values_of_unbuilt_options_are_accepted(client):
     body = {
         "prompt": "a",
