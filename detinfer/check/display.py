@@ -130,6 +130,7 @@ def _divergence_lines(first: Divergence, seed: int) -> Iterator[str]:
             f"  a step: at most {load.placement.max_num_seqs} sequences, "
             f"{load.placement.max_num_batched_tokens} tokens"
             + ("" if chunk is None else f", {chunk} prompt tokens of one request")
+            + (", from an empty prefix cache" if load.placement.cold else "")
         )
     if first.position is None:
         yield "  the tokens agree, the logits do not"

@@ -49,6 +49,8 @@ class EngineBackend:
         limits = scheduler.limits
         try:
             if load.placement is not None:
+                if load.placement.cold:
+                    self._engine.block_manager.forget()
                 scheduler.limits = dataclasses.replace(
                     limits,
                     max_num_seqs=load.placement.max_num_seqs,

@@ -62,12 +62,14 @@ class Placement:
     Attributes:
         max_chunk: most prompt tokens of one request in a step; None leaves it to the budget.
         page_seed: shuffles the free KV pages before the load and at each arrival.
+        cold: whether the prefix cache is emptied first.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_chunk: int | None
     page_seed: int
+    cold: bool
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _draw_placement(rng: random.Random, bounds: Bounds, size: int) -> Placement 
         max_num_batched_tokens=rng.choice((most, small)),
         max_chunk=rng.choice((None, rng.randint(1, _USUAL))),
         page_seed=rng.getrandbits(32),
+        cold=rng.random() < 0.5,
     )
 
 

@@ -83,6 +83,13 @@ class BlockManager:
             else:
                 self._free.append(page)
 
+    def forget(self) -> None:
+        """Empties the prefix cache but for pages in use."""
+        for page in self._idle:
+            self.cache.remove(page)
+        self._free.extend(self._idle)
+        self._idle.clear()
+
     def shuffle(self, rng: random.Random | np.random.Generator) -> None:
         """Permutes the free pages, so that a check can vary where requests are placed."""
         rng.shuffle(self._free)

@@ -51,6 +51,16 @@ class Chunk(Leak):
         return 1 < count <= batch.positions[batch.query_start[row]]
 
 
+class Warm(FakeRunner):
+    """Remembers what was once computed wrong: the second time, tokens of a page's end are lost."""
+
+    def forward(self, batch):
+        starts = batch.positions[batch.query_start[:-1]]
+        if ((starts > 0) & (starts % 64 == 0) & (np.diff(batch.query_start) > 1)).any():
+            self.pages[:, 63] = -1
+        return super().forward(batch)
+
+
 class Pages(Leak):
     def leaks(self, batch, row):
         return batch.block_tables[row, 0] < 4

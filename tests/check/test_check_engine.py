@@ -52,6 +52,10 @@ def test_answers_are_those_the_engine_gives_alone():
         assert len(answer.token_ids) == 12
 
 
+def test_a_warm_prefix_read_wrong_is_found():
+    assert not make(leaks.Warm(num_pages=200)).run().reproducible
+
+
 @pytest.mark.parametrize(
     "runner",
     [
@@ -66,14 +70,14 @@ def test_answers_are_those_the_engine_gives_alone():
 )
 def test_a_fault_in_any_drawn_dimension_is_found(runner):
     # A pool in which the largest loads fit at once.
-    result = make(runner(num_pages=200), runs=120).run()
+    result = make(runner(num_pages=200), runs=400).run()
     assert not result.reproducible
     assert result.unique_digests > 1
     # All these move a logit by the last bit, which no token shows.
     assert result.unique_outputs == 1
     assert result.first_divergence.position is None
     assert result.first_divergence.load.number >= 1
-    assert result.runs == 240
+    assert result.runs == 800
 
 
 def test_a_fault_that_changes_tokens_says_where():
