@@ -58,8 +58,9 @@ class EngineDriver:
     """An engine driven step by step, so that prefill and decode are timed apart."""
 
     def __init__(self, **settings: Any) -> None:
-        # A prompt is timed again and again: from the cache it would cost nothing.
-        self.engine = Engine(EngineConfig(prefix_caching=False, **settings))
+        # Every round does all the work: a prompt would come from the cache, a token from a draft.
+        plain = {"prefix_caching": False, "speculation": False}
+        self.engine = Engine(EngineConfig(**(plain | settings)))
         self._count = 0
 
     def prefill(self, prompt: list[int], deterministic: bool) -> float:
