@@ -37,6 +37,7 @@ class Timer:
         self.digests: set[str | None] = set()
 
     def ids(self, text: str) -> list[int]:
+        """Token ids of a text."""
         return encode_text(self.engine.tokenizer, text)
 
     def decode(self, ids: list[int], params: SamplingParams, speculation: bool) -> float:
