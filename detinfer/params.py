@@ -34,6 +34,7 @@ class SamplingParams:
         stop_token_ids: token ids that end the output; part of ``token_ids``, not of the text.
         min_tokens: end-of-sequence and stop ids cannot be chosen before this many tokens.
         logprobs: number of top log-probabilities per output token; None for none at all.
+        prompt_logprobs: the same for each token of the prompt but the first.
         deterministic: whether the bits must not depend on the load.
 
     Raises:
@@ -55,6 +56,7 @@ class SamplingParams:
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     deterministic: bool = True
 
     def __post_init__(self) -> None:
@@ -94,8 +96,9 @@ class SamplingParams:
                 f"min_tokens: got {self.min_tokens}, at most max_tokens = {self.max_tokens}",
                 "min_tokens",
             )
-        if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         for name in ("ignore_eos", "deterministic"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name}: got {getattr(self, name)!r}, expected a boolean", name)

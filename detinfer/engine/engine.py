@@ -217,13 +217,29 @@ class Engine:
     def _run(self, rows: list[ScheduledRow]) -> list[tuple[ScheduledRow, list[_Choice]]]:
         """One forward pass; the rows that choose tokens, and a choice for each token of a draft."""
         with ops.use(self.runner.profile):
-            logits = self.runner.forward(make_batch(rows))
+            logits = self._score_prompts(rows, self.runner.forward(make_batch(rows)))
             for row in rows:
                 self._count_computed(row.request, row.num_tokens)
             choosing = [row for row in rows if not row.request.pending_tokens]
             if not choosing:
                 return []
             return list(zip(choosing, self._choose(logits, choosing), strict=True))
+
+    def _score_prompts(self, rows: list[ScheduledRow], logits: Tensor) -> Tensor:
+        """Keeps the log-probabilities of prompts; the logits that tokens are chosen from."""
+        if not any(row.scored for row in rows):
+            return logits
+        choosing, start = [], 0
+        for request, count, draft, scored in rows:
+            tokens = [request.token_ids[position + 1] for position in scored]
+            counts = [request.params.prompt_logprobs] * len(tokens)
+            found = sampling.token_logprobs(logits[start : start + len(tokens)], tokens, counts)
+            request.prompt_logprobs += [one for one in found if one is not None]
+            start += len(tokens)
+            if request.num_computed + count == len(request.token_ids):
+                choosing += range(start, start + len(draft) + 1)
+                start += len(draft) + 1
+        return logits[choosing]
 
     def _count_computed(self, request: Request, count: int) -> None:
         before = request.num_computed
@@ -233,7 +249,7 @@ class Engine:
 
     def _choose(self, logits: Tensor, rows: list[ScheduledRow]) -> Iterator[list[_Choice]]:
         sampling_rows, counts = [], []
-        for request, _, draft in rows:
+        for request, _, draft, _ in rows:
             # A draft's tokens are judged as if those before them had been chosen.
             sampling_rows += [_sampling_row(request, draft[:i]) for i in range(len(draft) + 1)]
             counts += [request.params.logprobs] * (len(draft) + 1)
@@ -364,6 +380,8 @@ def _sampling_row(request: Request, guessed: Sequence[int]) -> sampling.Sampling
 
 
 def _output(request: Request, new: _Increment) -> RequestOutput:
+    is_first = bool(new.token_ids) and len(new.token_ids) == request.completion_tokens
+    scored = request.params.prompt_logprobs is not None and is_first
     return RequestOutput(
         request_id=request.request_id,
         text=new.text,
@@ -376,4 +394,5 @@ def _output(request: Request, new: _Increment) -> RequestOutput:
         prompt_tokens=request.prompt_tokens,
         completion_tokens=request.completion_tokens,
         cached_tokens=request.cached_tokens or 0,
+        prompt_logprobs=request.prompt_logprobs if scored else None,
     )

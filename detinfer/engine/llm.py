@@ -23,6 +23,7 @@ class Completion:
     Attributes:
         text: without stop token and stop string; ``token_ids`` and ``digest`` include the token.
         logprobs: one entry per output token; None if not asked for.
+        prompt_logprobs: one entry per token of the prompt but the first; None if not asked for.
         error: what went wrong when ``finish_reason`` is "error".
     """
 
@@ -32,6 +33,7 @@ class Completion:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
     digest: str = ""
     seed: int | None = None
@@ -43,6 +45,8 @@ class Completion:
         self.token_ids += output.token_ids
         if output.logprobs is not None:
             self.logprobs = (self.logprobs or []) + output.logprobs
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
         self.finish_reason = output.finish_reason
         self.digest = output.digest or ""
         self.seed = output.seed

@@ -28,6 +28,8 @@ class RequestOutput:
 
     Attributes:
         logprobs: one entry per new token; None if the request did not ask.
+        prompt_logprobs: one entry per token of the prompt but the first, beside the first token of
+            the answer; else None.
         finish_reason: None until the last increment.
         digest: the digest chain over all output tokens; only in the last increment.
         seed: the key of the noise in use, drawn if the request gave none; None for greedy.
@@ -47,6 +49,7 @@ class RequestOutput:
     completion_tokens: int
     cached_tokens: int = 0
     error: str | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
 
     def to_wire(self) -> Wire:
         """The fields as a plain tuple, several times cheaper to pickle than the object."""

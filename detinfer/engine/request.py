@@ -11,6 +11,7 @@ import numpy as np
 from detinfer.digest import DigestChain
 from detinfer.engine.batch import IntArray
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
+from detinfer.engine.outputs import TokenLogprob
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
 from detinfer.engine.speculation import PromptLookup
 from detinfer.params import SamplingParams
@@ -40,6 +41,7 @@ class Request:
         page_keys: chain keys of its full pages, as far as they were needed.
         named: pages whose names the prefix cache has been given.
         cached_tokens: tokens found in the prefix cache when it first ran.
+        prompt_logprobs: of the prompt's second token and on, as far as they are known.
         lookup: makes its drafts; None if there are to be none.
     """
 
@@ -59,6 +61,7 @@ class Request:
     page_keys: list[bytes] = field(default_factory=list)
     named: int = 0
     cached_tokens: int | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     lookup: PromptLookup | None = None
     digest: DigestChain = field(default_factory=DigestChain)
 
@@ -76,6 +79,14 @@ class Request:
     def decoding(self) -> bool:
         """Whether the next step feeds its last output token alone."""
         return self.pending_tokens == 1 and self.num_computed >= self.prompt_tokens
+
+    def to_score(self, count: int) -> range:
+        """Positions among the next ``count`` whose logits the prompt's log-probabilities need."""
+        if self.params.prompt_logprobs is None:
+            return range(0)
+        known = len(self.prompt_logprobs)
+        end = min(self.num_computed + count, self.prompt_tokens - 1)
+        return range(max(self.num_computed, known), max(end, known))
 
     def page_key(self, page: int) -> tuple[bytes, bytes, bytes]:
         """Chain key, parent's key and tokens of a full page."""

@@ -37,11 +37,13 @@ class ScheduledRow(NamedTuple):
 
     Attributes:
         draft: guesses of the tokens after its last one, to be verified in the same step.
+        scored: positions of the prompt whose logits say how likely the token after them was.
     """
 
     request: Request
     num_tokens: int
     draft: Sequence[int] = ()
+    scored: range = range(0)
 
 
 class Scheduler:
@@ -90,8 +92,13 @@ class Scheduler:
                 break
             self._give_row(self.running[-1], rows)
         return [
-            ScheduledRow(request, count, self._draft(request, rows) if request.decoding else ())
-            for request, count in rows.items()
+            ScheduledRow(
+                request,
+                count,
+                self._draft(request, rows) if request.decoding else (),
+                request.to_score(count),
+            )
+            for request, count in list(rows.items())
         ]
 
     def name_pages(self, request: Request) -> None:
@@ -169,7 +176,7 @@ class Scheduler:
     def _cached_prefix(self, request: Request) -> list[int]:
         """Cached pages of a request's first tokens; one token at least is left to compute."""
         pages: list[int] = []
-        if self._prefix_caching:
+        if self._prefix_caching and not request.to_score(len(request.token_ids)):
             for i in range((len(request.token_ids) - 1) // PAGE_SIZE):
                 page = self._blocks.cache.find(*request.page_key(i))
                 if page is None:
@@ -193,8 +200,8 @@ class Scheduler:
 def make_batch(rows: list[ScheduledRow]) -> Batch:
     """One step's work as the model runner sees it.
 
-    A row asks for its last token's logits when that is the last the request has, and for those of
-    every token of a draft.
+    A row asks for its last token's logits when that is the last the request has, for those of every
+    token of a draft, and for those of the prompt's positions that are to be scored.
     """
     counts = np.array([row.num_tokens + len(row.draft) for row in rows], dtype=np.int32)
     starts = np.array([row.request.num_computed for row in rows], dtype=np.int32)
@@ -203,8 +210,10 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
     logit_rows: list[int] = []
     pages = BlockManager.pages_for(int((starts + counts).max()))
     block_tables = np.zeros((len(rows), pages), dtype=np.int32)
-    for i, (request, count, draft) in enumerate(rows):
+    for i, (request, count, draft, scored) in enumerate(rows):
         end = request.num_computed + count
+        first = len(input_ids) - request.num_computed
+        logit_rows.extend(first + position for position in scored)
         input_ids.extend(request.token_ids[request.num_computed : end])
         input_ids.extend(draft)
         if end == len(request.token_ids):
