@@ -229,7 +229,8 @@ class Engine:
         """Keeps the log-probabilities of prompts; the logits that tokens are chosen from."""
         if not any(row.scored for row in rows):
             return logits
-        choosing, start = [], 0
+        choosing: list[int] = []
+        start = 0
         for request, count, draft, scored in rows:
             tokens = [request.token_ids[position + 1] for position in scored]
             counts = [request.params.prompt_logprobs] * len(tokens)

@@ -204,6 +204,8 @@ def _device(config: EngineConfig) -> torch.device:
         return torch.device("cpu")
     if config.device != "cuda":
         raise ConfigError("numerics: got 'native' with device 'cpu', expected device cuda")
+    if torch.version.hip is not None:
+        raise ConfigError("device: got 'cuda' on a PyTorch for AMD GPUs, which are not supported")
     if not torch.cuda.is_available():
         build = torch.version.cuda or "cpu"
         raise ConfigError(f"device: got 'cuda', but PyTorch sees no GPU (its build: {build})")
