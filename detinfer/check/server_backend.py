@@ -12,6 +12,7 @@ from detinfer.check.load import Bounds, Load, Row
 from detinfer.check.result import Answer
 from detinfer.config import PAGE_SIZE
 from detinfer.errors import DetinferError
+from detinfer.params import SamplingParams
 
 _STEP = 0.02  # seconds that stand for one step between arrivals
 
@@ -60,8 +61,7 @@ class ServerBackend:
     def _ask(self, row: Row, start: float) -> Answer | None:
         time.sleep(max(0.0, start + row.arrival * _STEP - time.monotonic()))
         field = "prompt" if isinstance(row.prompt, str) else "input_ids"
-        body = {field: row.prompt, **dataclasses.asdict(row.params)}
-        body["logit_bias"] = dict(row.params.logit_bias)  # an object in JSON
+        body = {field: row.prompt, **_fields(row.params)}
         if row.abort_after is not None:
             self._client.post_and_leave("/generate", body, row.abort_after)
             return None
@@ -96,3 +96,13 @@ class ServerBackend:
                 f"{self.source}: its fingerprint changed from {self.fingerprint} to {fingerprint}"
             )
         return answer
+
+
+def _fields(params: SamplingParams) -> dict[str, Any]:
+    """What /generate is asked for: all that is not its default, or that a server may default."""
+    plain = dataclasses.asdict(SamplingParams())
+    given = dataclasses.asdict(params)
+    fields = {name: value for name, value in given.items() if value != plain[name]}
+    if "logit_bias" in fields:
+        fields["logit_bias"] = dict(params.logit_bias)  # an object in JSON
+    return fields | {"deterministic": params.deterministic}
