@@ -1,0 +1,53 @@
+"""Fuzz for as long as wanted: python tests/invariance/fuzz.py --steps 1000000 --seed 0 --json FILE
+
+Exit status 1 if an episode fails; the record then holds its seed and its shrunk operations.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent / "engine"), str(HERE.parent / "models")]
+
+import torch  # noqa: E402
+from fuzzer import Failure, World, fuzz  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20_000, help="engine steps, at least")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode")
+    parser.add_argument("--plan", choices=("fused", "modules"), default="fused")
+    parser.add_argument("--json", type=Path, help="where to write a record of the run")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    start, counts, failed = time.monotonic(), {}, None
+
+    def progress(total):
+        counts.update(total)
+        rate = total["steps"] / (time.monotonic() - start)
+        print(f"\r{total['steps']:,} of {args.steps:,} steps, {rate:.0f} a second", end="")
+
+    try:
+        fuzz(World(args.plan), args.steps, args.seed, progress=progress)
+    except Failure as failure:
+        failed = failure
+    print("\n" + (f"{failed}\n" if failed else "") + json.dumps(counts, indent=2))
+    if args.json:
+        record = {
+            "seed": args.seed,
+            "plan": args.plan,
+            "seconds": round(time.monotonic() - start, 1),
+            "counts": counts,
+            "failure": failed and {"episode": failed.seed, "operations": failed.operations},
+        }
+        args.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
