@@ -167,6 +167,13 @@ def _add_check_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency", type=integer(1), default=32, metavar="N", help="largest load (default 32)"
     )
+    parser.add_argument(
+        "--fast-neighbours",
+        type=integer(0, 1024),
+        default=0,
+        metavar="N",
+        help="requests with deterministic: false beside every load (default 0)",
+    )
     parser.add_argument("--report", metavar="FILE", help="write a report, .html or .json")
     parser.add_argument(
         "--seed", type=integer(0), metavar="N", help="draws the loads; a fresh one if not given"

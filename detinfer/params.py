@@ -14,6 +14,7 @@ MAX_STOP_LENGTH = 1024
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_TOKENS_LIMIT = 1 << 20
+MAX_N = 128
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class SamplingParams:
         presence_penalty: subtracted from the logits of tokens in the output.
         frequency_penalty: subtracted as often as the token is in the output.
         logit_bias: token id to what is added to its logit; kept as sorted pairs.
+        n: answers to give, each with a seed of its own (``detinfer.choices``).
         seed: key of the noise; None draws one (reported in the output) when temperature > 0.
         stop: strings that end the output; not part of the text.
         stop_token_ids: token ids that end the output; part of ``token_ids``, not of the text.
@@ -50,6 +52,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+    n: int = 1
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -75,6 +78,7 @@ class SamplingParams:
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         object.__setattr__(self, "logit_bias", _bias_pairs(self.logit_bias))
+        _integer("n", self.n, 1, MAX_N)
         if self.seed is not None:
             _integer("seed", self.seed, 0, (1 << 64) - 1)
         if len(self.stop) > MAX_STOP_STRINGS:

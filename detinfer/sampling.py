@@ -10,23 +10,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from detinfer import ops
+from detinfer.choices import is_greedy
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
-from detinfer.kernels.elementary import (
-    GREEDY_BELOW,
-    SPLITMIX_GAMMA,
-    SPLITMIX_MUL1,
-    SPLITMIX_MUL2,
-)
 from detinfer.params import SamplingParams
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-
-
-def is_greedy(params: SamplingParams) -> bool:
-    """Whether the token is the argmax, with no noise."""
-    return params.temperature < GREEDY_BELOW
 
 
 def is_adjusted(params: SamplingParams) -> bool:
@@ -37,21 +27,6 @@ def is_adjusted(params: SamplingParams) -> bool:
         or params.frequency_penalty
         or params.presence_penalty
     )
-
-
-def choice_seed(seed: int, i: int) -> int:
-    """The seed of choice i of a request with n > 1; choice 0 has the request's own.
-
-    The others have the numbers that SplitMix64 started at the seed gives (Steele, Lea and Flood
-    2014).
-    """
-    if i == 0:
-        return seed
-    word = (1 << 64) - 1
-    z = (seed + i * SPLITMIX_GAMMA) & word
-    z = (z ^ z >> 30) * SPLITMIX_MUL1 & word
-    z = (z ^ z >> 27) * SPLITMIX_MUL2 & word
-    return z ^ z >> 31
 
 
 @dataclass(frozen=True, slots=True)

@@ -399,17 +399,17 @@ def rope(x: Array, cos: Array, sin: Array, dtype: str = "float32") -> Array:
 
 
 @_ieee
-def log_softmax(x: Array) -> Array:
-    """Logarithm of the softmax over the last axis."""
+def log_softmax(x: Array, total: Callable[[Array], Array] = lane_sum) -> Array:
+    """Logarithm of the softmax over the last axis; ``total`` is the profile's sum."""
     shifted: Array = x - x.max(axis=-1, keepdims=True)
-    return shifted - log32(lane_sum(exp32(shifted)))[..., None]
+    return shifted - log32(total(exp32(shifted)))[..., None]
 
 
 @_ieee
-def softmax(x: Array) -> Array:
-    """Softmax over the last axis."""
+def softmax(x: Array, total: Callable[[Array], Array] = lane_sum) -> Array:
+    """Softmax over the last axis; ``total`` is the profile's sum."""
     e = exp32(x - x.max(axis=-1, keepdims=True))
-    y: Array = e / lane_sum(e)[..., None]
+    y: Array = e / total(e)[..., None]
     return y
 
 

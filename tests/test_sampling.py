@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from detinfer import sampling
+from detinfer.choices import choice_seed
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.errors import RequestError
 from detinfer.kernels import reference
 from detinfer.kernels.cpu import sampling as kernels
 from detinfer.params import SamplingParams
-from detinfer.sampling import SamplingRow, choice_seed, rank, token_logprobs
+from detinfer.sampling import SamplingRow, rank, token_logprobs
 
 NOTHING = np.empty(0, dtype=np.int64)
 

@@ -43,9 +43,17 @@ def run(args: argparse.Namespace) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    if "fast" in modes and args.url is None and not args.allow_fast:
-        raise ConfigError("--mode: fast runs only without --no-fast-mode")
-    check = Check(_backend(args), targets, runs=args.runs, modes=modes, seed=seed)
+    if args.url is None and not args.allow_fast and ("fast" in modes or args.fast_neighbours):
+        flag = "--mode: fast runs" if "fast" in modes else "--fast-neighbours: they run"
+        raise ConfigError(f"{flag} only without --no-fast-mode")
+    check = Check(
+        _backend(args),
+        targets,
+        runs=args.runs,
+        modes=modes,
+        seed=seed,
+        fast_neighbours=args.fast_neighbours,
+    )
     with progress_display(log) as show:
         for progress in check.progress():
             show(progress)

@@ -106,13 +106,21 @@ class Load:
 
 
 def draw_loads(
-    targets: Sequence[Target], runs: int, bounds: Bounds, seed: int, *, deterministic: bool = True
+    targets: Sequence[Target],
+    runs: int,
+    bounds: Bounds,
+    seed: int,
+    *,
+    deterministic: bool = True,
+    fast_neighbours: int = 0,
 ) -> Iterator[Load]:
     """Draws loads until every target ran ``runs`` times.
 
-    At least half of each load's rows are runs of targets. Load k is a function of the arguments
-    alone, and in both modes the same but for the mode: no answer influences what is drawn.
+    At least half of each load's rows are runs of targets, not counting ``fast_neighbours`` that
+    stay from its start. Load k is a function of the arguments alone, and in both modes the same but
+    for the mode: no answer influences what is drawn.
     """
+    longest = max(target.params.max_tokens or bounds.longest for target in targets)
     left = [runs] * len(targets)
     for number, size in enumerate(_sizes(seed, bounds.max_rows), start=1):
         if not any(left):
@@ -128,6 +136,8 @@ def draw_loads(
             rows.append(Row(targets[index].prompt, params, index, rng.randint(0, spread)))
         for _ in range(min(size - wanted, wanted)):
             rows.append(_draw_neighbour(rng, bounds, spread, deterministic))
+        for _ in range(fast_neighbours):
+            rows.append(_stay_fast(_draw_neighbour(rng, bounds, spread, False), longest, bounds))
         rng.shuffle(rows)
         rows.sort(key=lambda row: row.arrival)
         yield Load(number, tuple(rows), _draw_placement(rng, bounds, len(rows)))
@@ -174,6 +184,13 @@ def _draw_neighbour(rng: random.Random, bounds: Bounds, spread: int, determinist
         arrival=rng.randint(0, spread),
         abort_after=rng.randint(0, 12) if aborted else None,
     )
+
+
+def _stay_fast(row: Row, max_tokens: int, bounds: Bounds) -> Row:
+    """A fast neighbour that is there first and generates for as long as the targets do."""
+    max_tokens = min(max_tokens, bounds.longest - len(row.prompt))
+    params = dataclasses.replace(row.params, max_tokens=max_tokens, min_tokens=0, ignore_eos=True)
+    return dataclasses.replace(row, params=params, arrival=0, abort_after=None)
 
 
 def _draw_placement(rng: random.Random, bounds: Bounds, size: int) -> Placement | None:

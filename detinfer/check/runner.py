@@ -70,6 +70,7 @@ class Check:
         runs: answers of each target that are compared with the one it gets alone.
         modes: the first is the one the result is judged on.
         seed: draws the loads; None draws one.
+        fast_neighbours: fast requests beside each load's own rows.
 
     Raises:
         ConfigError: if nothing would be compared, or a mode cannot run.
@@ -85,6 +86,7 @@ class Check:
         runs: int = 1000,
         modes: Sequence[Mode] = ("deterministic",),
         seed: int | None = None,
+        fast_neighbours: int = 0,
     ) -> None:
         if runs < 1 or not targets or not modes:
             raise ConfigError(
@@ -94,12 +96,18 @@ class Check:
         for number, target in enumerate(targets, start=1):
             if target.params.temperature > 0 and target.params.seed is None:
                 raise RequestError(f"prompt {number}: sampled without a seed", "seed")
+        if fast_neighbours and not backend.bounds.allow_fast:
+            raise ConfigError(
+                f"fast_neighbours: got {fast_neighbours}, but {backend.source} runs without the "
+                "fast mode"
+            )
         if "fast" in modes and not backend.bounds.allow_fast:
             raise ConfigError(f"mode: got fast, but {backend.source} runs without the fast mode")
         self.targets = tuple(targets)
         self.runs = runs
         self.modes = tuple(modes)
         self.seed = secrets.randbits(32) if seed is None else seed
+        self.fast_neighbours = fast_neighbours
         self._backend = backend
         self._by_mode: dict[str, ModeResult] = {}
 
@@ -140,6 +148,7 @@ class Check:
             self._backend.bounds,
             self.seed,
             deterministic=mode == "deterministic",
+            fast_neighbours=self.fast_neighbours,
         )
         for load in loads:
             for place, (index, answer) in self._play(load).items():

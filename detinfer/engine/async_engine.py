@@ -9,7 +9,7 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -50,11 +50,13 @@ class AsyncEngine:
     Attributes:
         info: what the loaded engine says of itself.
         tokenizer: the engine's tokenizer.
+        on_step: told of every message of the engine, on the event loop.
         state: "ready"; "draining" from ``shutdown`` on; "dead" when the process is gone.
     """
 
     info: EngineInfo
     tokenizer: Any
+    on_step: Callable[[Stepped], None] | None = None
 
     def __init__(
         self,
@@ -129,7 +131,11 @@ class AsyncEngine:
         return engine
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str,
+        cache_salt: str = "",
     ) -> AsyncGenerator[RequestOutput, None]:
         """Streams a request's increments; the last one has a ``finish_reason``.
 
@@ -139,13 +145,14 @@ class AsyncEngine:
             prompt_token_ids: the prompt.
             params: how to sample and when to end.
             request_id: unique among the open requests.
+            cache_salt: the prefix cache shares pages only among requests of the same salt.
 
         Raises:
             RequestError: if it cannot be served as asked.
             QueueFullError: if too many requests are open.
             EngineDeadError: if the engine is shutting down, or died.
         """
-        stream = self._open(request_id, list(prompt_token_ids), params)
+        stream = self._open(Add(request_id, list(prompt_token_ids), params, cache_salt))
         try:
             while True:
                 item = await stream.get()
@@ -179,10 +186,11 @@ class AsyncEngine:
         await self._within(_EXIT_TIMEOUT, self._gone)
         await self._kill()
 
-    def _open(self, request_id: str, prompt: list[int], params: SamplingParams) -> _Stream:
+    def _open(self, add: Add) -> _Stream:
+        request_id = add.request_id
         if self.state != "ready":
             raise EngineDeadError(str(self._death or "the server is shutting down"))
-        check_request(prompt, params, self.info)
+        check_request(add.prompt_token_ids, add.params, self.info)
         if request_id in self._streams:
             raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
         if len(self._streams) >= self._capacity:
@@ -194,7 +202,7 @@ class AsyncEngine:
             self._last_sign = time.monotonic()
             self._idle.clear()
         self._streams[request_id] = stream
-        self._commands.put(Add(request_id, prompt, params))
+        self._commands.put(add)
         return stream
 
     def _close(self, request_id: str) -> None:
@@ -216,6 +224,8 @@ class AsyncEngine:
         match message:
             case Stepped():
                 self._stats = message.stats
+                if self.on_step is not None:
+                    self.on_step(message)
                 for wire in message.outputs:
                     self._put(wire[_ID], wire, last=wire[_FINISH_REASON] is not None)
                 for request_id, error in message.refused:

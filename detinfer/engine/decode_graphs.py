@@ -66,6 +66,7 @@ class DecodeGraphs:
         step: what is captured.
         shapes: of the attention layers.
         tilings: of those shapes.
+        pages: of the KV cache.
         length: positions of the longest sequence.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -12,12 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from detinfer import ops, sampling
-from detinfer.config import EngineConfig
+from detinfer.choices import noise_seed
+from detinfer.config import PAGE_SIZE, EngineConfig
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
 from detinfer.engine.outputs import EngineInfo, FinishReason, RequestOutput, TokenLogprob
-from detinfer.engine.request import Request, noise_seed
+from detinfer.engine.request import Request
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
 from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
@@ -103,7 +105,8 @@ class Engine:
         self._decode = token_decoder(self.tokenizer)
         self._requests: dict[str, Request] = {}  # unfinished ones, in order of arrival
         self._arrivals = 0
-        self._steps = 0
+        self._steps = [0, 0]  # fast, deterministic
+        self._step_tokens = 0  # of the last step
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._drafted_tokens = 0
@@ -111,9 +114,19 @@ class Engine:
         self._speculation = config.speculation
 
     def add_request(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        cache_salt: str = "",
     ) -> None:
         """Queues a request.
+
+        Args:
+            request_id: unique among the unfinished ones.
+            prompt_token_ids: the prompt.
+            params: how to sample and when to end; one choice (``detinfer.choices`` makes them).
+            cache_salt: the prefix cache shares pages only among requests of the same salt.
 
         Raises:
             RequestError: if it cannot be served as asked, or its id is in use.
@@ -132,6 +145,7 @@ class Engine:
             stop_ids=stop_ids(params, self.info),
             detokenizer=Detokenizer(self._decode, prompt_token_ids),
             stop_strings=StopStrings(params.stop),
+            cache_salt=cache_salt,
             lookup=PromptLookup() if self._speculation else None,
         )
         self._arrivals += 1
@@ -167,9 +181,11 @@ class Engine:
         A failure in the model ends the requests of this step with an error, and no others.
         """
         rows = self.scheduler.schedule()
+        self._step_tokens = sum(row.num_tokens + len(row.draft) for row in rows)
         if not rows:
             return []
-        self._steps += 1
+        deterministic = any(row.request.params.deterministic for row in rows)
+        self._steps[deterministic] += 1
         try:
             chosen = self._run(rows)
         except Exception as error:
@@ -183,9 +199,14 @@ class Engine:
             "waiting": len(self.scheduler.waiting),
             "num_pages": self.block_manager.num_pages,
             "free_pages": self.block_manager.num_free,
-            "steps": self._steps,
+            "steps": sum(self._steps),
+            "deterministic_steps": self._steps[True],
+            "fast_steps": self._steps[False],
+            "step_tokens": self._step_tokens,
             "preemptions": self.scheduler.preemptions,
             "prefix_hits": self.scheduler.prefix_hits,
+            "prefix_queries": self.scheduler.prefix_queries,
+            "prefix_hit_tokens": self.scheduler.prefix_hits * PAGE_SIZE,
             "evictions": self.block_manager.evictions,
             "prompt_tokens": self._prompt_tokens,
             "generated_tokens": self._generated_tokens,
@@ -395,5 +416,6 @@ def _output(request: Request, new: _Increment) -> RequestOutput:
         prompt_tokens=request.prompt_tokens,
         completion_tokens=request.completion_tokens,
         cached_tokens=request.cached_tokens or 0,
+        queue_time=(request.started or time.monotonic()) - request.arrived,
         prompt_logprobs=request.prompt_logprobs if scored else None,
     )

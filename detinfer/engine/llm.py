@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+from detinfer.choices import choices
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.outputs import FinishReason, RequestOutput, TokenLogprob
@@ -82,7 +83,7 @@ class LLM:
         prompts: str | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
-        """Completes every prompt; the answers come in the prompts' order.
+        """Completes every prompt; the answers come in the prompts' order, ``n`` for each.
 
         Args:
             prompts: a string, a list of strings, or a list of lists of token ids.
@@ -96,13 +97,14 @@ class LLM:
         self._calls += 1
         completions: dict[str, Completion] = {}
         try:
-            for i, (prompt, chosen) in enumerate(zip(batch, each, strict=True)):
-                request_id = f"generate-{self._calls}-{i}"
+            for prompt, chosen in zip(batch, each, strict=True):
                 token_ids = self._token_ids(prompt)
-                self.engine.add_request(request_id, token_ids, chosen)
-                completions[request_id] = Completion(
-                    token_ids, chosen.deterministic, self.engine.info.system_fingerprint
-                )
+                for choice in choices(chosen):
+                    request_id = f"generate-{self._calls}-{len(completions)}"
+                    self.engine.add_request(request_id, token_ids, choice)
+                    completions[request_id] = Completion(
+                        token_ids, choice.deterministic, self.engine.info.system_fingerprint
+                    )
             while any(c.finish_reason is None for c in completions.values()):
                 for output in self.engine.step():
                     completions[output.request_id].add(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +34,7 @@ class RequestOutput:
         digest: the digest chain over all output tokens; only in the last increment.
         seed: the key of the noise in use, drawn if the request gave none; None for greedy.
         completion_tokens: output tokens so far, this increment's included.
+        queue_time: seconds from its arrival until it first ran, or ended.
         error: why ``finish_reason`` is "error", or "abort" when the engine decided it.
     """
 
@@ -48,6 +49,7 @@ class RequestOutput:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    queue_time: float = field(default=0.0, compare=False)
     error: str | None = None
     prompt_logprobs: list[TokenLogprob] | None = None
 

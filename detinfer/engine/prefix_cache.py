@@ -19,10 +19,10 @@ class _Entry(NamedTuple):
     tokens: bytes
 
 
-def root_key(deterministic: bool, salt: str | None) -> bytes:
+def root_key(deterministic: bool, salt: str) -> bytes:
     """Where a chain begins: pages of one mode, or one salt, never serve another."""
-    name = b"deterministic" if deterministic else b"fast"
-    return hashlib.blake2b(name + b"\0" + (salt or "").encode(), digest_size=_DIGEST_BYTES).digest()
+    name = "deterministic" if deterministic else "fast"
+    return hashlib.blake2b(f"{name}\0{salt}".encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def page_tokens(token_ids: Sequence[int], page: int) -> bytes:

@@ -31,6 +31,7 @@ class Add(NamedTuple):
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
+    cache_salt: str = ""
 
 
 class Abort(NamedTuple):
@@ -71,6 +72,11 @@ class Stepped(NamedTuple):
     outputs: list[Wire]
     refused: list[tuple[str, RequestError]]
     stats: dict[str, int]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that went through the model."""
+        return self.stats["step_tokens"]
 
 
 Message = Ready | Failed | Stepped

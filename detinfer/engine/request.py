@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import secrets
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,6 @@ from detinfer.engine.outputs import TokenLogprob
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
 from detinfer.engine.speculation import PromptLookup
 from detinfer.params import SamplingParams
-from detinfer.sampling import is_greedy
 
 
 class RequestState(enum.Enum):
@@ -39,8 +38,11 @@ class Request:
         num_computed: tokens whose keys and values are in the cache.
         block_table: its pages, in order of position; empty while it waits.
         page_keys: chain keys of its full pages, as far as they were needed.
+        cache_salt: whose pages it may share: those of requests of the same salt.
         named: pages whose names the prefix cache has been given.
         cached_tokens: tokens found in the prefix cache when it first ran.
+        arrived: monotonic time, in seconds.
+        started: when it first ran.
         prompt_logprobs: of the prompt's second token and on, as far as they are known.
         lookup: makes its drafts; None if there are to be none.
     """
@@ -61,6 +63,9 @@ class Request:
     page_keys: list[bytes] = field(default_factory=list)
     named: int = 0
     cached_tokens: int | None = None
+    cache_salt: str = ""
+    arrived: float = field(default_factory=time.monotonic)
+    started: float | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     lookup: PromptLookup | None = None
     digest: DigestChain = field(default_factory=DigestChain)
@@ -90,16 +95,9 @@ class Request:
 
     def page_key(self, page: int) -> tuple[bytes, bytes, bytes]:
         """Chain key, parent's key and tokens of a full page."""
-        root = root_key(self.params.deterministic, None)
+        root = root_key(self.params.deterministic, self.cache_salt)
         for i in range(len(self.page_keys), page + 1):
             parent = self.page_keys[i - 1] if i else root
             self.page_keys.append(chain_key(parent, page_tokens(self.token_ids, i)))
         parent = self.page_keys[page - 1] if page else root
         return self.page_keys[page], parent, page_tokens(self.token_ids, page)
-
-
-def noise_seed(params: SamplingParams) -> int | None:
-    """The seed a request runs with: its own, or a drawn one if it needs noise and gave none."""
-    if params.seed is None and not is_greedy(params):
-        return secrets.randbits(64)
-    return params.seed

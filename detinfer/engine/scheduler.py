@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Scheduler:
     Attributes:
         preemptions: requests sent back to wait so far.
         prefix_hits: pages taken from the prefix cache so far.
+        prefix_queries: prompt tokens that pages were looked up for.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Scheduler:
         self.running: list[Request] = []  # in order of arrival
         self.preemptions = 0
         self.prefix_hits = 0
+        self.prefix_queries = 0
+        self._budget = 0  # tokens that the step being laid out has left
         self._blocks = block_manager
         self._prefix_caching = prefix_caching
 
@@ -81,12 +85,13 @@ class Scheduler:
     def schedule(self) -> list[ScheduledRow]:
         """Lays out one step, at most one row a request, and admits what fits."""
         limits, rows = self.limits, dict[Request, int]()
+        self._budget = limits.max_num_batched_tokens
         runnable = self.running[: limits.max_num_seqs]
         preempted = self.preemptions
         for request in sorted(runnable, key=lambda one: not one.decoding):  # stable: by arrival
             self._give_row(request, rows)
         while self.waiting and preempted == self.preemptions:
-            if len(self.running) >= limits.max_num_seqs or not self._budget(rows):
+            if len(self.running) >= limits.max_num_seqs or not self._budget:
                 break
             if not self._admit(self.waiting[0]):
                 break
@@ -95,10 +100,10 @@ class Scheduler:
             ScheduledRow(
                 request,
                 count,
-                self._draft(request, rows) if request.decoding else (),
+                self._draft(request) if request.decoding else (),
                 request.to_score(count),
             )
-            for request, count in list(rows.items())
+            for request, count in rows.items()
         ]
 
     def name_pages(self, request: Request) -> None:
@@ -119,20 +124,16 @@ class Scheduler:
             self._blocks.deallocate(request.request_id)
         request.state = RequestState.FINISHED
 
-    def _budget(self, rows: dict[Request, int]) -> int:
-        return self.limits.max_num_batched_tokens - sum(rows.values())
-
     def _give_row(self, request: Request, rows: dict[Request, int]) -> None:
         """Schedule what the budget and the pages allow of a running request's next tokens."""
-        budget = self._budget(rows)
-        if request.state is not RequestState.RUNNING or not budget:
+        if request.state is not RequestState.RUNNING or not self._budget:
             return
-        count = min(request.pending_tokens, budget)
+        count = min(request.pending_tokens, self._budget)
         if not request.decoding:
-            count = min(count, self.limits.max_chunk or budget)
+            count = min(count, self.limits.max_chunk or count)
         wanted = BlockManager.pages_for(request.num_computed + count) - len(request.block_table)
         while wanted > self._blocks.num_free and self.running[-1] is not request:
-            rows.pop(self.running[-1], None)
+            self._budget += rows.pop(self.running[-1], 0)
             self._preempt(self.running[-1])
         granted = min(wanted, self._blocks.num_free)
         if granted > 0:
@@ -141,19 +142,21 @@ class Scheduler:
         room = len(request.block_table) * PAGE_SIZE - request.num_computed
         if room > 0:
             rows[request] = min(count, room)
+            self._budget -= rows[request]
 
-    def _draft(self, request: Request, rows: dict[Request, int]) -> Sequence[int]:
-        """A draft that the step, the request and its pages have room for; adds it to ``rows``."""
+    def _draft(self, request: Request) -> Sequence[int]:
+        """A draft that the step, the request and its pages have room for."""
         if request.lookup is None:
             return ()
+        limits = self.limits
         room = min(
-            min(self.limits.max_with_drafts, self.limits.max_num_batched_tokens)
-            - sum(rows.values()),
+            self._budget,
+            self._budget + limits.max_with_drafts - limits.max_num_batched_tokens,
             request.max_tokens - request.completion_tokens - 1,
             len(request.block_table) * PAGE_SIZE - len(request.token_ids),
         )
         draft = request.lookup.propose(request.token_ids, room) if room > 0 else ()
-        rows[request] += len(draft)
+        self._budget -= len(draft)
         return draft
 
     def _admit(self, request: Request) -> bool:
@@ -169,6 +172,8 @@ class Scheduler:
         request.num_computed = len(shared) * PAGE_SIZE
         if request.cached_tokens is None:
             request.cached_tokens = request.num_computed
+            request.started = time.monotonic()
+            self.prefix_queries += request.prompt_tokens * self._prefix_caching
         request.state = RequestState.RUNNING
         self.running.append(self.waiting.popleft())
         return True

@@ -43,6 +43,8 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
     Raises:
         RequestError: naming the field, what was got and what was expected.
     """
+    if params.n != 1:
+        raise RequestError(f"n: got {params.n}, the engine takes one choice at a time", "n")
     _check_prompt(prompt_token_ids, info)
     prompt = len(prompt_token_ids)
     room = info.max_model_len - prompt

@@ -185,6 +185,7 @@ def test_html_report_of_a_fault_has_a_colour_for_every_answer(check, tmp_path):
         (["--report", "file/r.html"], "--report: file/r.html cannot be written (Not a directory"),
         (["--prompt", "\udcff"], "--prompt: number 1 is not valid UTF-8"),
         (["--mode", "fast", "--no-fast-mode"], "--mode: fast runs only without --no-fast-mode"),
+        (["--fast-neighbours", "1", "--no-fast-mode"], "--fast-neighbours: they run only without"),
         (["--url", "ftp://x"], "--url: got 'ftp://x', expected http://HOST:PORT"),
     ],
 )

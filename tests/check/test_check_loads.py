@@ -166,3 +166,13 @@ def test_descriptions_tell_everything_that_was_drawn():
                 assert words["abort_after"] == row.abort_after
             else:
                 assert words["target"] == row.target
+
+
+def test_fast_neighbours_come_on_top_of_every_load_and_stay():
+    loads = draw(runs=40, fast_neighbours=8)
+    assert Counter(row.target for row in rows_of(loads))[0] == 40
+    for load in loads:
+        fast = [row for row in load.rows if row.target is None and row.arrival == 0]
+        fast = [row for row in fast if row.params.max_tokens == 8 and row.params.ignore_eos]
+        assert sum(not row.params.deterministic and row.abort_after is None for row in fast) >= 8
+        assert load.targets >= (len(load.rows) - 8) / 2

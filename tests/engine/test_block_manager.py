@@ -71,7 +71,7 @@ def test_the_least_recently_used_prefix_goes_first_and_its_end_before_its_beginn
 
 def test_a_hash_alone_is_not_believed():
     cache = PrefixCache()
-    root = root_key(True, None)
+    root = root_key(True, "")
     tokens = page_tokens(list(range(64)), 0)
     key = chain_key(root, tokens)
     cache.add(3, key, root, tokens)
@@ -81,7 +81,7 @@ def test_a_hash_alone_is_not_believed():
 
 
 def test_modes_and_salts_have_chains_of_their_own():
-    roots = [root_key(mode, salt) for mode in (True, False) for salt in (None, "a", "b")]
+    roots = [root_key(mode, salt) for mode in (True, False) for salt in ("", "a", "b")]
     assert len(set(roots)) == 6
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from fake_runner import FakeRunner, fake_engine
@@ -96,3 +97,27 @@ def test_importing_the_package_is_light():
 def test_text_that_is_not_utf8_is_refused():
     with pytest.raises(RequestError, match="prompt: got text that is not valid UTF-8"):
         llm().generate(["a \udcff b"])
+
+
+def test_n_gives_so_many_answers_each_of_a_seed_that_gives_it_again():
+    model = llm()
+    params = SamplingParams(max_tokens=8, temperature=1, ignore_eos=True)
+    answers = model.generate(["abc", "de"], replace(params, n=3))
+    assert [a.prompt_token_ids for a in answers] == [[64, 65, 66]] * 3 + [[67, 68]] * 3
+    assert len({a.seed for a in answers}) == 6  # drawn, since none was given
+    for got in answers:
+        assert model.generate([got.prompt_token_ids], replace(params, seed=got.seed)) == [got]
+    first = model.generate("abc", replace(params, n=2, seed=9))[0]
+    assert first == model.generate("abc", replace(params, seed=9))[0]
+
+
+def test_the_answers_of_a_greedy_request_are_the_same():
+    first, second = llm().generate("abc", SamplingParams(max_tokens=8, n=2))
+    assert first == second
+    assert first.seed is None
+
+
+@pytest.mark.parametrize("n", [0, 129, 1.0, True, "2"])
+def test_n_out_of_range(n):
+    with pytest.raises(RequestError, match=r"^n: got"):
+        SamplingParams(n=n)

@@ -78,6 +78,20 @@ def test_modes_never_share_pages():
     assert answer(engine, prompt, name="slow-2")[2] == 192
 
 
+def test_salts_never_share_pages():
+    prompt = prompt_of(200)
+    engine = fake_engine()
+    found = []
+    for i, salt in enumerate(["a", "b", "a", ""]):
+        engine.add_request(f"r{i}", prompt, FREE, salt)
+        last, ids = finish(engine)
+        found.append(last[f"r{i}"].cached_tokens)
+        assert (ids[f"r{i}"], last[f"r{i}"].digest) == alone(prompt)
+    assert found == [0, 0, 192, 0]
+    stats = engine.stats()
+    assert (stats["prefix_queries"], stats["prefix_hit_tokens"]) == (800, 192)
+
+
 def test_off_means_off():
     engine = fake_engine(EngineConfig(prefix_caching=False))
     prompt = prompt_of(200)

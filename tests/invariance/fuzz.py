@@ -27,25 +27,30 @@ def main():
     torch.set_num_threads(1)
     start, counts, failed = time.monotonic(), {}, None
 
+    def save():
+        if args.json:
+            record = {
+                "command": f"python tests/invariance/fuzz.py --steps {args.steps} "
+                f"--seed {args.seed} --plan {args.plan}",
+                "seconds": round(time.monotonic() - start, 1),
+                "counts": counts,
+                "failure": failed and {"episode": failed.seed, "operations": failed.operations},
+            }
+            args.json.write_text(json.dumps(record, indent=2) + "\n")
+
     def progress(total):
         counts.update(total)
         rate = total["steps"] / (time.monotonic() - start)
         print(f"\r{total['steps']:,} of {args.steps:,} steps, {rate:.0f} a second", end="")
+        if total["episodes"] % 100 == 0:
+            save()  # a run of hours that is interrupted has still shown something
 
     try:
         fuzz(World(args.plan), args.steps, args.seed, progress=progress)
     except Failure as failure:
         failed = failure
     print("\n" + (f"{failed}\n" if failed else "") + json.dumps(counts, indent=2))
-    if args.json:
-        record = {
-            "seed": args.seed,
-            "plan": args.plan,
-            "seconds": round(time.monotonic() - start, 1),
-            "counts": counts,
-            "failure": failed and {"episode": failed.seed, "operations": failed.operations},
-        }
-        args.json.write_text(json.dumps(record, indent=2) + "\n")
+    save()
     return 1 if failed else 0
 
 

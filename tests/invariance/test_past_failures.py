@@ -4,6 +4,7 @@ What the kernels' own tests cover (extreme noise words, guard bands, TF32) is no
 """
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,6 +114,24 @@ def test_a_warm_cache_at_every_shared_length():
         hits += engine.stats()["prefix_hits"]
         assert warm == alone(runner, prompt), shared
     assert hits == 64 + 2 * 23  # one page from 64 shared tokens on, two from 128 on
+
+
+@pytest.mark.parametrize("count", [0, 1, 31])
+def test_fast_neighbours(count):
+    """A step with one deterministic row is a deterministic step, whoever else is in it."""
+    runner = TinyModelRunner(num_pages=100)
+    params = replace(PARAMS, max_tokens=20)
+    expected = alone(runner, PROMPT, params)
+    modes = []
+    forward = runner.forward
+    runner.forward = lambda batch: modes.append(batch.deterministic) or forward(batch)
+    rng = random.Random(count)
+    fast = replace(PARAMS, max_tokens=30, deterministic=False)
+    crowd = {f"n{i}": (tokens(rng.randint(1, 150), seed=i), fast) for i in range(count)}
+    assert answers(runner, {**crowd, "x": (PROMPT, params)})["x"] == expected
+    assert modes.count(False) >= (
+        10 if count else 0
+    )  # the neighbours go on after it, in fast steps
 
 
 def test_five_repeats_among_44():
