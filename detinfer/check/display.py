@@ -73,6 +73,9 @@ def print_result(console: Console, result: CheckResult) -> None:
         if mode.first_divergence is not None:
             for line in _divergence_lines(mode.first_divergence, result.seed):
                 _line(console, line)
+        if mode.engine:
+            counts = (f"{n:,} {name.replace('_', ' ')}" for name, n in mode.engine.items())
+            _line(console, f"the engine meanwhile: {', '.join(counts)}")
         _line(console, "")
     _line(console, verdict(result))
 

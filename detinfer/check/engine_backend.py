@@ -40,6 +40,10 @@ class EngineBackend:
         )
         self._engine = engine
 
+    def stats(self) -> dict[str, int]:
+        """See ``Backend.stats``."""
+        return self._engine.stats()
+
     def play(self, load: Load) -> dict[int, Answer]:
         """See ``Backend.play``."""
         if self._engine.has_unfinished():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -142,14 +142,38 @@ class PromptResult:
         }
 
 
+# What an engine did that must not show in any answer, under the names of ``Engine.stats``.
+ENGINE_COUNTS = (
+    "steps",
+    "preemptions",
+    "evictions",
+    "prefix_hits",
+    "drafted_tokens",
+    "accepted_tokens",
+)
+
+
 @dataclass
 class ModeResult:
-    """All answers in one mode."""
+    """All answers in one mode.
+
+    Attributes:
+        engine: what the engine did meanwhile, ``ENGINE_COUNTS``.
+    """
 
     mode: str
     prompts: list[PromptResult]
     loads: int = 0
     seconds: float = 0.0
+    engine: dict[str, int] = field(default_factory=dict)
+
+    def count(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """Takes what the engine did from its counts at the start and now."""
+        self.engine = {
+            name: after[name] - before[name]
+            for name in ENGINE_COUNTS
+            if name in before and name in after
+        }
 
     @property
     def runs(self) -> int:
@@ -183,6 +207,7 @@ class ModeResult:
             **_counts(self),
             "loads": self.loads,
             "seconds": round(self.seconds, 3),
+            "engine": self.engine,
             "prompts": [prompt.to_json() for prompt in self.prompts],
         }
 

@@ -32,6 +32,9 @@ class Backend(Protocol):
     def bounds(self) -> Bounds:
         """What a load may ask of it."""
 
+    def stats(self) -> Mapping[str, int]:
+        """Its engine's counts so far (``Engine.stats``)."""
+
     def play(self, load: Load) -> Mapping[int, Answer]:
         """Plays a load to the end of its last target.
 
@@ -142,6 +145,7 @@ class Check:
         start = time.perf_counter()
         found = ModeResult(mode, [self._alone(mode, i) for i in range(len(self.targets))])
         self._by_mode[mode] = found
+        before = self._backend.stats()
         loads = draw_loads(
             self.targets,
             self.runs,
@@ -163,6 +167,7 @@ class Check:
                 unique_digests=found.unique_digests,
                 seconds=found.seconds,
             )
+        found.count(before, self._backend.stats())
 
     def _play(self, load: Load) -> dict[int, tuple[int, Answer]]:
         """Target and answer of every run in the load, by its place there."""

@@ -50,6 +50,11 @@ class ServerBackend:
                 f"{self.source}: not a detinfer server (/server_info lacks what it should tell)"
             ) from None
 
+    def stats(self) -> dict[str, int]:
+        """See ``Backend.stats``."""
+        stats = self._client.get("/server_info").get("stats", {})
+        return {str(name): value for name, value in stats.items() if isinstance(value, int)}
+
     def play(self, load: Load) -> dict[int, Answer]:
         """See ``Backend.play``."""
         start = time.monotonic()

@@ -39,6 +39,8 @@ def test_a_sound_engine_is_reproducible_in_both_modes():
     last = events[-1]
     assert (last.mode, last.runs, last.total, last.unique_digests) == ("fast", 120, 120, 1)
     assert result.to_json()["reproducible"] is True
+    assert result.judged.engine["steps"] > result.loads
+    assert result.to_json()["by_mode"]["deterministic"]["engine"] == result.judged.engine
 
 
 def test_answers_are_those_the_engine_gives_alone():

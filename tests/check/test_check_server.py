@@ -61,12 +61,12 @@ class Remembering(FakeEngine):
 
     def __init__(self, **options):
         super().__init__(**options)
-        self.seen = []
+        self.asked = []
         self.most = 0
 
-    async def generate(self, prompt_token_ids, params, request_id):
-        self.seen.append((prompt_token_ids, params))
-        async for output in super().generate(prompt_token_ids, params, request_id):
+    async def generate(self, prompt_token_ids, params, request_id, cache_salt=""):
+        self.asked.append((prompt_token_ids, params))
+        async for output in super().generate(prompt_token_ids, params, request_id, cache_salt):
             self.most = max(self.most, len(self.running))
             yield output
 
@@ -74,11 +74,11 @@ class Remembering(FakeEngine):
 class Leaky(Remembering):
     """Its digests tell whether anything else was running."""
 
-    def _increment(self, request_id, prompt, params, count):
-        output = super()._increment(request_id, prompt, params, count)
-        if output.digest and len(self.running) > 1:
-            return dataclasses.replace(output, digest="f" * 64)
-        return output
+    async def generate(self, *request, **options):
+        async for output in super().generate(*request, **options):
+            if output.digest and len(self.running) > 1:
+                output = dataclasses.replace(output, digest="f" * 64)
+            yield output
 
 
 def check(url, **options):
@@ -96,10 +96,10 @@ def test_a_sound_server_is_reproducible_under_concurrent_loads():
     assert result.by_mode["fast"].runs == 24
     # Runs and neighbours really were there together, and some neighbours hung up.
     assert engine.most > 2
-    targets = [one for one in engine.seen if one[0] in (list(b"the same"), [1, 2, 3])]
+    targets = [one for one in engine.asked if one[0] in (list(b"the same"), [1, 2, 3])]
     assert len(targets) >= 2 * (24 + 2)
-    assert len(engine.seen) > len(targets)
-    assert len({params for _, params in engine.seen}) > 8
+    assert len(engine.asked) > len(targets)
+    assert len({params for _, params in engine.asked}) > 8
     assert not engine.running
 
 
@@ -181,10 +181,10 @@ def test_a_full_queue_is_asked_again():
     class Full(FakeEngine):
         refused = 0
 
-        async def generate(self, prompt_token_ids, params, request_id):
+        async def generate(self, prompt_token_ids, params, request_id, cache_salt=""):
             self.queue_full = self.refused < 3
             self.refused += self.queue_full
-            async for output in super().generate(prompt_token_ids, params, request_id):
+            async for output in super().generate(prompt_token_ids, params, request_id, cache_salt):
                 yield output
 
     engine = Full()
