@@ -10,41 +10,11 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 
 from benchmarks.common import EngineDriver, arguments, median, prompt_ids, report
-
-READY_SECONDS = 300
-
-
-@contextmanager
-def server(model: str | None) -> Iterator[int]:
-    """A server on a free port, ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "detinfer.cli", "serve", "--port", str(port), "--no-fast-mode"]
-    process = subprocess.Popen([*command, *([model] if model else [])])
-    try:
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise SystemExit("the server did not get ready") from None
-                time.sleep(0.2)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+from benchmarks.serving import serving
 
 
 def open_stream(port: int, prompt: list[int], tokens: int) -> socket.socket:
@@ -88,10 +58,10 @@ def main() -> None:
     alone: list[float] = []
     streaming: list[float] = []
     driver = EngineDriver(model=args.model, max_num_seqs=args.streams, allow_fast=False)
-    with server(args.model) as port:
+    with serving(args.model, "--no-fast-mode") as server:
         for _ in range(args.repeats):
             alone.append(driver.decode(prompts, args.tokens, True))
-            streaming.append(behind_server(port, prompts, args.tokens))
+            streaming.append(behind_server(server.port, prompts, args.tokens))
     row = {
         "streams": args.streams,
         "alone_ms": 1e3 * median(alone),

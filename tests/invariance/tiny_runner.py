@@ -12,6 +12,7 @@ from fake_runner import EOS, FakeTokenizer
 from tiny_models import VOCAB, tiny_config, tiny_model
 
 from detinfer import ops
+from detinfer.engine.engine import Engine
 from detinfer.engine.model_runner import run_modules
 from detinfer.kernels.cpu.jit import numba
 from detinfer.models.attention import ATTN_IMPLEMENTATION
@@ -87,3 +88,10 @@ class TinyModelRunner:
         pages = list(pages)
         for memory in (*self.cache.keys, *self.cache.values):
             memory[pages] = np.nan
+
+
+def make_tiny_engine(config):
+    """A factory for the engine process: eight pages, one thread."""
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
+    return Engine(config, TinyModelRunner(num_pages=8))

@@ -1,0 +1,107 @@
+"""A server that is killed, not stopped: nothing on disk is damaged, and answers stay the same."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detinfer.models.loader import ModelFiles
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.http_client import post
+from benchmarks.serving import free_port, serving
+
+pytestmark = (
+    pytest.mark.slow
+)  # loads the default model several times, once with no kernels compiled
+
+FLAGS = ("--no-fast-mode", "--no-access-log", "--kv-cache-memory", "128MiB")
+REQUESTS = [
+    {"prompt": f"{start} {word}", "max_tokens": 24, "temperature": t, "seed": 3, "ignore_eos": True}
+    for start in ("The oldest", "In a far")
+    for word in ("city", "river", "machine")
+    for t in (0.0, 0.9)
+]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, its parent having reaped it or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+async def ask(port: int, number: int) -> str:
+    async with post(port, "/generate", REQUESTS[number]) as response:
+        assert response.status == 200
+        return str((await response.json())["digest"])
+
+
+async def digests(port: int) -> list[str]:
+    return await asyncio.gather(*(ask(port, number) for number in range(len(REQUESTS))))
+
+
+def kill_under_load(port: int, pid: int) -> None:
+    """Kills the process half a second after everybody asked for something."""
+
+    async def main() -> list[object]:
+        asking = [asyncio.create_task(ask(port, number)) for number in range(len(REQUESTS))]
+        await asyncio.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    assert any(isinstance(answer, Exception) for answer in asyncio.run(main())), "killed too late"
+
+
+def kill_while_compiling(model: str, cache: Path) -> None:
+    """Kills a starting server as soon as it has begun to keep compiled kernels."""
+    command = [sys.executable, "-m", "detinfer.cli", "serve", model, "--port", "0", *FLAGS]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 300
+    while not files(cache):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+def test_killed_while_compiling_and_under_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_model: ModelFiles
+) -> None:
+    model = str(default_model.weights[0].parent)
+    monkeypatch.setenv("DETINFER_CACHE", str(tmp_path))  # no kernels there yet
+    kill_while_compiling(model, tmp_path)
+    port = free_port()
+    with serving(model, *FLAGS, port=port) as server:
+        expected = [asyncio.run(ask(port, number)) for number in range(len(REQUESTS))]
+        assert asyncio.run(digests(port)) == expected
+        before = files(tmp_path)
+        children = server.children()
+        kill_under_load(port, server.process.pid)
+        deadline = time.monotonic() + 10
+        while not all(map(gone, children)):
+            assert time.monotonic() < deadline, "the engine outlives the server"
+            time.sleep(0.05)
+    assert files(tmp_path) == before
+    with serving(model, *FLAGS, port=port):
+        assert asyncio.run(digests(port)) == expected
+    assert files(tmp_path) == before
