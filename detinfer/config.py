@@ -80,14 +80,32 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What the HTTP side is started with."""
+    """What the HTTP side is started with.
+
+    Attributes:
+        api_keys: one of them is needed for all but the public routes; empty opens everything.
+        share_prefix_cache: whether a key's prompts may start from pages that another key's have
+            computed, which tells the one by its timing what the other has asked.
+        cors_origins: origins of pages whose scripts may call; "*" is every page.
+        served_model_name: what clients call the model; None is its own name.
+        max_queue_size: requests that may wait; one more is a 429.
+        request_timeout: seconds a client may take to send a request; 0 is for ever.
+        generation_timeout: seconds a call may take once it has arrived; 0 is for ever.
+        shutdown_timeout: seconds that running requests get to finish.
+        access_log: whether each request is logged, as a line of JSON.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    share_prefix_cache: bool = False
+    cors_origins: tuple[str, ...] = ()
     served_model_name: str | None = None
     max_queue_size: int = 256
+    request_timeout: float = 20.0
+    generation_timeout: float = 600.0
     shutdown_timeout: float = 30.0
+    access_log: bool = True
 
 
 def cache_dir() -> Path:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from detinfer.api_keys import VARIABLE, collect_api_keys
 from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig, ServerConfig
-from detinfer.errors import ConfigError
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
@@ -64,6 +64,15 @@ def seconds(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) or float(text) > 86400:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds in 0..86400")
     return float(text)
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it: scheme, host, a port that is not the scheme's own."""
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@,A-Z]+", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected * or an origin such as https://example.org, without a path"
+        )
+    return text
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +177,26 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="require this key; may be repeated",
+        help=f"require this key; may be repeated, and ${VARIABLE} adds one",
+    )
+    group.add_argument(
+        "--api-key-file", metavar="FILE", help="more keys, one a line; # begins a comment"
+    )
+    group.add_argument(
+        "--share-prefix-cache",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.share_prefix_cache,
+        help="let keys share cached prompts, which each can tell by the time an answer takes "
+        f"(default {defaults.share_prefix_cache})",
+    )
+    group.add_argument(
+        "--cors-origin",
+        dest="cors_origins",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of this origin call, such as https://example.org, or *; may be repeated",
     )
     group.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
     group.add_argument(
@@ -179,11 +207,34 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         help=f"most waiting requests; beyond them 429 (default {defaults.max_queue_size})",
     )
     group.add_argument(
+        "--request-timeout",
+        type=seconds,
+        default=defaults.request_timeout,
+        metavar="S",
+        help="seconds a client may take to send a request, 0 for no limit "
+        f"(default {defaults.request_timeout:g})",
+    )
+    group.add_argument(
+        "--generation-timeout",
+        type=seconds,
+        default=defaults.generation_timeout,
+        metavar="S",
+        help="seconds from a request to the end of its answer, 0 for no limit "
+        f"(default {defaults.generation_timeout:g})",
+    )
+    group.add_argument(
         "--shutdown-timeout",
         type=seconds,
         default=defaults.shutdown_timeout,
         metavar="S",
         help=f"seconds running requests get to finish (default {defaults.shutdown_timeout:g})",
+    )
+    group.add_argument(
+        "--access-log",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.access_log,
+        help="a line of JSON a request on stderr, without prompts and keys "
+        f"(default {defaults.access_log})",
     )
 
 
@@ -191,18 +242,18 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
     """The server's settings.
 
     Raises:
-        ConfigError: an empty API key, or one no header can carry.
+        ConfigError: an API key no header can carry, or a file of keys that cannot be used.
     """
-    for key in args.api_keys:
-        if not key.isascii() or not key.isprintable() or key != key.strip() or not key:
-            raise ConfigError(
-                "--api-key: expected printable ASCII characters without spaces around them"
-            )
     return ServerConfig(
         host=args.host,
         port=args.port,
-        api_keys=tuple(args.api_keys),
+        api_keys=collect_api_keys(args.api_keys, args.api_key_file),
+        share_prefix_cache=args.share_prefix_cache,
+        cors_origins=tuple(args.cors_origins),
         served_model_name=args.served_model_name,
         max_queue_size=args.max_queue_size,
+        request_timeout=args.request_timeout,
+        generation_timeout=args.generation_timeout,
         shutdown_timeout=args.shutdown_timeout,
+        access_log=args.access_log,
     )

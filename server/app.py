@@ -9,12 +9,25 @@ from pydantic.json_schema import models_json_schema
 
 import detinfer
 from detinfer.config import ServerConfig
-from detinfer.server import routes_native
+from detinfer.server import (
+    routes_metrics,
+    routes_native,
+    routes_openai,
+    routes_tgi,
+    routes_tokenizer,
+)
 from detinfer.server.auth import ApiKeyMiddleware
-from detinfer.server.errors import install_error_handlers
-from detinfer.server.limits import BodyLimitMiddleware
+from detinfer.server.cors import CorsMiddleware
+from detinfer.server.errors import CatchAllMiddleware, install_error_handlers
+from detinfer.server.limits import LimitsMiddleware
+from detinfer.server.observation import ObservationMiddleware
+from detinfer.server.protocol import StrictBody
+from detinfer.server.protocol_chat import ChatCompletionRequest
 from detinfer.server.protocol_native import GenerateRequest
+from detinfer.server.protocol_openai import CompletionRequest
 from detinfer.server.request_id import RequestIdMiddleware
+from detinfer.server.routes_tgi import TGIStreamRequest
+from detinfer.server.routes_tokenizer import DetokenizeRequest, TokenizeRequest
 from detinfer.server.service import Service
 
 if TYPE_CHECKING:
@@ -43,11 +56,32 @@ def create_app(
     app.state.service = Service(engine, config, default_deterministic)
     install_error_handlers(app)
     app.include_router(routes_native.router)
-    # The last one added is the outermost: ids first, then keys, then a look at the body.
-    app.add_middleware(BodyLimitMiddleware)
-    app.add_middleware(ApiKeyMiddleware, keys=config.api_keys)
+    app.include_router(routes_openai.router)
+    app.include_router(routes_tgi.router)
+    app.include_router(routes_tokenizer.router)
+    app.include_router(routes_metrics.router)
+    # The last one added is the outermost. What refuses stands inside of what every answer needs:
+    # its id, its line in the log, and what lets a page's script read it.
+    app.add_middleware(LimitsMiddleware, config=config)
+    app.add_middleware(
+        ApiKeyMiddleware, keys=config.api_keys, share_prefix_cache=config.share_prefix_cache
+    )
+    app.add_middleware(CatchAllMiddleware)
+    if config.cors_origins:
+        app.add_middleware(CorsMiddleware, origins=config.cors_origins)
+    app.add_middleware(ObservationMiddleware, metrics=app.state.service.metrics)
     app.add_middleware(RequestIdMiddleware)
     return app
+
+
+_BODIES: list[type[StrictBody]] = [
+    GenerateRequest,
+    CompletionRequest,
+    ChatCompletionRequest,
+    TGIStreamRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+]
 
 
 class _DescribedApp(FastAPI):
@@ -58,7 +92,8 @@ class _DescribedApp(FastAPI):
         if self.openapi_schema is None:
             schema = super().openapi()
             _, bodies = models_json_schema(
-                [(GenerateRequest, "validation")], ref_template="#/components/schemas/{model}"
+                [(body, "validation") for body in _BODIES],
+                ref_template="#/components/schemas/{model}",
             )
             schema["components"]["schemas"].update(bodies["$defs"])
         return super().openapi()

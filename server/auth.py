@@ -14,27 +14,34 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 
 
 class ApiKeyMiddleware:
-    """Refuse requests without one of ``keys``; with no keys everything is open."""
+    """Refuse requests without one of ``keys``; with no keys everything is open.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    Puts ``cache_salt`` into the request's state: requests of one salt may share the prefix cache.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], share_prefix_cache: bool) -> None:
         self.app = app
         self._digests = [sha256(key.encode()).digest() for key in keys]
+        self._share_prefix_cache = share_prefix_cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or hand on."""
         guarded = scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS
         if guarded and self._digests:
             key = _bearer_key(scope)
-            if key is None or not self._known(key):
+            place = None if key is None else self._place(key)
+            if place is None:
                 await _refusal(key).response()(scope, receive, send)
                 return
+            if not self._share_prefix_cache:
+                scope.setdefault("state", {})["cache_salt"] = f"key {place}"
         await self.app(scope, receive, send)
 
-    def _known(self, key: bytes) -> bool:
+    def _place(self, key: bytes) -> int | None:
         # Digests of equal length, and no early exit: the time taken tells nothing about the keys.
         given = sha256(key).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return any(matches)
+        return matches.index(True) if any(matches) else None
 
 
 def _bearer_key(scope: Scope) -> bytes | None:

@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detinfer.errors import DetinferError, EngineDeadError, QueueFullError, RequestError
 from detinfer.server.wire import json_response
@@ -45,6 +46,10 @@ class UnavailableError(EngineDeadError):
 
 class GenerationError(DetinferError):
     """The engine gave up on one request, for example because its logits became NaN."""
+
+
+class GenerationTimeoutError(DetinferError):
+    """A call took longer than the server allows."""
 
 
 class ClientDisconnectedError(Exception):
@@ -98,6 +103,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(503, message, "unavailable_error", code="engine_dead")
         case GenerationError():
             return Failure(500, message, "server_error", code="generation_failed")
+        case GenerationTimeoutError():
+            return Failure(504, message, "timeout_error", code="timeout")
         case HTTPException():
             return _http_failure(error)
     log.error("unexpected error while answering a request", exc_info=error)
@@ -124,14 +131,44 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DetinferError, on_error)
     app.add_exception_handler(HTTPException, on_error)
     app.add_exception_handler(ClientDisconnectedError, on_disconnect)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)  # in the middle of its body
+
+
+class CatchAllMiddleware:
+    """The net under everything: an unforeseen error is a clean 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on; an answer that has begun can only be cut off."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            failure = failure_of(error)
+            if started:
+                raise
+            await failure.response()(scope, receive, send)
+
+
+_KINDS: dict[int, tuple[str, str | None]] = {
+    404: ("not_found_error", None),
+    408: ("timeout_error", "request_timeout"),
+    413: ("invalid_request_error", "body_too_large"),
+}
 
 
 def _http_failure(error: HTTPException) -> Failure:
-    kind = {401: "authentication_error", 404: "not_found_error"}.get(
-        error.status_code, "invalid_request_error"
-    )
+    kind, code = _KINDS.get(error.status_code, ("invalid_request_error", None))
     headers = dict(error.headers or {})
-    return Failure(error.status_code, str(error.detail), kind, headers=headers)
+    return Failure(error.status_code, str(error.detail), kind, code=code, headers=headers)
 
 
 def _routing_failure(request: Request, error: HTTPException) -> Failure:

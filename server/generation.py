@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from detinfer.engine.validation import encode_text
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
-from detinfer.server.errors import GenerationError
+from detinfer.server.errors import GenerationError, UnavailableError, model_not_found
+from detinfer.server.observation import observing
+from detinfer.server.service import Service
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
     from detinfer.engine.outputs import RequestOutput, TokenLogprob
 
 # Shorter texts take less time to tokenise than a thread takes to start on them.
-INLINE_CHARACTERS = 2000
+INLINE_SIZE = 2000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt of a call, ready for the engine."""
+    """One answer of a call, ready for the engine."""
 
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
+    cache_salt: str = ""
+
+
+async def aside(size: int, work: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Work of the tokenizer on ``size`` characters or tokens; much of it in a thread.
+
+    It lets go of the interpreter lock meanwhile.
+    """
+    if size <= INLINE_SIZE:
+        return work(*args, **options)
+    return await asyncio.to_thread(work, *args, **options)
 
 
 async def tokenize(engine: AsyncEngine, texts: Sequence[str], field: str) -> list[list[int]]:
-    """Token ids of raw texts, special tokens as the tokenizer adds them by default.
-
-    Long texts are encoded in a thread: the tokenizer lets go of the interpreter lock meanwhile.
-    """
+    """Token ids of raw texts, special tokens as the tokenizer adds them by default."""
     encode = partial(encode_text, engine.tokenizer, field=field)
-    if sum(map(len, texts)) <= INLINE_CHARACTERS:
-        encoded = [encode(text) for text in texts]
-    else:
-        encoded = [await asyncio.to_thread(encode, text) for text in texts]
+    encoded = [await aside(len(text), encode, text) for text in texts]
     if not all(encoded):
         raise RequestError(f"{field}: got text without a single token", field)
     return encoded
@@ -64,14 +76,20 @@ async def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
             for _, output in batch:
                 if output.finish_reason == "error":
                     raise GenerationError(output.error or "the engine gave up on this request")
+                if output.finish_reason == "abort" and output.error is not None:
+                    raise UnavailableError(output.error, "draining")
             yield batch
 
 
 async def _one(engine: AsyncEngine, job: Job) -> Outputs:
-    outputs = engine.generate(job.prompt_token_ids, job.params, job.request_id)
-    async with aclosing(outputs):
-        async for output in outputs:
-            yield [(0, output)]
+    outputs = engine.generate(
+        job.prompt_token_ids, job.params, job.request_id, cache_salt=job.cache_salt
+    )
+    with observing(job.params.deterministic) as observe:
+        async with aclosing(outputs):
+            async for output in outputs:
+                observe(output)
+                yield [(0, output)]
 
 
 async def _merged(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
@@ -119,7 +137,8 @@ class Answer:
         self._texts.append(output.text)
         self._token_ids.extend(output.token_ids)
         if output.logprobs is not None:
-            self._logprobs = (self._logprobs or []) + logprob_values(output.logprobs)
+            self._logprobs = self._logprobs or []
+            self._logprobs += logprob_values(output.logprobs)
         self.last = output
 
     def value(self, system_fingerprint: str) -> dict[str, Any]:
@@ -162,3 +181,15 @@ def logprob_values(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         {"token_id": one.token_id, "logprob": one.logprob, "top": [list(pair) for pair in one.top]}
         for one in logprobs
     ]
+
+
+def cache_salt(request: Request) -> str:
+    """Whose prefix-cache pages a request may share, as the API keys decided."""
+    salt: str = getattr(request.state, "cache_salt", "")
+    return salt
+
+
+def other_model(service: Service, model: str | None) -> Response | None:
+    """The refusal of a request that names a model which is not the one served."""
+    served = service.model_id(service.ready_engine())
+    return None if model in (None, served) else model_not_found(str(model), served).response()

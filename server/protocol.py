@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -17,6 +16,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    model_validator,
 )
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
@@ -42,20 +42,32 @@ _EXPECTED = {
     "dict_type": "an object",
     "string_pattern_mismatch": "a token id",
 }
-# Fields of more than one type, whose branches would otherwise each complain in their own words.
-_EXPECTED_FIELD = {
-    "prompt": "a string or a list of strings",
-    "text": "a string or a list of strings",
-    "inputs": "a string or a list of strings",
-    "stop": "a string or a list of strings",
-    "input_ids": "a list of token ids or a list of such lists",
-}
 
 
 class StrictBody(BaseModel):
-    """A request body: no coercion between types, no unknown fields, no NaN or infinity."""
+    """A request body: no coercion between types, no unknown fields, no NaN or infinity.
+
+    Attributes:
+        several_types: what is expected of fields of more than one type, whose branches would
+            otherwise each complain in their own words.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    several_types: ClassVar[dict[str, str]] = {"stop": "a string or a list of strings"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields_only(cls, value: object) -> object:
+        # Before pydantic's own check, which makes a complaint a field.
+        if isinstance(value, dict):
+            for name in value:
+                if name not in cls.model_fields:
+                    close = difflib.get_close_matches(name[:64], cls.model_fields, n=1)
+                    hint = f", did you mean {close[0]}?" if close else ""
+                    raise PydanticCustomError(
+                        "unknown_field", "{name}", {"name": name, "hint": hint}
+                    )
+        return value
 
 
 def documented(low: float, high: float) -> Any:
@@ -98,20 +110,28 @@ class Neutral:
 
 StringList = Annotated[list[str], Field(fail_fast=True)]
 TokenIds = Annotated[list[Annotated[Integer, documented(0, (1 << 31) - 1)]], Field(fail_fast=True)]
+TokenIdLists = Annotated[list[TokenIds], Field(fail_fast=True)]
 
 
-def _few_entries(value: object) -> object:
-    # First, so that a huge object costs no complaint an entry.
-    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
-        raise PydanticCustomError("too_long", "at most {most} entries", {"most": MAX_LOGIT_BIAS})
-    return value
+def at_most(most: int) -> BeforeValidator:
+    """Field metadata: a bound on an object's entries.
+
+    Looked at first, so that a huge object costs no complaint an entry.
+    """
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError("too_long", "at most {most} entries", {"most": most})
+        return value
+
+    return BeforeValidator(check)
 
 
 # JSON's keys are strings; a pattern, since pydantic would read " +1_0.0" as 10.
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 LogitBias = Annotated[
     dict[TokenKey, Annotated[float, documented(-100.0, 100.0)]],
-    BeforeValidator(_few_entries),
+    at_most(MAX_LOGIT_BIAS),
     Field(json_schema_extra={"maxProperties": MAX_LOGIT_BIAS, "additionalProperties": False}),
 ]
 
@@ -134,7 +154,7 @@ def parse_body(model: type[Body], body: bytes) -> Body:
         raise _complaint(error.errors(include_url=False), model) from None
 
 
-def _complaint(errors: list[ErrorDetails], model: type[BaseModel]) -> RequestError:
+def _complaint(errors: list[ErrorDetails], model: type[StrictBody]) -> RequestError:
     """The first complaint; of a field with several types the branch that got furthest."""
     error = max(
         (one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]),
@@ -143,29 +163,23 @@ def _complaint(errors: list[ErrorDetails], model: type[BaseModel]) -> RequestErr
     kind, location = error["type"], error["loc"]
     if kind == "json_invalid":
         return RequestError(f"body: not valid JSON: {error['ctx']['error']}", code="invalid_json")
+    if kind == "unknown_field":
+        field = _path((*location, error["ctx"]["name"]))
+        return RequestError(f"{field}: unknown field{error['ctx']['hint']}", field, "unknown_field")
     if not location:
         return RequestError(f"body: got {shown(error['input'])}, expected a JSON object")
-    if kind == "extra_forbidden":
-        return _unknown_field(location, model)
-    field = str(location[0])
-    if field in _EXPECTED_FIELD:
-        expected = _EXPECTED_FIELD[field]
-    else:
-        field = _path(location)
-        expected = _EXPECTED.get(kind, "")
+    expected = _EXPECTED.get(kind, "")
+    for depth, part in enumerate(location):
+        if part in model.several_types:
+            location, expected = location[: depth + 1], model.several_types[str(part)]
+            break
+    field = _path(location)
+    if kind == "missing":
+        return RequestError(f"{field}: missing", field)
+    if kind == "literal_error":
+        expected = error["ctx"]["expected"]
     got = f"{field}: got {shown(error['input'])}"
     return RequestError(f"{got}, {f'expected {expected}' if expected else error['msg']}", field)
-
-
-def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel]) -> RequestError:
-    field = _path(location)
-    known: Mapping[str, Any] = model.model_fields
-    if len(location) > 1:
-        nested = known[str(location[0])].annotation
-        known = next(t for t in nested.__args__ if issubclass(t, BaseModel)).model_fields
-    close = difflib.get_close_matches(str(location[-1])[:64], known, n=1)
-    hint = f", did you mean {close[0]}?" if close else ""
-    return RequestError(f"{field}: unknown field{hint}", field, "unknown_field")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

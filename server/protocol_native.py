@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from detinfer.engine.outputs import EngineInfo
-from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT, SamplingParams
-from detinfer.server.limits import MAX_PROMPTS
+from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
+from detinfer.server.call import Call, check_prompts, sampling_params
 from detinfer.server.protocol import (
     Integer,
     LogitBias,
     Neutral,
     StrictBody,
     StringList,
+    TokenIdLists,
     TokenIds,
     documented,
     shown,
@@ -33,6 +32,7 @@ _SAMPLING_FIELDS = (
     "presence_penalty",
     "frequency_penalty",
     "logit_bias",
+    "n",
     "seed",
     "stop",
     "stop_token_ids",
@@ -52,6 +52,7 @@ Tokens = Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)]
 Seed = Annotated[Integer, documented(0, (1 << 64) - 1)]
 Temperature = Annotated[float, documented(0.0, 100.0)]
 Penalty = Annotated[float, documented(-2.0, 2.0)]
+Choices = Annotated[Integer, documented(1, MAX_N)]
 TopK = Annotated[Integer, documented(-1, 1 << 31)]
 
 
@@ -71,7 +72,7 @@ class _Sampling(StrictBody):
     presence_penalty: Penalty | None = Field(None, description="over the output")
     frequency_penalty: Penalty | None = Field(None, description="over the output")
     logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
-    n: Annotated[Any, Neutral(1)] = None
+    n: Choices | None = Field(None, description="answers to each prompt; more than 1 give a list")
     best_of: Annotated[Any, Neutral(1)] = None
     skip_special_tokens: Annotated[Any, Neutral(True)] = None
     spaces_between_special_tokens: Annotated[Any, Neutral(True)] = None
@@ -105,10 +106,18 @@ class TGIParameters(_Sampling):
 class GenerateRequest(_Sampling):
     """The body of ``POST /generate``; exactly one of prompt (text, inputs) and input_ids."""
 
+    several_types: ClassVar[dict[str, str]] = {
+        **StrictBody.several_types,
+        "prompt": "a string or a list of strings",
+        "text": "a string or a list of strings",
+        "inputs": "a string or a list of strings",
+        "input_ids": "a list of token ids or a list of such lists",
+    }
+
     prompt: str | StringList | None = None
     text: str | StringList | None = Field(None, description="alias of prompt")
     inputs: str | StringList | None = Field(None, description="alias of prompt")
-    input_ids: TokenIds | list[TokenIds] | None = None
+    input_ids: TokenIds | TokenIdLists | None = None
     max_tokens: Tokens | None = Field(None, description="128 unless given")
     seed: Seed | None = None
     min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
@@ -156,39 +165,15 @@ class GenerateResponse(BaseModel):
     logprobs: list[Logprob] | None
 
 
-@dataclass(frozen=True)
-class NativeCall:
+@dataclass(frozen=True, kw_only=True)
+class NativeCall(Call):
     """A validated body.
 
     Attributes:
-        prompts: texts, or lists of token ids.
-        prompt_field: the field the prompts came in.
         many: whether the answer is a list.
-        sources: our name of each given field, to the name the client used.
     """
 
-    prompts: list[str] | list[list[int]]
-    prompt_field: str
     many: bool
-    params: SamplingParams
-    sources: dict[str, str]
-    stream: bool
-
-    def params_for(self, prompt_token_ids: list[int], info: EngineInfo) -> SamplingParams:
-        """The parameters for one prompt; a ``max_tokens`` that was not given is clamped to fit.
-
-        Raises:
-            RequestError: the model or its KV cache cannot hold the request.
-        """
-        params = self.params
-        try:
-            if "max_tokens" not in self.sources and params.max_tokens is not None:
-                room = max(1, info.max_model_len - len(prompt_token_ids))
-                params = replace(params, max_tokens=min(params.max_tokens, room))
-            check_request(prompt_token_ids, params, info)
-        except RequestError as error:
-            raise _in_words_of_client(error, self.sources) from None
-        return params
 
 
 def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
@@ -200,22 +185,17 @@ def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
     prompt_field, prompts, many = _prompts(body)
     values, sources = _sampling_values(body)
     values.setdefault("deterministic", default_deterministic)
-    try:
-        params = SamplingParams(**values)
-    except RequestError as error:
-        raise _in_words_of_client(error, sources) from None
+    params = sampling_params(values, sources)
+    check_prompts(prompts, prompt_field, params.n, sources)
     sources["prompt"] = prompt_field
-    return NativeCall(prompts, prompt_field, many, params, sources, bool(body.stream))
-
-
-def _in_words_of_client(error: RequestError, sources: dict[str, str]) -> RequestError:
-    """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
-    name = error.param or ""
-    source = sources.get(name, name)
-    message = str(error)
-    if message.startswith(name):
-        message = source + message[len(name) :]
-    return RequestError(message, source or None, error.code)
+    return NativeCall(
+        prompts=prompts,
+        prompt_field=prompt_field,
+        params=params,
+        sources=sources,
+        stream=bool(body.stream),
+        many=many or params.n > 1,
+    )
 
 
 def _prompts(body: GenerateRequest) -> tuple[str, list[Any], bool]:
@@ -232,13 +212,7 @@ def _prompts(body: GenerateRequest) -> tuple[str, list[Any], bool]:
     many = isinstance(value, list) and (
         name != "input_ids" or isinstance(next(iter(value), 0), list)
     )
-    prompts = value if many else [value]
-    if not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise RequestError(f"{name}: got {len(prompts)} prompts, expected 1 to {MAX_PROMPTS}", name)
-    if not all(prompts):
-        kind = "token ids" if name == "input_ids" else "text"
-        raise RequestError(f"{name}: got an empty prompt, expected {kind}", name)
-    return name, prompts, many
+    return name, value if many else [value], many
 
 
 def _sampling_values(body: GenerateRequest) -> tuple[dict[str, Any], dict[str, str]]:
@@ -262,10 +236,6 @@ def _sampling_values(body: GenerateRequest) -> tuple[dict[str, Any], dict[str, s
                     f"{prefix}{field}",
                 )
             values[name], sources[name] = value, prefix + field
-    if values.get("top_k") == -1:
-        values["top_k"] = 0
-    if "logit_bias" in values:
-        values["logit_bias"] = {int(key): bias for key, bias in values["logit_bias"].items()}
     _apply_do_sample(body.parameters, values)
     return values, sources
 

@@ -1,4 +1,4 @@
-"""``x-request-id`` in and out, and the net under everything: an unforeseen error is a clean 500."""
+"""``x-request-id`` in and out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from detinfer.server.errors import failure_of
-
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
+def new_request_id() -> str:
+    """An id for a request that brought none."""
+    return uuid.uuid4().hex
+
+
 class RequestIdMiddleware:
-    """Echo a well-formed ``x-request-id``, make one otherwise; outermost of our middleware."""
+    """Echo a well-formed ``x-request-id``, make one otherwise; outermost of our middleware.
+
+    The request's state has it as ``request_id``.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -23,27 +29,20 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _incoming(scope) or uuid.uuid4().hex.encode()
-        started = False
+        request_id = _incoming(scope) or new_request_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        header = (b"x-request-id", request_id.encode())
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], header]
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception as error:
-            failure = failure_of(error)
-            if started:
-                raise
-            await failure.response()(scope, receive, send_with_id)
+        await self.app(scope, receive, send_with_id)
 
 
-def _incoming(scope: Scope) -> bytes | None:
+def _incoming(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            return bytes(value) if _ACCEPTED.fullmatch(value) else None
+            return value.decode() if _ACCEPTED.fullmatch(value) else None
     return None

@@ -14,14 +14,8 @@ from starlette.responses import Response
 import detinfer
 from detinfer.server.disconnect import until_disconnect
 from detinfer.server.errors import ErrorResponse, model_not_found
-from detinfer.server.generation import (
-    Answer,
-    Job,
-    answer_value,
-    logprob_values,
-    run_jobs,
-    tokenize,
-)
+from detinfer.server.generation import Answer, answer_value, cache_salt, logprob_values, run_jobs
+from detinfer.server.openapi import body_of, failures, streamed
 from detinfer.server.protocol import parse_body
 from detinfer.server.protocol_native import (
     GenerateRequest,
@@ -35,44 +29,18 @@ from detinfer.server.wire import json_response
 
 router = APIRouter()
 
-_DESCRIPTIONS = {
-    400: "The request cannot be served as asked; `param` names the field",
-    401: "No API key, or an unknown one",
-    404: "Unknown model",
-    413: "Body over 4 MiB",
-    429: "The queue is full; see Retry-After",
-    500: "The engine gave up on this request",
-    503: "Loading, draining, or the engine is dead; `code` says which",
-}
-
-
-def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented failures of a route."""
-    return {
-        status: {"model": ErrorResponse, "description": _DESCRIPTIONS[status]}
-        for status in statuses
-    }
-
 
 @router.post(
     "/generate",
     response_model=None,
     responses={
-        200: {
-            "model": GenerateResponse | list[GenerateResponse],
-            "description": "The answer; with `stream` server-sent events that end with `[DONE]`",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
-        **failures(400, 401, 413, 429, 500, 503),
+        **streamed(
+            GenerateResponse | list[GenerateResponse],
+            "The answer; with `stream` server-sent events that end with `[DONE]`",
+        ),
+        **failures(400, 401, 408, 413, 429, 500, 503, 504),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/GenerateRequest"}}
-            },
-        }
-    },
+    openapi_extra=body_of(GenerateRequest),
 )
 async def generate(request: Request) -> Response:
     """Generate from raw text or token ids, for one prompt or a list."""
@@ -80,43 +48,33 @@ async def generate(request: Request) -> Response:
     engine = service.ready_engine()
     body = parse_body(GenerateRequest, await request.body())
     call = to_call(body, service.default_deterministic)
+    salt = cache_salt(request)
     headers = {"x-detinfer-deterministic": str(call.params.deterministic).lower()}
     if call.stream:
-        return EventStream(_events(service, call), headers)
-    answers = await until_disconnect(request.receive, _answers(service, call))
+        return EventStream(_events(service, call, salt), headers)
+    answers = await until_disconnect(request.receive, _answers(service, call, salt))
     values = [answer.value(engine.info.system_fingerprint) for answer in answers]
     digests = ", ".join(str(value["digest"]) for value in values if value["digest"])
     headers |= {"x-detinfer-digest": digests}
     return json_response(values if call.many else values[0], headers=headers)
 
 
-async def _jobs(service: Service, call: NativeCall) -> list[Job]:
-    engine = service.ready_engine()
-    prompts: list[Any] = call.prompts
-    if call.prompt_field != "input_ids":
-        prompts = await tokenize(engine, prompts, call.prompt_field)
-    name = f"gen-{uuid.uuid4().hex}"
-    return [
-        Job(f"{name}-{index}" if call.many else name, ids, call.params_for(ids, engine.info))
-        for index, ids in enumerate(prompts)
-    ]
-
-
-async def _answers(service: Service, call: NativeCall) -> list[Answer]:
+async def _answers(service: Service, call: NativeCall, salt: str) -> list[Answer]:
     with service.answering():
-        jobs = await _jobs(service, call)
+        engine = service.ready_engine()
+        jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
         answers = [Answer() for _ in jobs]
-        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
+        async with aclosing(run_jobs(engine, jobs)) as batches:
             async for batch in batches:
                 for index, output in batch:
                     answers[index].add(output)
     return answers
 
 
-async def _events(service: Service, call: NativeCall) -> AsyncGenerator[bytes, None]:
+async def _events(service: Service, call: NativeCall, salt: str) -> AsyncGenerator[bytes, None]:
     with service.answering():
         engine = service.ready_engine()
-        jobs = await _jobs(service, call)
+        jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
         fingerprint = engine.info.system_fingerprint
         async with aclosing(run_jobs(engine, jobs)) as batches:
             async for batch in batches:

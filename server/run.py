@@ -16,12 +16,16 @@ import uvicorn
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.errors import ConfigError
+from detinfer.server.access_log import install_access_log
 from detinfer.server.app import create_app
+from detinfer.server.http_protocol import http_protocol
 from detinfer.server.service import Service
 
 # What a connection may take to finish sending once the engine has nothing more to say.
 _LAST_BYTES_SECONDS = 5
 _POLL_SECONDS = 0.05
+# Longer than clients and balancers keep idle connections: the side that reuses should end them.
+_KEEP_ALIVE_SECONDS = 75
 
 
 def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
@@ -37,6 +41,8 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    if server_config.access_log:
+        install_access_log()
     with (
         bind(server_config.host, server_config.port) as listener,
         asyncio.Runner(loop_factory=_event_loop_factory()) as runner,
@@ -113,6 +119,10 @@ class _Run:
                 ws="none",
                 lifespan="off",
                 server_header=False,
+                http=http_protocol(self._service),
+                # A 400 for every byte of garbage is in the access log, not in this one.
+                log_level=logging.ERROR,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
             )
         )

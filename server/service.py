@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from detinfer.config import ServerConfig
 from detinfer.server.errors import UnavailableError
+from detinfer.server.metrics import Metrics
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -26,20 +27,32 @@ class Service:
     """One server's engine and state; touched from the event loop only.
 
     Attributes:
-        engine: None until the model is loaded.
         draining: set once, at shutdown; new requests are then refused.
         active: calls that are being answered by the engine.
+        metrics: what has been served so far.
     """
 
     def __init__(
         self, engine: AsyncEngine | None, config: ServerConfig, default_deterministic: bool
     ) -> None:
+        self.metrics = Metrics()
         self.engine = engine
         self.config = config
         self.default_deterministic = default_deterministic
         self.draining = False
         self.active = 0
         self.started_at = int(time.time())
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """What serves; None until the model is loaded."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: AsyncEngine | None) -> None:
+        self._engine = engine
+        if engine is not None:
+            engine.on_step = self.metrics.on_step
 
     @property
     def state(self) -> State:

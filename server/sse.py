@@ -27,38 +27,39 @@ class EventStream(Response):
     once, which aborts its requests.
     """
 
+    end = DONE
+
     def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
         # Not Response.__init__: it would promise a body of length 0.
         self.chunks = chunks
         self.status_code = 200
         self.media_type = "text/event-stream"
         self.background = None
+        self._started = False
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; ASGI entry."""
         try:
-            await until_disconnect(receive, self._send_all(send))
+            await until_disconnect(receive, self._send_chunks(send))
         except ClientDisconnectedError:
             return
-
-    async def _send_all(self, send: Send) -> None:
-        started = False
-        async with aclosing(self.chunks) as chunks:
-            try:
-                async for chunk in chunks:
-                    if not started:
-                        await self._start(send)
-                        started = True
-                    await _send_body(send, chunk)
-            except Exception as error:
-                if not started:
-                    raise
-                await _send_body(send, event(failure_of(error).payload()))
-        await _send_body(send, DONE)
+        except Exception as error:
+            if not self._started:
+                raise
+            await _send_body(send, event(failure_of(error).payload()))
+        await _send_body(send, self.end)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _send_chunks(self, send: Send) -> None:
+        async with aclosing(self.chunks) as chunks:
+            async for chunk in chunks:
+                if not self._started:
+                    await self._start(send)
+                await _send_body(send, chunk)
+
     async def _start(self, send: Send) -> None:
+        self._started = True
         await send(
             {
                 "type": "http.response.start",

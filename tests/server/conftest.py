@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +12,10 @@ from fake_engine import FakeEngine
 
 from detinfer.config import ServerConfig
 from detinfer.server.app import create_app
+
+# The tiny real model comes from the tests beside.
+for folder in ("engine", "models", "invariance"):
+    sys.path.append(str(Path(__file__).parents[1] / folder))
 
 
 class Client:
@@ -30,9 +36,12 @@ class Client:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)
 
-    def generate(self, body: object, **options: Any) -> httpx.Response:
+    def post(self, path: str, body: object, **options: Any) -> httpx.Response:
         key = "content" if isinstance(body, bytes) else "json"
-        return self.request("POST", "/generate", **{key: body}, **options)
+        return self.request("POST", path, **{key: body}, **options)
+
+    def generate(self, body: object, **options: Any) -> httpx.Response:
+        return self.post("/generate", body, **options)
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator
 from hashlib import sha256
 from typing import Any
 
+from detinfer.choices import is_greedy, noise_seed
+from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
 from detinfer.engine.outputs import EngineInfo, RequestOutput, TokenLogprob
 from detinfer.errors import EngineDeadError, QueueFullError, RequestError
 from detinfer.params import SamplingParams
@@ -27,17 +30,43 @@ INFO = EngineInfo(
 )
 
 
-class ByteTokenizer:
-    """One token a byte."""
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>' + (bot | default('assistant')) + '\\n' }}
+{%- endif %}"""
 
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
+
+@functools.cache
+def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """A real tokenizer of one token a byte; the first three ids are special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {character: byte for byte, character in bytes_to_unicode().items() if byte > 2}
+    vocabulary |= {token: index for index, token in enumerate(special)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=special[1],
+        eos_token=special[2],
+        pad_token=special[0],
+        chat_template=chat_template,
+    )
 
 
 class FakeEngine:
     """Answers with the letters after the sum of the prompt's tokens.
 
     Attributes:
+        script: the bytes to answer with instead, again and again; a byte is a token.
         delay: seconds between tokens.
         fail_after: tokens before the engine gives up on a request.
         die_after: tokens before the engine dies.
@@ -52,9 +81,14 @@ class FakeEngine:
         fail_after: int | None = None,
         die_after: int | None = None,
         queue_full: bool = False,
+        script: bytes | None = None,
+        chat_template: str | None = CHAT_TEMPLATE,
+        cached_tokens: int = 0,
     ) -> None:
         self.info = INFO
-        self.tokenizer = ByteTokenizer()
+        self.tokenizer = byte_tokenizer(chat_template)
+        self.script = script
+        self.cached_tokens = cached_tokens
         self.state = "ready"
         self.delay = delay
         self.fail_after = fail_after
@@ -63,9 +97,15 @@ class FakeEngine:
         self.running: dict[str, SamplingParams] = {}
         self.aborted: list[str] = []
         self.prompts: list[list[int]] = []
+        self.seen: list[SamplingParams] = []
+        self.salts: list[str] = []
 
     async def generate(
-        self, prompt_token_ids: list[int], params: SamplingParams, request_id: str
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        request_id: str,
+        cache_salt: str = "",
     ) -> AsyncGenerator[RequestOutput, None]:
         if self.queue_full:
             raise QueueFullError("the queue is full: 256 requests wait", retry_after=3)
@@ -75,16 +115,19 @@ class FakeEngine:
             raise RequestError("stop_token_ids: 13 is unlucky", "stop_token_ids")
         self.running[request_id] = params
         self.prompts.append(prompt_token_ids)
+        self.seen.append(params)
+        self.salts.append(cache_salt)
+        answer = _Answer(self, request_id, prompt_token_ids, params)
         finished = False
         try:
-            for count in range(1, (params.max_tokens or 0) + 1):
+            for _ in range(params.max_tokens or 0):
                 await asyncio.sleep(self.delay)
                 if self.state == "dead":
                     raise EngineDeadError("the engine process ended")
-                if self.die_after is not None and count > self.die_after:
+                if self.die_after is not None and answer.count >= self.die_after:
                     self.state = "dead"
                     raise EngineDeadError("the engine process ended")
-                output = self._increment(request_id, prompt_token_ids, params, count)
+                output = answer.next()
                 finished = output.finish_reason is not None
                 yield output
                 if finished:
@@ -94,28 +137,6 @@ class FakeEngine:
             if not finished:
                 self.aborted.append(request_id)
 
-    def _increment(
-        self, request_id: str, prompt: list[int], params: SamplingParams, count: int
-    ) -> RequestOutput:
-        token = 97 + (sum(prompt) + count) % 26
-        failed = self.fail_after is not None and count > self.fail_after
-        last = failed or count == params.max_tokens
-        return RequestOutput(
-            request_id=request_id,
-            text="" if failed else chr(token),
-            token_ids=[] if failed else [token],
-            logprobs=None
-            if params.logprobs is None
-            else [TokenLogprob(token, -0.5, [(token, -0.5)] * params.logprobs)],
-            finish_reason="error" if failed else "length" if last else None,
-            digest=sha256(bytes([*prompt, count])).hexdigest() if last else None,
-            seed=params.seed,
-            deterministic=params.deterministic,
-            prompt_tokens=len(prompt),
-            completion_tokens=count,
-            error="logits: NaN at token 3" if failed else None,
-        )
-
     async def stats(self) -> dict[str, Any]:
         return {"running": len(self.running), "waiting": 0}
 
@@ -124,3 +145,58 @@ class FakeEngine:
         async with asyncio.timeout(5):
             while self.running:
                 await asyncio.sleep(0.01)
+
+
+class _Answer:
+    """One answer, token by token."""
+
+    def __init__(
+        self, engine: FakeEngine, request_id: str, prompt: list[int], params: SamplingParams
+    ) -> None:
+        self._engine, self._id, self._prompt, self._params = engine, request_id, prompt, params
+        self._seed = noise_seed(params)
+        noise = 0 if is_greedy(params) else self._seed or 0
+        self._start = sum(prompt) + noise + 1
+        self._detokenizer = Detokenizer(token_decoder(engine.tokenizer), prompt)
+        self._stops = StopStrings(params.stop)
+        self.count = 0
+
+    def next(self) -> RequestOutput:
+        engine, params = self._engine, self._params
+        self.count += 1
+        failed = engine.fail_after is not None and self.count > engine.fail_after
+        script = engine.script
+        token = (
+            97 + (self._start + self.count - 1) % 26
+            if script is None
+            else script[(self.count - 1) % len(script)]
+        )
+        eos = token in engine.info.eos_token_ids and not params.ignore_eos
+        text, stopped = self._stops.push(self._detokenizer.push(token))
+        reason = "stop" if stopped or eos else "length" if self.count == params.max_tokens else None
+        if reason and not stopped:
+            tail, _ = self._stops.push(self._detokenizer.finish())
+            text += tail + self._stops.finish()
+        known = (self._prompt, self._seed, self.count)
+        return RequestOutput(
+            request_id=self._id,
+            text="" if failed else text,
+            token_ids=[] if failed else [token],
+            logprobs=None if params.logprobs is None else [logprob(token, params.logprobs)],
+            finish_reason="error" if failed else reason,  # type: ignore[arg-type]
+            digest=sha256(repr(known).encode()).hexdigest() if reason else None,
+            seed=self._seed,
+            deterministic=params.deterministic,
+            prompt_tokens=len(self._prompt),
+            completion_tokens=self.count,
+            cached_tokens=engine.cached_tokens,
+            error="logits: NaN at token 3" if failed else None,
+            prompt_logprobs=[logprob(one, params.prompt_logprobs) for one in self._prompt[1:]]
+            if params.prompt_logprobs is not None and self.count == 1
+            else None,
+        )
+
+
+def logprob(token: int, count: int) -> TokenLogprob:
+    """The likeliest token is always the one chosen; the others are those after it."""
+    return TokenLogprob(token, -0.5, [((token + i) % 256, -0.5 - i) for i in range(count)])

@@ -50,8 +50,16 @@ def _error(response) -> dict:
         (f'{{{P}, "deterministic": "no"}}', "deterministic", 'got "no", expected true or false'),
         (f'{{{P}, "max_tokns": 5}}', "max_tokns", "unknown field, did you mean max_tokens?"),
         (f'{{{P}, "{"z" * 5000}": 5}}', "z" * 64, "unknown field"),
-        (f'{{{P}, "n": 2}}', "n", "got 2, not supported yet, expected 1 or null"),
-        (f'{{{P}, "n": true}}', "n", "got true, not supported yet"),
+        (f'{{{P}, "n": 0}}', "n", "got 0, expected an integer in 1..128"),
+        (f'{{{P}, "n": 129}}', "n", "got 129, expected an integer in 1..128"),
+        (f'{{{P}, "n": true}}', "n", "got true, expected an integer"),
+        ('{"prompt": ["x", "y", "z"], "n": 43}', "n", "got 43 answers for each of 3 prompts"),
+        (
+            '{"inputs": ["x", "y"], "parameters": {"n": 65}}',
+            "parameters.n",
+            "expected at most 128 in all",
+        ),
+        (f'{{{P}, "best_of": 2}}', "best_of", "got 2, not supported yet, expected 1 or null"),
         (f'{{{P}, "use_beam_search": true}}', "use_beam_search", "got true, not supported"),
         (f'{{{P}, "repetition_penalty": 0}}', "repetition_penalty", "expected [0.01, 100.0]"),
         (f'{{{P}, "repetition_penalty": "1"}}', "repetition_penalty", 'got "1", expected a number'),
@@ -207,7 +215,7 @@ def test_death_of_the_engine_ends_the_request_and_health(make_client):
 
 def test_unforeseen_error_is_a_500_without_its_text(make_client, caplog):
     class Broken(FakeEngine):
-        def generate(self, *args):
+        def generate(self, *args, **options):
             raise KeyError("secret")
 
     client = make_client(Broken())

@@ -9,9 +9,9 @@ from fake_engine import FakeEngine
 from loopback import serving
 
 
-def _post(body: dict) -> bytes:
+def _post(body: dict, path: str = "/generate") -> bytes:
     content = json.dumps(body).encode()
-    head = f"POST /generate HTTP/1.1\r\nHost: test\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
 
@@ -43,6 +43,31 @@ def test_client_that_goes_away_aborts_its_requests_at_once(stream, prompt, abrup
             async with httpx.AsyncClient() as client:
                 health = await client.get(f"http://127.0.0.1:{port}/health")
             assert health.status_code == 200
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "requests"),
+    [
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "max_tokens": 200}, 4),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "n": 2}, 2),
+        ("/generate", {"prompt": "a", "n": 3, "max_tokens": 200}, 3),
+        ("/generate_stream", {"inputs": "a", "parameters": {"max_new_tokens": 200}}, 1),
+    ],
+)
+def test_so_does_a_client_of_any_other_dialect(stream, path, body, requests):
+    async def scenario() -> None:
+        engine = FakeEngine(delay=0.02)
+        async with serving(engine) as (port, service):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(_post({**body, "stream": stream}, path))
+            await _until(lambda: len(engine.running) == requests)
+            writer.close()
+            await _until(lambda: not engine.running)
+            assert len(engine.aborted) == requests
+            assert service.active == 0
 
     asyncio.run(scenario())
 

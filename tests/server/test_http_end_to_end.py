@@ -34,6 +34,7 @@ def test_served_default_model_answers_and_repeats_its_digest():
                 "/generate", json={**body, "prompt": ["Once", body["prompt"], "A b c d e f"]}
             ).json()
             assert several[1]["digest"] == first["digest"]
+            _check_openai_routes(client)
             info = client.get("/server_info").json()
             assert info["system_fingerprint"] == first["system_fingerprint"]
             refused = client.post("/generate", json={**body, "deterministic": False})
@@ -46,3 +47,27 @@ def test_served_default_model_answers_and_repeats_its_digest():
     finally:
         process.kill()
         process.communicate()
+
+
+def _check_openai_routes(client: httpx.Client) -> None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    body = {"messages": question, "max_tokens": 12, "n": 2, "seed": 1, "logprobs": True}
+    choices = client.post("/v1/chat/completions", json=body).json()["choices"]
+    assert "Paris" in choices[0]["message"]["content"]
+    for choice in choices:
+        alone = {**body, "n": 1, "seed": choice["seed"]}
+        [one] = client.post("/v1/chat/completions", json=alone).json()["choices"]
+        assert (one["digest"], one["logprobs"]) == (choice["digest"], choice["logprobs"])
+        spelled = b"".join(bytes(token["bytes"]) for token in one["logprobs"]["content"])
+        assert spelled.decode().startswith(one["message"]["content"])
+    body = {"prompt": "The capital of France is Paris.", "temperature": 0, "max_tokens": 1}
+    [scored] = client.post("/v1/completions", json={**body, "echo": True, "logprobs": 1}).json()[
+        "choices"
+    ]
+    tokens = scored["logprobs"]["tokens"]
+    assert "".join(tokens[:-1]) == body["prompt"]
+    paris = tokens.index(" Paris")
+    generated = client.post(
+        "/v1/completions", json={**body, "prompt": "The capital of France is", "logprobs": 1}
+    ).json()["choices"][0]["logprobs"]
+    assert generated["top_logprobs"][0][" Paris"] == scored["logprobs"]["token_logprobs"][paris]

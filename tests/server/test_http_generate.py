@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from fake_engine import INFO, FakeEngine
 
+from detinfer.choices import choice_seed
+
 
 def _events(text: str) -> list[dict]:
     frames = text.split("\n\n")
@@ -134,31 +136,21 @@ def test_aliases_reach_the_engine_under_our_names(client, body):
 
 
 def test_do_sample_alone_means_temperature_one(make_client):
-    class Spy(FakeEngine):
-        def generate(self, prompt_token_ids, params, request_id):
-            self.seen = params
-            return super().generate(prompt_token_ids, params, request_id)
-
-    engine = Spy()
+    engine = FakeEngine()
     body = {"inputs": "a", "parameters": {"do_sample": True, "max_new_tokens": 1}}
     assert make_client(engine).generate(body).status_code == 200
-    assert engine.seen.temperature == 1.0
+    assert engine.seen[0].temperature == 1.0
 
 
 @pytest.mark.parametrize("dialect", [None, "sampling_params", "parameters"])
 def test_penalties_and_bias_reach_the_engine(make_client, dialect):
-    class Spy(FakeEngine):
-        def generate(self, prompt_token_ids, params, request_id):
-            self.seen = params
-            return super().generate(prompt_token_ids, params, request_id)
-
-    engine = Spy()
+    engine = FakeEngine()
     penalties = {"repetition_penalty": 1.2, "presence_penalty": 1, "frequency_penalty": -0.5}
     asked = {**penalties, "logit_bias": {"65": -100, "0": 2.5}}
     body = {"prompt": "a", **(asked if dialect is None else {dialect: asked})}
     assert make_client(engine).generate(body).status_code == 200
-    assert {name: getattr(engine.seen, name) for name in penalties} == penalties
-    assert engine.seen.logit_bias == ((0, 2.5), (65, -100.0))
+    assert {name: getattr(engine.seen[0], name) for name in penalties} == penalties
+    assert engine.seen[0].logit_bias == ((0, 2.5), (65, -100.0))
 
 
 def test_neutral_values_of_unbuilt_options_are_accepted(client):
@@ -202,13 +194,54 @@ def test_too_long_prompt_of_a_list_starts_none_of_them(make_client):
 
 
 def test_non_ascii_text_survives(make_client):
-    class Umlaut(FakeEngine):
-        def _increment(self, *args):
-            output = super()._increment(*args)
-            output.text = "ü\u2028😀"
-            return output
+    text = "ü\u2028😀"
+    client = make_client(FakeEngine(script=text.encode()))
+    body = {"prompt": "a", "max_tokens": len(text.encode())}
+    assert client.generate(body).json()["text"] == text
+    *deltas, _ = _events(client.generate({**body, "stream": True}).text)
+    assert [event["text"] for event in deltas if event["text"]] == list(text)
 
-    client = make_client(Umlaut())
-    body = {"prompt": "a", "max_tokens": 1}
-    assert client.generate(body).json()["text"] == "ü\u2028😀"
-    assert _events(client.generate({**body, "stream": True}).text)[0]["text"] == "ü\u2028😀"
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": ["a", "b"], "n": 2, "max_tokens": 2, "temperature": 1, "seed": 5},
+        {
+            "text": ["a", "b"],
+            "sampling_params": {"n": 2, "max_new_tokens": 2, "temperature": 1, "sampling_seed": 5},
+        },
+        {
+            "inputs": ["a", "b"],
+            "parameters": {"n": 2, "max_new_tokens": 2, "do_sample": True, "seed": 5},
+        },
+    ],
+)
+def test_n_gives_the_answers_of_the_first_prompt_and_then_of_the_second(client, body):
+    answers = client.generate(body).json()
+    assert len({answer["id"] for answer in answers}) == 4
+    assert [answer["seed"] for answer in answers] == [5, choice_seed(5, 1)] * 2
+    for answer, prompt in zip(answers, "aabb", strict=True):
+        alone = {"prompt": prompt, "max_tokens": 2, "temperature": 1, "seed": answer["seed"]}
+        assert client.generate(alone).json()["digest"] == answer["digest"]
+    streamed = _events(client.generate({**body, "stream": True}).text)
+    last = {event["index"]: event["digest"] for event in streamed if "digest" in event}
+    assert [last[i] for i in range(4)] == [answer["digest"] for answer in answers]
+
+
+def test_unseeded_choices_report_seeds_that_differ(client):
+    answers = client.generate({"prompt": "a", "n": 3, "max_tokens": 2, "temperature": 1}).json()
+    assert len({answer["seed"] for answer in answers}) == 3
+
+
+def test_salt_of_the_key_reaches_the_engine(make_client):
+    engine = FakeEngine()
+    client = make_client(engine)
+
+    async def salted(scope, receive, send):
+        scope.setdefault("state", {})["cache_salt"] = "one key's"
+        await app(scope, receive, send)
+
+    app, client.app = client.app, salted
+    for stream in (False, True):
+        client.generate({"prompt": "a", "max_tokens": 1, "stream": stream})
+    assert engine.salts == ["one key's"] * 2

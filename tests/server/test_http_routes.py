@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -134,11 +136,31 @@ def test_openapi_describes_every_status_and_resolves(client):
     references = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert references <= names
     assert "HTTPValidationError" not in names
-    responses = schema["paths"]["/generate"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "413", "429", "500", "503"}
+    generating = {"200", "400", "401", "408", "413", "429", "500", "503", "504"}
+    for path, statuses in [
+        ("/generate", generating),
+        ("/generate_stream", generating),
+        ("/v1/completions", generating | {"404"}),
+        ("/v1/chat/completions", generating | {"404"}),
+        ("/tokenize", generating - {"429", "504"} | {"404"}),
+        ("/detokenize", generating - {"429", "504"} | {"404"}),
+    ]:
+        post = schema["paths"][path]["post"]
+        assert set(post["responses"]) == statuses, path
+        [media] = post["requestBody"]["content"].values()
+        assert media["schema"]["$ref"].split("/")[-1] in names, path
     body = schema["components"]["schemas"]["GenerateRequest"]
     assert body["additionalProperties"] is False
     assert body["properties"]["max_tokens"]["anyOf"][0]["minimum"] == 1
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             assert "422" not in operation["responses"], path
+
+
+def test_the_http_process_loads_no_kernels():
+    script = (
+        "import sys, detinfer.server.run;"
+        "print(sorted({'torch', 'numba', 'triton'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -23,7 +23,8 @@ SCRIPT = Path(__file__).with_name("serve_fake.py")
 
 class Served:
     def __init__(self, load: float, token: float, *flags: str) -> None:
-        command = [sys.executable, str(SCRIPT), str(load), str(token), "--port", "0", *flags]
+        command = [sys.executable, str(SCRIPT), str(load), str(token), "--port", "0"]
+        command += flags or ("--no-access-log",)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -134,6 +135,30 @@ def test_signal_while_loading_stops_at_once():
         status, errors = server.end()
         assert status == 143
         assert "Traceback" not in errors
+
+
+def test_each_request_is_a_line_of_json_on_stderr_even_one_that_is_no_http():
+    with served(0.0, 0.0, "--request-timeout", "0.3", "--api-key", "k") as server:
+        server.wait_ready()
+        host, port = server.url.removeprefix("http://").split(":")
+        key = {"authorization": "Bearer k"}
+        httpx.post(f"{server.url}/generate", json={"prompt": "a", "max_tokens": 2}, headers=key)
+        httpx.get(f"{server.url}/version")
+        for sent, status in (
+            (b"\0garbage\n\n", b"400"),
+            (b"GET / HTTP/1.1\r\nA: " + b"b" * 70_000, b"431"),
+            (b"GET / HTTP/1.1\r\nA: b", b"408"),
+        ):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(sent)
+                assert connection.recv(4096)[9:12] == status
+        server.process.send_signal(signal.SIGTERM)
+        _, errors = server.end()
+        lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+        assert [line["status"] for line in lines] == [200, 401, 400, 431, 408]
+        assert lines[0]["completion_tokens"] == 2
+        others = [line for line in errors.splitlines() if not line.startswith("{")]
+        assert len(others) == 1  # that it shuts down
 
 
 def test_model_that_cannot_be_loaded_is_one_line_and_status_2():

@@ -1,0 +1,121 @@
+"""A validated request, whatever the dialect it came in, and the engine's jobs it amounts to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from detinfer.choices import choices
+from detinfer.config import PAGE_SIZE
+from detinfer.engine.outputs import EngineInfo
+from detinfer.engine.validation import check_request
+from detinfer.errors import RequestError
+from detinfer.params import SamplingParams
+from detinfer.server.generation import Job, tokenize
+from detinfer.server.limits import MAX_CHOICES, MAX_PROMPTS
+
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A validated body.
+
+    Attributes:
+        prompts: texts, or lists of token ids.
+        prompt_field: the field the prompts came in.
+        params: of every prompt; ``max_tokens`` of None is what the model's length leaves.
+        sources: our name of each given field, to the name the client used.
+    """
+
+    prompts: list[str] | list[list[int]]
+    prompt_field: str
+    params: SamplingParams
+    sources: dict[str, str]
+    stream: bool
+
+    def choices_for(self, prompt_token_ids: list[int], info: EngineInfo) -> list[SamplingParams]:
+        """The parameters of each answer to one prompt.
+
+        A ``max_tokens`` that was not given is clamped to what fits.
+
+        Raises:
+            RequestError: the model or its KV cache cannot hold the request.
+        """
+        params = self.params
+        try:
+            if "max_tokens" not in self.sources:
+                longest = min(info.max_model_len, info.num_pages * PAGE_SIZE)
+                room = max(1, longest - len(prompt_token_ids))
+                params = replace(params, max_tokens=min(params.max_tokens or room, room))
+            answers = choices(params)
+            check_request(prompt_token_ids, answers[0], info)
+        except RequestError as error:
+            raise in_words_of_client(error, self.sources) from None
+        return answers
+
+    async def jobs(self, engine: AsyncEngine, name: str, cache_salt: str) -> list[Job]:
+        """One job an answer: the first prompt's, then the second's, and so on.
+
+        Raises:
+            RequestError: as ``choices_for``, or a text that cannot be tokenised.
+        """
+        prompts: list[Any] = self.prompts
+        if isinstance(prompts[0], str):
+            prompts = await tokenize(engine, prompts, self.prompt_field)
+        answers = [(ids, one) for ids in prompts for one in self.choices_for(ids, engine.info)]
+        return [
+            Job(f"{name}-{index}" if len(answers) > 1 else name, ids, params, cache_salt)
+            for index, (ids, params) in enumerate(answers)
+        ]
+
+
+def sampling_params(values: Mapping[str, Any], sources: Mapping[str, str]) -> SamplingParams:
+    """The parameters a body asks for, as JSON has them.
+
+    Raises:
+        RequestError: a value out of range, under the name the client used.
+    """
+    given = dict(values)
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
+    if "logit_bias" in given:
+        given["logit_bias"] = {int(key): bias for key, bias in given["logit_bias"].items()}
+    try:
+        return SamplingParams(**given)
+    except RequestError as error:
+        raise in_words_of_client(error, sources) from None
+
+
+def check_prompts(prompts: list[Any], field: str, n: int, sources: Mapping[str, str]) -> None:
+    """Refuse no prompts, empty ones, and more answers than a call may ask for.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise RequestError(
+            f"{field}: got {len(prompts)} prompts, expected 1 to {MAX_PROMPTS}", field
+        )
+    if not all(prompts):
+        kind = "token ids" if isinstance(prompts[0], list) else "text"
+        raise RequestError(f"{field}: got an empty prompt, expected {kind}", field)
+    if len(prompts) * n > MAX_CHOICES:
+        name = sources.get("n", "n")
+        raise RequestError(
+            f"{name}: got {n} answers for each of {len(prompts)} prompts, expected at most "
+            f"{MAX_CHOICES} in all",
+            name,
+        )
+
+
+def in_words_of_client(error: RequestError, sources: Mapping[str, str]) -> RequestError:
+    """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
+    name = error.param or ""
+    source = sources.get(name, name)
+    message = str(error)
+    if message.startswith(name):
+        message = source + message[len(name) :]
+    return RequestError(message, source or None, error.code)

@@ -1,0 +1,76 @@
+"""From messages to token ids, through the chat template that the model brings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detinfer.errors import RequestError
+from detinfer.server.generation import aside
+from detinfer.server.protocol_chat import ChatMessage
+
+
+async def render(
+    tokenizer: Any,
+    messages: Sequence[ChatMessage] | None,
+    options: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """The messages as the model's template spells them; it writes every special token itself.
+
+    Args:
+        tokenizer: has the template, which transformers runs in a sandbox.
+        messages: at least one.
+        options: further variables of the template.
+        add_generation_prompt: end with what begins the assistant's answer.
+
+    Raises:
+        RequestError: no messages, no template, or what the template says against them.
+    """
+    if not messages:
+        got = "missing" if messages is None else "got an empty list"
+        raise RequestError(f"messages: {got}, expected at least one message", "messages")
+    if not tokenizer.chat_template:
+        raise RequestError(
+            "messages: this model has no chat template, use /v1/completions", "messages"
+        )
+    options = options or {}
+    _check_options(tokenizer, options)
+    conversation = [_plain(message) for message in messages]
+
+    def apply() -> list[int]:
+        return list(
+            tokenizer.apply_chat_template(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                return_dict=False,
+                **options,
+            )
+        )
+
+    try:
+        return await aside(sum(len(message.content) for message in messages), apply)
+    except Exception as error:  # whatever a template may run into
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:150] if lines else type(error).__name__
+        raise RequestError(
+            f"messages: the model's chat template refuses them: {reason}", "messages"
+        ) from error
+
+
+def _plain(message: ChatMessage) -> dict[str, str]:
+    given = message.model_dump(include={"role", "content", "name", "tool_call_id"})
+    # OpenAI's newer name of the same role, which templates do not know.
+    if given["role"] == "developer":
+        given["role"] = "system"
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Variables only: the method's own arguments would change how, or what, it renders."""
+    own = inspect.signature(tokenizer.apply_chat_template).parameters
+    for name in options:
+        if name in own or name == "messages" or not name.isidentifier():
+            field = f"chat_template_kwargs.{name[:64]}"
+            raise RequestError(f"{field}: expected the name of a template variable", field)

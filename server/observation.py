@@ -1,0 +1,137 @@
+"""What one HTTP request did, as its operators see it: in the metrics and in the access log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from detinfer.errors import QueueFullError, RequestError
+from detinfer.server.access_log import log_request
+from detinfer.server.errors import CLIENT_CLOSED_REQUEST
+from detinfer.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from detinfer.engine.outputs import RequestOutput
+
+
+class Generation:
+    """One request to the engine, and what has come of it."""
+
+    def __init__(self, metrics: Metrics, deterministic: bool) -> None:
+        self.deterministic = deterministic
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.finish_reason: str | None = None
+        self.digest: str | None = None
+        self._metrics = metrics
+        self._started = self._last = time.perf_counter()
+
+    def add(self, output: RequestOutput) -> None:
+        """Take note of one increment."""
+        now = time.perf_counter()
+        new = output.completion_tokens - self.completion_tokens
+        if new > 0:
+            if self.completion_tokens:
+                # Tokens verified in one step arrive at once: each took its share of the time.
+                self._metrics.inter_token_latency.observe((now - self._last) / new, new)
+            else:
+                self.prompt_tokens = output.prompt_tokens
+                self._metrics.time_to_first_token.observe(now - self._started)
+                self._metrics.request_queue_time.observe(output.queue_time)
+            self.completion_tokens = output.completion_tokens
+            self._last = now
+        if output.finish_reason is not None:
+            self.digest = output.digest
+            self.end(output.finish_reason)
+
+    def end(self, finish_reason: str) -> None:
+        """Count the request, unless it has ended before."""
+        if self.finish_reason is None:
+            self.finish_reason = finish_reason
+            mode = "deterministic" if self.deterministic else "fast"
+            self._metrics.requests[mode, finish_reason] += 1
+            self._metrics.e2e_request_latency.observe(time.perf_counter() - self._started)
+
+
+class Exchange:
+    """One HTTP request; its generations in the order they were started."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.generations: list[Generation] = []
+
+
+# Tasks that a route starts inherit it.
+_exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+@contextmanager
+def observing(deterministic: bool) -> Iterator[Callable[[RequestOutput], None]]:
+    """Gives what to call with each increment of a request to the engine.
+
+    A request left before its end is counted as aborted, one that the engine refused not at all.
+    """
+    exchange = _exchange.get() or Exchange(Metrics())
+    generation = Generation(exchange.metrics, deterministic)
+    exchange.generations.append(generation)
+    try:
+        yield generation.add
+    except (QueueFullError, RequestError):
+        exchange.generations.remove(generation)
+        raise
+    except Exception:
+        generation.end("error")
+        raise
+    finally:
+        if generation in exchange.generations:
+            generation.end("abort")
+
+
+class ObservationMiddleware:
+    """Count and log each request when it has ended, however it ended."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on with a ``send`` that looks."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(self._metrics)
+        token = _exchange.set(exchange)
+        started = time.perf_counter()
+        status, complete, failed = CLIENT_CLOSED_REQUEST, False, False
+
+        async def observed(message: Message) -> None:
+            nonlocal status, complete
+            await send(message)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
+
+        try:
+            await self.app(scope, receive, observed)
+        except Exception:
+            failed = True
+            raise
+        finally:
+            _exchange.reset(token)
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.http_requests[scope["method"], route, str(status)] += 1
+            log_request(
+                request_id=scope["state"]["request_id"],
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=time.perf_counter() - started,
+                client_disconnected=status == CLIENT_CLOSED_REQUEST or not (complete or failed),
+                generations=exchange.generations,
+            )

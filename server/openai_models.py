@@ -1,0 +1,106 @@
+"""What OpenAI's routes answer, for the description; ``openai_values`` makes the values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class PromptTokensDetails(BaseModel):
+    """Which of the prompt's tokens cost nothing."""
+
+    cached_tokens: int
+
+
+class OpenAIUsage(BaseModel):
+    """Token counts of all choices; each prompt counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionLogprobs(BaseModel):
+    """One entry a token in each list; null for the first token of an echoed prompt."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class _Choice(BaseModel):
+    """What both kinds share; all but the index are ours beyond OpenAI's."""
+
+    index: int
+    finish_reason: Literal["stop", "length"]
+    digest: str
+    seed: int | None
+    deterministic: bool
+
+
+class CompletionResponseChoice(_Choice):
+    """One answer to one prompt."""
+
+    text: str
+    logprobs: CompletionLogprobs | None
+
+
+class _Response(BaseModel):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    usage: OpenAIUsage
+
+
+class CompletionResponse(_Response):
+    """The answer of ``/v1/completions``; chunks have the same fields."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionResponseChoice]
+
+
+class TopLogprob(BaseModel):
+    """A token that could have been."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class ChatTokenLogprob(TopLogprob):
+    """A token that was."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """One entry a token."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None
+
+
+class AssistantMessage(BaseModel):
+    """The answer itself."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatResponseChoice(_Choice):
+    """One answer."""
+
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+
+
+class ChatCompletionResponse(_Response):
+    """The answer of ``/v1/chat/completions``; chunks have ``delta`` in place of ``message``."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatResponseChoice]

@@ -1,0 +1,229 @@
+"""OpenAI's objects: the choices of both routes, whole and in chunks, and the usage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from detinfer.server.token_text import Offsets, TokenTexts
+
+if TYPE_CHECKING:
+    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+
+Value = dict[str, Any]
+
+
+class CompletionChoice:
+    """One choice of ``/v1/completions``, as its increments come.
+
+    Args:
+        index: among the choices.
+        texts: spells tokens.
+        prompt_token_ids: what the choice answers.
+        echoed: the prompt's text if it is to come first, else None.
+        prompt_only: whether to give nothing of the answer itself.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        texts: TokenTexts,
+        prompt_token_ids: Sequence[int],
+        echoed: str | None,
+        prompt_only: bool,
+    ) -> None:
+        self.index = index
+        self.last: RequestOutput | None = None
+        self._texts = texts
+        self._prompt = prompt_token_ids
+        self._echoed = echoed
+        self._prompt_only = prompt_only
+        self._offsets = Offsets(texts)
+        self._text: list[str] = []
+        self._logprobs: Value | None = None
+
+    def chunks(self, output: RequestOutput) -> Iterator[Value]:
+        """The chunk that an increment makes, if it has anything to say."""
+        text, logprobs = self._news(output)
+        if text or logprobs or output.finish_reason is not None:
+            yield self._value(output, text, logprobs)
+
+    def add(self, output: RequestOutput) -> None:
+        """Append one increment."""
+        text, logprobs = self._news(output)
+        self._text.append(text)
+        if logprobs is not None:
+            self._logprobs = _joined(self._logprobs, logprobs)
+
+    def whole(self) -> Value:
+        """The finished choice."""
+        assert self.last is not None
+        return self._value(self.last, "".join(self._text), self._logprobs)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens given so far."""
+        return 0 if self.last is None or self._prompt_only else self.last.completion_tokens
+
+    def _value(self, output: RequestOutput, text: str, logprobs: Value | None) -> Value:
+        return {
+            "index": self.index,
+            "text": text,
+            "logprobs": logprobs,
+            **_end(output, "length" if self._prompt_only else output.finish_reason),
+        }
+
+    def _news(self, output: RequestOutput) -> tuple[str, Value | None]:
+        """What an increment adds to the text and to the log-probabilities."""
+        text, entries = output.text, output.logprobs
+        if self._prompt_only:
+            text, entries = "", None if entries is None else []
+        echoes = self.last is None and self._echoed is not None
+        logprobs = self._prompt_entries(output) if echoes and entries is not None else None
+        if entries is not None:
+            logprobs = _joined(logprobs, self._entries(entries))
+        self.last = output
+        return f"{self._echoed}{text}" if echoes else text, logprobs
+
+    def _entries(self, entries: Sequence[TokenLogprob], text: str | None = None) -> Value:
+        return {
+            "tokens": [self._texts.text_of(one.token_id) for one in entries],
+            "token_logprobs": [one.logprob for one in entries],
+            "top_logprobs": [self._top(one) for one in entries],
+            "text_offset": [self._offsets.next(one.token_id, text) for one in entries],
+        }
+
+    def _prompt_entries(self, output: RequestOutput) -> Value:
+        first = self._prompt[0]
+        logprobs: Value = {
+            "tokens": [self._texts.text_of(first)],
+            "token_logprobs": [None],
+            "top_logprobs": [None],
+            "text_offset": [self._offsets.next(first, self._echoed)],
+        }
+        return _joined(logprobs, self._entries(output.prompt_logprobs or [], self._echoed))
+
+    def _top(self, one: TokenLogprob) -> dict[str, float]:
+        # Likeliest first: of tokens that spell alike the likeliest stands, so that the largest
+        # value is the maximum itself.
+        top: dict[str, float] = {}
+        for token_id, logprob in (*one.top, (one.token_id, one.logprob)):
+            top.setdefault(self._texts.text_of(token_id), logprob)
+        return top
+
+
+class ChatChoice:
+    """One choice of ``/v1/chat/completions``, as its increments come."""
+
+    def __init__(self, index: int, texts: TokenTexts) -> None:
+        self.index = index
+        self.last: RequestOutput | None = None
+        self._texts = texts
+        self._text: list[str] = []
+        self._logprobs: list[Value] | None = None
+
+    def chunks(self, output: RequestOutput) -> Iterator[Value]:
+        """The chunks that an increment makes: the role first, the reason to end last."""
+        begins, self.last = self.last is None, output
+        if begins:
+            yield self._chunk({"role": "assistant", "content": ""}, None)
+        logprobs = self._entries(output)
+        if output.text or logprobs:
+            yield self._chunk({"content": output.text}, logprobs)
+        if output.finish_reason is not None:
+            yield {**self._chunk({}, None), **_end(output, output.finish_reason)}
+
+    def add(self, output: RequestOutput) -> None:
+        """Append one increment."""
+        self._text.append(output.text)
+        logprobs = self._entries(output)
+        if logprobs is not None:
+            self._logprobs = self._logprobs or []
+            self._logprobs += logprobs
+        self.last = output
+
+    def whole(self) -> Value:
+        """The finished choice."""
+        assert self.last is not None
+        return {
+            "index": self.index,
+            "message": {"role": "assistant", "content": "".join(self._text), "refusal": None},
+            "logprobs": _content(self._logprobs),
+            **_end(self.last, self.last.finish_reason),
+        }
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens given so far."""
+        return 0 if self.last is None else self.last.completion_tokens
+
+    def _chunk(self, delta: Value, logprobs: list[Value] | None) -> Value:
+        return {
+            "index": self.index,
+            "delta": delta,
+            "logprobs": _content(logprobs),
+            "finish_reason": None,
+        }
+
+    def _entries(self, output: RequestOutput) -> list[Value] | None:
+        if output.logprobs is None:
+            return None
+        return [
+            {
+                **self._token(one.token_id, one.logprob),
+                "top_logprobs": [self._token(*pair) for pair in one.top],
+            }
+            for one in output.logprobs
+        ]
+
+    def _token(self, token_id: int, logprob: float) -> Value:
+        return {
+            "token": self._texts.text_of(token_id),
+            "bytes": list(self._texts.bytes_of(token_id)),
+            "logprob": logprob,
+        }
+
+
+Choice = CompletionChoice | ChatChoice
+
+
+def usage(choices: Sequence[Choice], n: int) -> Value:
+    """Token counts: of each prompt once, of every answer.
+
+    Args:
+        choices: the answers so far, ``n`` to each prompt, one prompt after the other.
+        n: answers to each prompt.
+    """
+    lasts = [choice.last for choice in choices]
+    firsts = [last for last in lasts[::n] if last is not None]
+    prompt = sum(last.prompt_tokens for last in firsts)
+    completion = sum(choice.completion_tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(last.cached_tokens for last in firsts)},
+    }
+
+
+def _joined(first: Value | None, second: Value) -> Value:
+    """The lists of both, in the first's where there is one."""
+    for name in first or ():
+        first[name] += second[name]  # type: ignore[index]
+    return first or second
+
+
+def _content(logprobs: list[Value] | None) -> Value | None:
+    return None if logprobs is None else {"content": logprobs, "refusal": None}
+
+
+def _end(output: RequestOutput, reason: str | None) -> Value:
+    """Why a choice ended, and what it takes to check it; before its end only that it has not."""
+    if output.finish_reason is None:
+        return {"finish_reason": None}
+    return {
+        "finish_reason": reason,
+        "digest": output.digest,
+        "seed": output.seed,
+        "deterministic": output.deterministic,
+    }

@@ -1,0 +1,47 @@
+"""What the description of a route says beside its handler's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detinfer.server.errors import ErrorResponse
+from detinfer.server.protocol import StrictBody
+
+_DESCRIPTIONS = {
+    400: "The request cannot be served as asked; `param` names the field",
+    401: "No API key, or an unknown one",
+    404: "Unknown model",
+    408: "The request itself took too long to arrive",
+    413: "Body over 4 MiB",
+    429: "The queue is full; see Retry-After",
+    500: "The engine gave up on this request",
+    503: "Loading, draining, or the engine is dead; `code` says which",
+    504: "The answer took longer than the server allows",
+}
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented failures of a route."""
+    return {
+        status: {"model": ErrorResponse, "description": _DESCRIPTIONS[status]}
+        for status in statuses
+    }
+
+
+def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
+    """The success of a route that answers whole or as server-sent events."""
+    return {
+        200: {
+            "model": model,
+            "description": description,
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    }
+
+
+def body_of(model: type[StrictBody]) -> dict[str, Any]:
+    """The body of a route that reads it by itself; the application adds the model's schema."""
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
+    }

@@ -1,0 +1,171 @@
+"""OpenAI's routes: ``/v1/completions`` and ``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from detinfer.server import chat
+from detinfer.server.disconnect import until_disconnect
+from detinfer.server.generation import Job, Outputs, cache_salt, other_model, run_jobs
+from detinfer.server.openai_models import ChatCompletionResponse, CompletionResponse
+from detinfer.server.openai_values import ChatChoice, Choice, CompletionChoice, Value, usage
+from detinfer.server.openapi import body_of, failures, streamed
+from detinfer.server.protocol import parse_body
+from detinfer.server.protocol_chat import ChatCompletionRequest, chat_call
+from detinfer.server.protocol_openai import CompletionRequest, OpenAICall, completion_call
+from detinfer.server.service import Service
+from detinfer.server.sse import EventStream, event
+from detinfer.server.token_text import token_texts
+from detinfer.server.wire import json_response
+
+router = APIRouter()
+
+_STREAM = "with `stream` server-sent events, each a chunk, that end with `[DONE]`"
+_FAILURES = failures(400, 401, 404, 408, 413, 429, 500, 503, 504)
+
+
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses={**streamed(CompletionResponse, f"The answers; {_STREAM}"), **_FAILURES},
+    openapi_extra=body_of(CompletionRequest),
+)
+async def completions(request: Request) -> Response:
+    """Continue texts or lists of token ids."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    body = parse_body(CompletionRequest, await request.body())
+    if (refusal := other_model(service, body.model)) is not None:
+        return refusal
+    call = completion_call(body, service.default_deterministic)
+    texts = token_texts(engine.tokenizer)
+
+    def choice(index: int, job: Job) -> CompletionChoice:
+        echoed = None
+        if call.echo:
+            prompt = call.prompts[index // call.params.n]
+            echoed = prompt if isinstance(prompt, str) else texts.text(prompt)
+        return CompletionChoice(index, texts, job.prompt_token_ids, echoed, call.prompt_only)
+
+    return await _answer(request, _Exchange(service, call, choice, "cmpl", _COMPLETION))
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses={**streamed(ChatCompletionResponse, f"The answers; {_STREAM}"), **_FAILURES},
+    openapi_extra=body_of(ChatCompletionRequest),
+)
+async def chat_completions(request: Request) -> Response:
+    """Answer messages, which the model's own chat template makes a prompt of."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    body = parse_body(ChatCompletionRequest, await request.body())
+    if (refusal := other_model(service, body.model)) is not None:
+        return refusal
+    prompt = await chat.render(engine.tokenizer, body.messages, body.chat_template_kwargs)
+    call = chat_call(body, prompt, service.default_deterministic)
+    texts = token_texts(engine.tokenizer)
+
+    def choice(index: int, job: Job) -> ChatChoice:
+        return ChatChoice(index, texts)
+
+    return await _answer(request, _Exchange(service, call, choice, "chatcmpl", _CHAT))
+
+
+# The object's name, of whole answers and of chunks.
+_COMPLETION = ("text_completion", "text_completion")
+_CHAT = ("chat.completion", "chat.completion.chunk")
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """What the two routes differ in.
+
+    Attributes:
+        choice: makes the choice of an index and its job.
+        prefix: of the answer's id.
+        objects: names of the whole answer and of a chunk.
+    """
+
+    service: Service
+    call: OpenAICall
+    choice: Callable[[int, Job], Choice]
+    prefix: str
+    objects: tuple[str, str]
+
+
+async def _answer(request: Request, exchange: _Exchange) -> Response:
+    call, salt = exchange.call, cache_salt(request)
+    headers = {"x-detinfer-deterministic": str(call.params.deterministic).lower()}
+    if call.stream:
+        return EventStream(_events(exchange, salt), headers)
+    value = await until_disconnect(request.receive, _whole(exchange, salt))
+    digests = [str(choice["digest"]) for choice in value["choices"]]
+    return json_response(value, headers=headers | {"x-detinfer-digest": ", ".join(digests)})
+
+
+async def _whole(exchange: _Exchange, salt: str) -> Value:
+    with exchange.service.answering():
+        frame = _frame(exchange, exchange.objects[0])
+        outputs, choices = await _start(exchange, frame["id"], salt)
+        async with aclosing(outputs):
+            async for batch in outputs:
+                for index, output in batch:
+                    choices[index].add(output)
+        return {
+            **frame,
+            "choices": [choice.whole() for choice in choices],
+            "usage": usage(choices, exchange.call.params.n),
+        }
+
+
+async def _events(exchange: _Exchange, salt: str) -> AsyncGenerator[bytes, None]:
+    call = exchange.call
+    with exchange.service.answering():
+        frame = _frame(exchange, exchange.objects[1])
+        outputs, choices = await _start(exchange, frame["id"], salt)
+        async with aclosing(outputs):
+            async for batch in outputs:
+                chunks = []
+                for index, output in batch:
+                    choice = choices[index]
+                    for value in choice.chunks(output):
+                        chunk = {**frame, "choices": [value]}
+                        if call.continuous_usage:
+                            chunk["usage"] = usage([choice], 1)
+                        elif call.include_usage:
+                            chunk["usage"] = None
+                        chunks.append(event(chunk))
+                if chunks:
+                    yield b"".join(chunks)
+        if call.include_usage:
+            yield event({**frame, "choices": [], "usage": usage(choices, call.params.n)})
+
+
+def _frame(exchange: _Exchange, kind: str) -> Value:
+    """The fields that an answer and all its chunks share."""
+    engine = exchange.service.ready_engine()
+    return {
+        "id": f"{exchange.prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": exchange.service.model_id(engine),
+        "system_fingerprint": engine.info.system_fingerprint,
+    }
+
+
+async def _start(exchange: _Exchange, name: str, salt: str) -> tuple[Outputs, Sequence[Choice]]:
+    """The outputs to come, and the choices they are to be put in."""
+    engine = exchange.service.ready_engine()
+    jobs = await exchange.call.jobs(engine, name, salt)
+    choices = [exchange.choice(index, job) for index, job in enumerate(jobs)]
+    return run_jobs(engine, jobs), choices

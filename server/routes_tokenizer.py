@@ -1,0 +1,162 @@
+"""The tokenizer over HTTP: ``/tokenize``, ``/detokenize`` and ``/tokenizer_info``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from detinfer.errors import RequestError
+from detinfer.server import chat
+from detinfer.server.generation import aside, other_model
+from detinfer.server.openapi import body_of, failures
+from detinfer.server.protocol import Neutral, StrictBody, TokenIds, parse_body
+from detinfer.server.protocol_chat import ChatMessages, TemplateOptions
+from detinfer.server.service import Service
+from detinfer.server.wire import json_response
+
+router = APIRouter()
+
+_FAILURES = failures(400, 401, 404, 408, 413, 500, 503)
+
+
+class TokenizeRequest(StrictBody):
+    """The body of ``POST /tokenize``; exactly one of prompt and messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: ChatMessages | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    return_token_strs: bool | None = None
+    continue_final_message: Annotated[Any, Neutral(False)] = None
+    tools: Annotated[Any, Neutral([])] = None
+
+
+class TokenizeResponse(BaseModel):
+    """The tokens, as generating from the same prompt would take them."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(StrictBody):
+    """The body of ``POST /detokenize``."""
+
+    model: str | None = None
+    tokens: TokenIds
+
+
+class DetokenizeResponse(BaseModel):
+    """The text, special tokens by name."""
+
+    prompt: str
+
+
+class TokenizerInfoResponse(BaseModel):
+    """What a client needs to do the same at home; null where the tokenizer has none."""
+
+    tokenizer_class: str
+    chat_template: str | None
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    model_max_length: int
+
+
+@router.post(
+    "/tokenize",
+    response_model=None,
+    responses={200: {"model": TokenizeResponse}, **_FAILURES},
+    openapi_extra=body_of(TokenizeRequest),
+)
+async def tokenize(request: Request) -> Response:
+    """The token ids of a text, or of messages as the model's chat template spells them."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    body = parse_body(TokenizeRequest, await request.body())
+    if (refusal := other_model(service, body.model)) is not None:
+        return refusal
+    tokens = await _tokens(engine.tokenizer, body)
+    strings = engine.tokenizer.convert_ids_to_tokens(tokens) if body.return_token_strs else None
+    return json_response(
+        {
+            "tokens": tokens,
+            "count": len(tokens),
+            "max_model_len": engine.info.max_model_len,
+            "token_strs": strings,
+        }
+    )
+
+
+@router.post(
+    "/detokenize",
+    response_model=None,
+    responses={200: {"model": DetokenizeResponse}, **_FAILURES},
+    openapi_extra=body_of(DetokenizeRequest),
+)
+async def detokenize(request: Request) -> Response:
+    """The text of token ids."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    body = parse_body(DetokenizeRequest, await request.body())
+    if (refusal := other_model(service, body.model)) is not None:
+        return refusal
+    size = engine.info.vocab_size
+    wrong = next((token for token in body.tokens if not 0 <= token < size), None)
+    if wrong is not None:
+        raise RequestError(f"tokens: got token id {wrong}, expected 0..{size - 1}", "tokens")
+    decode = engine.tokenizer.backend_tokenizer.decode
+    text = await aside(len(body.tokens), decode, body.tokens, skip_special_tokens=False)
+    return json_response({"prompt": text})
+
+
+@router.get(
+    "/tokenizer_info",
+    response_model=None,
+    responses={200: {"model": TokenizerInfoResponse}, **failures(401, 503)},
+)
+async def tokenizer_info(request: Request) -> Response:
+    """The parts of the tokenizer's configuration that clients ask for."""
+    engine = request.app.state.service.ready_engine()
+    tokenizer = engine.tokenizer
+    template = tokenizer.chat_template
+    return json_response(
+        {
+            "tokenizer_class": type(tokenizer).__name__,
+            "chat_template": template.get("default") if isinstance(template, dict) else template,
+            "bos_token": tokenizer.bos_token,
+            "eos_token": tokenizer.eos_token,
+            "pad_token": tokenizer.pad_token,
+            "unk_token": tokenizer.unk_token,
+            "model_max_length": engine.info.max_model_len,
+        }
+    )
+
+
+async def _tokens(tokenizer: Any, body: TokenizeRequest) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        got = "neither" if body.prompt is None else "both"
+        raise RequestError(f"prompt: got {got} of prompt and messages, expected one", "prompt")
+    if body.prompt is None:
+        if body.add_special_tokens:
+            raise RequestError(
+                "add_special_tokens: got true with messages, whose template writes them",
+                "add_special_tokens",
+            )
+        generate = body.add_generation_prompt is not False
+        return await chat.render(tokenizer, body.messages, body.chat_template_kwargs, generate)
+    tokens = await aside(
+        len(body.prompt),
+        tokenizer.encode,
+        body.prompt,
+        add_special_tokens=body.add_special_tokens is not False,
+    )
+    return list(tokens)

@@ -1,0 +1,215 @@
+"""The server and its engine's process: exact metrics, and what happens when either dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+SCRIPT = Path(__file__).with_name("serve_process.py")
+
+
+class Served:
+    """A server in a process group of its own.
+
+    Attributes:
+        url: where it listens.
+        engine: the engine's process id.
+    """
+
+    def __init__(self, factory: str, *flags: str) -> None:
+        command = [sys.executable, str(SCRIPT), factory, "--no-access-log", *flags]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        assert self.process.stdout is not None
+        match = re.search(r"http://127\.0\.0\.1:\d+", self.process.stderr.readline())
+        assert match
+        self.url = match[0]
+        self.engine = int(self.process.stdout.readline())
+        assert "ready on" in self.process.stderr.readline()
+
+    def metrics(self) -> dict[str, float]:
+        """Values by name and labels, but the model's."""
+        text = httpx.get(f"{self.url}/metrics").text
+        return {
+            one.name
+            + str([v for k, v in sorted(one.labels.items()) if k != "model_name"]): one.value
+            for family in text_string_to_metric_families(text)
+            for one in family.samples
+        }
+
+
+@contextlib.contextmanager
+def served(factory: str, *flags: str) -> Iterator[Served]:
+    server = Served(factory, *(flags or ("--port", "0")))
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def _wait_gone(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+BODY = {"prompt": "abcdef" * 30, "max_tokens": 150, "ignore_eos": True}
+
+
+async def _answers(url: str, meanwhile) -> list[httpx.Response]:
+    """A whole answer, a list of them and a stream, with ``meanwhile`` called while they run."""
+    bodies = [BODY, {**BODY, "prompt": ["ab", "cd"]}, {**BODY, "stream": True}]
+    async with httpx.AsyncClient(timeout=30) as client:
+        tasks = [asyncio.create_task(client.post(f"{url}/generate", json=b)) for b in bodies]
+        async with asyncio.timeout(20):
+            running = 0
+            while running < 4:
+                stats = (await client.get(f"{url}/server_info")).json()["stats"]
+                running = stats.get("running", 0)
+                await asyncio.sleep(0.1)
+        meanwhile()
+        return await asyncio.gather(*tasks)
+
+
+def _errors(responses: list[httpx.Response]) -> list[dict]:
+    """The error object of each, the stream's from the event before its end."""
+    *whole, stream = responses
+    assert [response.status_code for response in responses] == [503, 503, 200]
+    events = [line for line in stream.text.split("\n\n") if line]
+    assert events[-1] == "data: [DONE]"
+    return [response.json()["error"] for response in whole] + [
+        json.loads(events[-2].removeprefix("data: "))["error"]
+    ]
+
+
+def test_metrics_are_the_engines_own_counts_and_survive_its_death():
+    with served("make_slow_engine") as server:
+        zero = server.metrics()
+        assert zero["detinfer:generation_tokens_total[]"] == 0
+        assert zero["detinfer:kv_cache_usage_perc[]"] == 0
+        for body in (
+            {**BODY, "max_tokens": 3},
+            {**BODY, "max_tokens": 4},  # its prompt's pages are cached
+            {**BODY, "max_tokens": 5, "deterministic": False, "stream": True},
+        ):
+            assert httpx.post(f"{server.url}/generate", json=body).status_code == 200
+        stats = httpx.get(f"{server.url}/server_info").json()["stats"]
+        got = server.metrics()
+        for name, key in {
+            "prompt_tokens_total": "prompt_tokens",
+            "generation_tokens_total": "generated_tokens",
+            "prefix_cache_queries_total": "prefix_queries",
+            "prefix_cache_hits_total": "prefix_hit_tokens",
+            "iteration_tokens_total_count": "steps",
+        }.items():
+            assert got[f"detinfer:{name}[]"] == stats[key] > 0, name
+        assert got["detinfer:generation_tokens_total[]"] == 12
+        assert got["detinfer:prefix_cache_hits_total[]"] == 128
+        assert got["detinfer:steps_total['deterministic']"] == stats["deterministic_steps"] > 0
+        assert got["detinfer:steps_total['fast']"] == stats["fast_steps"] > 0
+        assert got["detinfer:requests_total['deterministic']"] == 2
+        assert got["detinfer:requests_total['fast']"] == 1
+        assert got["detinfer:request_success_total['length']"] == 3
+        assert got["detinfer:request_queue_time_seconds_count[]"] == 3
+        assert got["detinfer:time_to_first_token_seconds_count[]"] == 3
+        assert got["detinfer:inter_token_latency_seconds_count[]"] == 9
+        assert 9 * 0.02 <= got["detinfer:inter_token_latency_seconds_sum[]"] < 5
+        assert got["detinfer:num_requests_running[]"] == 0
+        assert got["detinfer:kv_cache_usage_perc[]"] == 0
+
+        busy: list[dict[str, float]] = []
+
+        def kill() -> None:
+            busy.append(server.metrics())
+            os.kill(server.engine, signal.SIGKILL)
+
+        errors = _errors(asyncio.run(_answers(server.url, kill)))
+        assert busy[0]["detinfer:num_requests_running[]"] == 4
+        assert 0 < busy[0]["detinfer:kv_cache_usage_perc[]"] < 1
+        assert {error["code"] for error in errors} == {"engine_dead"}
+        assert {error["message"] for error in errors} == {"the engine process ended (exit code -9)"}
+        # The server lives on, to say so.
+        health = httpx.get(f"{server.url}/health")
+        assert (health.status_code, health.json()["error"]["code"]) == (503, "dead")
+        assert httpx.post(f"{server.url}/generate", json=BODY).status_code == 503
+        got = server.metrics()
+        assert got["detinfer:request_success_total['error']"] == 4
+        assert got["detinfer:http_requests_total['POST', '/generate', '503']"] == 3
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 143
+
+
+def test_clients_that_leave_free_every_page_streaming_or_not():
+    with served("make_slow_engine") as server:
+
+        async def leave(stream: bool) -> None:
+            body = {**BODY, "prompt": [BODY["prompt"], "ab"], "n": 2, "stream": stream}
+            async with httpx.AsyncClient() as client:
+                task = asyncio.create_task(client.post(f"{server.url}/generate", json=body))
+                await _until(client, lambda stats: stats.get("running", 0) == 4)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        async def _until(client: httpx.AsyncClient, condition) -> None:
+            async with asyncio.timeout(10):
+                while not condition(
+                    (await client.get(f"{server.url}/server_info")).json()["stats"]
+                ):
+                    await asyncio.sleep(0.02)
+
+        async def scenario() -> None:
+            for stream in (False, True):
+                await leave(stream)
+                async with httpx.AsyncClient() as client:
+                    await _until(
+                        client,
+                        lambda stats: (
+                            stats["open"] == stats["running"] == stats["waiting"] == 0
+                            and stats["free_pages"] == stats["num_pages"]
+                        ),
+                    )
+
+        asyncio.run(scenario())
+        assert server.metrics()["detinfer:request_success_total['abort']"] == 8
+
+
+def test_requests_that_a_shutdown_does_not_wait_for_end_with_a_clear_error():
+    with served("make_slow_engine", "--port", "0", "--shutdown-timeout", "0.2") as server:
+        errors = _errors(
+            asyncio.run(_answers(server.url, lambda: server.process.send_signal(signal.SIGTERM)))
+        )
+        assert {error["code"] for error in errors} == {"draining"}
+        assert {error["message"] for error in errors} == {"the server is shutting down"}
+        assert server.process.wait(20) == 143
+        _wait_gone(server.engine)
+
+
+@pytest.mark.slow
+def test_a_killed_server_takes_its_engine_along_and_its_successor_gives_the_same_digests():
+    with served("make_slow_engine") as server:
+        digest = httpx.post(f"{server.url}/generate", json=BODY, timeout=30).json()["digest"]
+        with contextlib.suppress(httpx.HTTPError):
+            asyncio.run(_answers(server.url, server.process.kill))
+        server.process.wait(20)
+        with served("make_slow_engine", "--port", server.url.rpartition(":")[2]) as successor:
+            assert successor.url == server.url
+            again = httpx.post(f"{server.url}/generate", json=BODY, timeout=30).json()
+            assert again["digest"] == digest
+        _wait_gone(server.engine)

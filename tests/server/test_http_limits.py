@@ -1,0 +1,177 @@
+"""Seconds: of a head, of a body, of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import httpx
+import pytest
+from fake_engine import FakeEngine
+from loopback import serving
+
+BODY = b'{"prompt": "a", "max_tokens": 2}'
+HEAD = f"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+
+
+async def _until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def _drip(start: bytes, drop: bytes) -> tuple[int, bytes, float, FakeEngine]:
+    """Send ``start``, then ``drop`` again and again; what came back, and after how long."""
+
+    async def scenario() -> tuple[int, bytes, float, FakeEngine]:
+        engine = FakeEngine()
+        async with serving(engine, request_timeout=0.3) as (port, service):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            begin = time.perf_counter()
+            writer.write(start)
+
+            async def dripping() -> None:
+                while True:
+                    await asyncio.sleep(0.05)
+                    writer.write(drop)
+
+            drip = asyncio.create_task(dripping())
+            async with asyncio.timeout(5):
+                answer = await reader.read()  # to the connection's end
+            seconds = time.perf_counter() - begin
+            drip.cancel()
+            writer.close()
+            assert service.active == 0
+        return int(answer[9:12] or b"0"), answer.partition(b"\r\n\r\n")[2], seconds, engine
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("start", "drop", "status"),
+    [
+        (b"", b"", 0),  # says nothing: nothing is owed
+        (b"", b"\r\n", 0),
+        (b"GET /hea", b"l", 408),
+        (HEAD[:-2], b"A: b\r\n", 408),
+        (HEAD, b"", 408),
+        (HEAD + BODY[:5], b" ", 408),
+        (HEAD.replace(b"Content-Length: 32", b"Transfer-Encoding: chunked"), b"1\r\n \r\n", 408),
+    ],
+    ids=["silent", "newlines", "slow line", "slow headers", "no body", "slow body", "slow chunks"],
+)
+def test_a_request_that_does_not_arrive_is_ended_in_time(start, drop, status):
+    got, body, seconds, engine = _drip(start, drop)
+    assert got == status
+    assert 0.25 < seconds < 3
+    assert engine.prompts == []
+    if status:
+        error = json.loads(body)["error"]
+        assert (error["type"], error["code"]) == ("timeout_error", "request_timeout")
+        assert "in 0.3 s" in error["message"]
+
+
+def test_pipelined_requests_are_answered_in_order_and_their_heads_not_added_up():
+    head = b"POST /generate HTTP/1.1\r\nHost: t\r\nA: " + b"b" * 40_000 + b"\r\n"
+    whole = head + f"Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+
+    async def scenario() -> None:
+        engine = FakeEngine(delay=0.02)
+        async with serving(engine) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(whole * 3 + head)  # the last one is cut off in its head
+            await asyncio.sleep(0.1)
+            writer.write(
+                f"Content-Length: {len(BODY)}\r\nConnection: close\r\n\r\n".encode() + BODY
+            )
+            answer = await asyncio.wait_for(reader.read(), 5)
+            assert answer.count(b"HTTP/1.1 200") == 4
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_slow_generation_and_idle_connections_are_no_slow_requests():
+    async def scenario() -> None:
+        engine = FakeEngine(delay=0.15)
+        async with serving(engine, request_timeout=0.2) as (port, _), httpx.AsyncClient() as client:
+            url = f"http://127.0.0.1:{port}/generate"
+            for stream in (False, True):
+                body = {"prompt": "a", "max_tokens": 4, "stream": stream}
+                answer = await client.post(url, json=body)
+                assert answer.status_code == 200
+                assert '"finish_reason":"length"' in answer.text
+                await asyncio.sleep(0.4)  # the connection is kept
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b", "c"]])
+def test_an_answer_that_takes_too_long_is_a_504_and_its_requests_are_aborted(prompt):
+    async def scenario() -> None:
+        engine = FakeEngine(delay=0.05)
+        async with (
+            serving(engine, generation_timeout=0.3) as (port, service),
+            httpx.AsyncClient() as client,
+        ):
+            body = {"prompt": prompt, "max_tokens": 200}
+            answer = await client.post(f"http://127.0.0.1:{port}/generate", json=body)
+            assert answer.status_code == 504
+            error = answer.json()["error"]
+            assert (error["type"], error["code"]) == ("timeout_error", "timeout")
+            assert (engine.running, service.active) == ({}, 0)
+            assert len(engine.aborted) == (1 if prompt == "a" else 3)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("delay", [0.05, 60])
+def test_a_stream_that_takes_too_long_ends_with_an_error(delay):
+    async def scenario() -> None:
+        engine = FakeEngine(delay=delay)
+        async with (
+            serving(engine, generation_timeout=0.3) as (port, service),
+            httpx.AsyncClient() as client,
+        ):
+            body = {"prompt": ["a", "b"], "max_tokens": 200, "stream": True}
+            answer = await client.post(f"http://127.0.0.1:{port}/generate", json=body)
+            if delay == 60:  # before its first event
+                assert answer.status_code == 504
+                assert answer.json()["error"]["code"] == "timeout"
+            else:
+                assert answer.status_code == 200
+                *_, failure, done, empty = answer.text.split("\n\n")
+                assert json.loads(failure.removeprefix("data: "))["error"]["code"] == "timeout"
+                assert (done, empty) == ("data: [DONE]", "")
+            assert (engine.running, service.active) == ({}, 0)
+            assert len(engine.aborted) == 2
+
+    asyncio.run(scenario())
+
+
+def test_client_that_leaves_within_its_body_is_no_error_of_ours(caplog):
+    async def scenario() -> None:
+        async with serving(FakeEngine()) as (port, service):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + BODY[:5])
+            await asyncio.sleep(0.05)
+            writer.close()
+            await _until(lambda: service.metrics.http_requests)
+            assert list(service.metrics.http_requests) == [("POST", "/generate", "499")]
+
+    asyncio.run(scenario())
+    assert caplog.text == ""
+
+
+def test_zero_is_no_limit():
+    async def scenario() -> None:
+        async with serving(FakeEngine(), request_timeout=0, generation_timeout=0) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD)
+            await asyncio.sleep(0.1)
+            writer.write(BODY)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from detinfer.server.metrics import Histogram
+
+DASHBOARD = Path(__file__).parents[2] / "server" / "dashboards" / "grafana.json"
+# What dashboards and benchmarks that know vLLM look for, behind its own prefix.
+VLLM_SUFFIXES = {
+    "num_requests_running",
+    "num_requests_waiting",
+    "kv_cache_usage_perc",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "request_success_total",
+    "num_preemptions_total",
+    "prefix_cache_queries_total",
+    "prefix_cache_hits_total",
+    "spec_decode_num_draft_tokens_total",
+    "spec_decode_num_accepted_tokens_total",
+    *(
+        f"{name}_{part}"
+        for name in (
+            "time_to_first_token_seconds",
+            "inter_token_latency_seconds",
+            "e2e_request_latency_seconds",
+            "request_queue_time_seconds",
+            "iteration_tokens_total",
+        )
+        for part in ("bucket", "sum", "count")
+    ),
+}
+
+
+def _samples(client) -> list[Any]:
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain")
+    return [one for family in parse(response.text) for one in family.samples]
+
+
+def _value(client, name: str, **labels: str) -> float:
+    found = [
+        one.value
+        for one in _samples(client)
+        if one.name == f"detinfer:{name}" and labels.items() <= one.labels.items()
+    ]
+    assert len(found) == 1, (name, labels, found)
+    return found[0]
+
+
+def test_vllms_suffixes_are_there_from_the_start_with_the_models_name(make_client):
+    for client, model in ((make_client(), "fake-model"), (make_client(loading=True), "")):
+        samples = _samples(client)
+        names = {one.name.removeprefix("detinfer:") for one in samples}
+        assert names >= VLLM_SUFFIXES
+        assert {one.labels.get("model_name", model) for one in samples} == {model}
+        assert all(one.name.startswith("detinfer:") for one in samples)
+
+
+def test_every_end_of_a_request_is_counted_once_by_reason_and_by_mode(make_client):
+    engine = FakeEngine()
+    client = make_client(engine)
+    for deterministic, stream in ((True, False), (True, True), (False, False)):
+        body = {"prompt": "a", "max_tokens": 3, "deterministic": deterministic, "stream": stream}
+        client.generate(body)
+    client.generate({"prompt": ["a", "b"], "max_tokens": 1})
+    client.generate({"prompt": "a", "stop_token_ids": [13]})  # refused: never a request
+    engine.fail_after = 1
+    client.generate({"prompt": "a"})
+    engine.fail_after, engine.queue_full = None, True
+    client.generate({"prompt": "a"})
+    engine.queue_full, engine.die_after = False, 1
+    client.generate({"prompt": "a"})
+    ends = {
+        reason: _value(client, "request_success_total", finished_reason=reason)
+        for reason in ("length", "stop", "abort", "error")
+    }
+    assert ends == {"length": 5, "stop": 0, "abort": 0, "error": 2}
+    assert _value(client, "requests_total", mode="deterministic") == 6
+    assert _value(client, "requests_total", mode="fast") == 1
+    assert _value(client, "e2e_request_latency_seconds_count") == 7
+    assert _value(client, "time_to_first_token_seconds_count") == 7
+    assert _value(client, "inter_token_latency_seconds_count") == 3 * 2 + 1
+
+
+def test_http_requests_are_counted_by_route_never_by_path(client):
+    for path in ("/v1/models/fake-model", "/v1/models/no/such?x=1", "/a-b-c", "/d-e-f"):
+        client.get(path)
+    client.get("/generate")
+    client.generate({"prompt": 5})
+    counts = {
+        (one.labels["method"], one.labels["route"], one.labels["status"]): one.value
+        for one in _samples(client)
+        if one.name == "detinfer:http_requests_total"
+    }
+    assert counts == {
+        ("GET", "/v1/models/{model_id:path}", "200"): 1,
+        ("GET", "/v1/models/{model_id:path}", "404"): 1,
+        ("GET", "none", "404"): 2,
+        ("GET", "/generate", "405"): 1,
+        ("POST", "/generate", "400"): 1,
+    }
+
+
+def test_metrics_are_answered_in_every_state_and_guarded_like_the_rest(make_client):
+    client = make_client(FakeEngine(die_after=0))
+    client.generate({"prompt": "a"})
+    assert client.app.state.service.state == "dead"
+    assert _value(client, "request_success_total", finished_reason="error") == 1
+    assert make_client(api_keys=("k",)).get("/metrics").status_code == 401
+
+
+def test_openmetrics_is_spoken_when_asked_for(client):
+    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+    response = client.get("/metrics", headers=accept)
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+    assert {one.name for one in parse_openmetrics(response.text)} >= {"detinfer:prompt_tokens"}
+
+
+def test_each_app_counts_for_itself(make_client):
+    one, other = make_client(), make_client()
+    one.generate({"prompt": "a", "max_tokens": 1})
+    assert _value(one, "requests_total", mode="deterministic") == 1
+    assert _value(other, "requests_total", mode="deterministic") == 0
+
+
+def test_a_histograms_buckets_hold_what_is_at_or_below_their_bound():
+    histogram = Histogram("x", "", (1.0, 2.5))
+    for value, times in ((0.5, 1), (1.0, 2), (1.1, 3), (2.5, 4), (9.0, 5)):
+        histogram.observe(value, times)
+    samples = {
+        one.labels.get("le", one.name): one.value for one in histogram.family({"m": "n"}).samples
+    }
+    assert samples == {
+        "1.0": 3,
+        "2.5": 10,
+        "+Inf": 15,
+        "detinfer:x_count": 15,
+        "detinfer:x_sum": pytest.approx(0.5 + 2 + 3.3 + 10 + 45),
+    }
+
+
+def _expressions() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
+def test_the_dashboard_reads_what_is_exposed_and_shows_all_of_it(client):
+    # One of each, so that no family is without a sample.
+    client.generate({"prompt": "a", "max_tokens": 2})
+    exposed = {one.name for one in _samples(client)}
+    used = {name for text in _expressions() for name in re.findall(r"detinfer:\w+", text)}
+    assert used
+    assert used <= exposed
+
+    def family(name: str) -> str:
+        return re.sub(r"_(bucket|sum|count)$", "", name)
+
+    assert {family(name) for name in exposed} == {family(name) for name in used}
+
+
+def test_the_dashboards_labels_are_the_exposed_ones(client):
+    client.generate({"prompt": "a", "max_tokens": 2})
+    labels = {name for one in _samples(client) for name in one.labels}
+    for text in _expressions():
+        named = re.findall(r"(?:by|sum by) \(([^)]*)\)", text)
+        assert {one.strip() for group in named for one in group.split(",")} <= labels, text
+        for selector in re.findall(r"\{([^}]*)\}", text):
+            assert {part.split("=")[0].rstrip("~!") for part in selector.split(",")} <= labels
