@@ -27,7 +27,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 RUN python3 -m venv --upgrade-deps /opt/venv
 
 # Which PyTorch: its CPU build, one for CUDA, or, when empty, what the default index has.
-# GPU kernels are not built yet: until they are, an image with CUDA serves from the CPU.
+# GPU kernels never ran on a GPU yet: unless told --device cuda, such an image serves from the CPU.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch>=2.11,<2.14"
 

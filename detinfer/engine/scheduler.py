@@ -161,6 +161,8 @@ class Scheduler:
 
     def _admit(self, request: Request) -> bool:
         """Start a waiting request if the pages for all it has so far are there."""
+        if not self._blocks.num_free:  # it needs one at least, whatever the cache has
+            return False
         shared = self._cached_prefix(request)
         wanted = BlockManager.pages_for(len(request.token_ids)) - len(shared)
         if wanted > self._blocks.num_free - self._blocks.num_idle(shared):
