@@ -37,7 +37,7 @@ def choice_seed(seed: int, i: int) -> int:
 def noise_seed(params: SamplingParams) -> int | None:
     """The seed a request runs with: its own, or a drawn one if it needs noise and gave none."""
     if params.seed is None and not is_greedy(params):
-        return secrets.randbits(64)
+        return secrets.randbits(53)  # a client may keep its numbers as doubles
     return params.seed
 
 

@@ -51,6 +51,7 @@ class AsyncEngine:
         info: what the loaded engine says of itself.
         tokenizer: the engine's tokenizer.
         on_step: told of every message of the engine, on the event loop.
+        capacity: requests that can be open at a time.
         state: "ready"; "draining" from ``shutdown`` on; "dead" when the process is gone.
     """
 
@@ -68,7 +69,7 @@ class AsyncEngine:
         self.state: Literal["ready", "draining", "dead"] = "ready"
         seqs = config.resolve().max_num_seqs
         assert seqs is not None
-        self._capacity = seqs + max_queue_size
+        self.capacity = seqs + max_queue_size
         self._step_timeout = step_timeout
         self._last_sign = 0.0  # monotonic time of the last message, or of the first open request
         self._loop = asyncio.get_running_loop()
@@ -144,7 +145,7 @@ class AsyncEngine:
         Args:
             prompt_token_ids: the prompt.
             params: how to sample and when to end.
-            request_id: unique among the open requests.
+            request_id: never used before.
             cache_salt: the prefix cache shares pages only among requests of the same salt.
 
         Raises:
@@ -193,10 +194,8 @@ class AsyncEngine:
         check_request(add.prompt_token_ids, add.params, self.info)
         if request_id in self._streams:
             raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
-        if len(self._streams) >= self._capacity:
-            raise QueueFullError(
-                f"{len(self._streams)} requests are open, at most {self._capacity}"
-            )
+        if len(self._streams) >= self.capacity:
+            raise QueueFullError(f"{len(self._streams)} requests are open, at most {self.capacity}")
         stream: _Stream = asyncio.Queue()
         if not self._streams:
             self._last_sign = time.monotonic()

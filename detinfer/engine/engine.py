@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
 from detinfer.engine.outputs import EngineInfo, FinishReason, RequestOutput, TokenLogprob
-from detinfer.engine.request import Request
+from detinfer.engine.request import Request, RequestState
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
 from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
@@ -190,7 +191,16 @@ class Engine:
             chosen = self._run(rows)
         except Exception as error:
             return [self._fail(row.request, error) for row in rows]
-        return [self._extend(row.request, row.draft, choices) for row, choices in chosen]
+        ended = [
+            self._end(request, "error", cut=True, error=NON_FINITE)
+            for request in {row.request: None for row in rows if row.scored}
+            if not all(map(_is_finite, request.prompt_logprobs))
+        ]
+        return ended + [
+            self._extend(row.request, row.draft, choices)
+            for row, choices in chosen
+            if row.request.state is not RequestState.FINISHED
+        ]
 
     def stats(self) -> dict[str, int]:
         """Counts of requests, pages, steps and tokens, as of now or since the start."""
@@ -348,6 +358,8 @@ class Engine:
             tail, found = request.stop_strings.push(request.detokenizer.finish())
             if not found:
                 tail += request.stop_strings.finish()
+            elif reason == "length":
+                reason = "stop"  # what could have been the beginning of a character was the stop
             new.text += tail
         self.scheduler.finish(request)
         del self._requests[request.request_id]
@@ -385,6 +397,10 @@ def _describe(runner: Runner, config: EngineConfig) -> EngineInfo:
         fingerprint=parts,
         system_fingerprint=runner.fingerprint.system_fingerprint,
     )
+
+
+def _is_finite(one: TokenLogprob) -> bool:
+    return all(math.isfinite(logprob) for logprob in (one.logprob, *(p for _, p in one.top[-1:])))
 
 
 def _sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:

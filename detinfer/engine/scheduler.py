@@ -25,12 +25,15 @@ class Limits:
         max_num_batched_tokens: most tokens in a step.
         max_chunk: most prompt tokens of one request in a step; None leaves it to the budget.
         max_with_drafts: tokens up to which drafts may fill a step; beyond a few, each costs time.
+        max_scored: most positions of prompts in a step whose logits are wanted: each is a whole row
+            of the vocabulary in memory, and everyone waits while it is ranked.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_chunk: int | None = None
     max_with_drafts: int = 0
+    max_scored: int = 256
 
 
 class ScheduledRow(NamedTuple):
@@ -74,7 +77,8 @@ class Scheduler:
         self.preemptions = 0
         self.prefix_hits = 0
         self.prefix_queries = 0
-        self._budget = 0  # tokens that the step being laid out has left
+        # What the step being laid out has left, in tokens and in positions to score.
+        self._budget = self._scorable = 0
         self._blocks = block_manager
         self._prefix_caching = prefix_caching
 
@@ -85,7 +89,7 @@ class Scheduler:
     def schedule(self) -> list[ScheduledRow]:
         """Lays out one step, at most one row a request, and admits what fits."""
         limits, rows = self.limits, dict[Request, int]()
-        self._budget = limits.max_num_batched_tokens
+        self._budget, self._scorable = limits.max_num_batched_tokens, limits.max_scored
         runnable = self.running[: limits.max_num_seqs]
         preempted = self.preemptions
         for request in sorted(runnable, key=lambda one: not one.decoding):  # stable: by arrival
@@ -131,6 +135,10 @@ class Scheduler:
         count = min(request.pending_tokens, self._budget)
         if not request.decoding:
             count = min(count, self.limits.max_chunk or count)
+        if request.to_score(count):
+            if not self._scorable:
+                return
+            count = min(count, self._scorable)
         wanted = BlockManager.pages_for(request.num_computed + count) - len(request.block_table)
         while wanted > self._blocks.num_free and self.running[-1] is not request:
             self._budget += rows.pop(self.running[-1], 0)
@@ -143,6 +151,7 @@ class Scheduler:
         if room > 0:
             rows[request] = min(count, room)
             self._budget -= rows[request]
+            self._scorable -= len(request.to_score(rows[request]))
 
     def _draft(self, request: Request) -> Sequence[int]:
         """A draft that the step, the request and its pages have room for."""

@@ -6,6 +6,7 @@ import pytest
 from fake_runner import FakeRunner, fake_engine
 
 from detinfer.config import EngineConfig
+from detinfer.engine.engine import NON_FINITE
 from detinfer.engine.llm import LLM
 from detinfer.params import SamplingParams
 
@@ -80,3 +81,35 @@ def test_neighbours_may_ask_or_not():
 def test_a_prompt_of_one_token_has_nothing_to_score():
     [answer] = LLM(engine=fake_engine()).generate([[5]], SCORE)
     assert answer.prompt_logprobs == []
+
+
+def test_a_step_scores_no_more_than_its_limit_and_everyone_gets_on():
+    ids, _ = generated()
+    expected = scores(fake_engine(), ids)
+    engine = fake_engine()
+    engine.scheduler.limits.max_scored = 10
+    most = []
+    forward = engine.runner.forward
+    engine.runner.forward = lambda batch: most.append(len(batch.logit_rows)) or forward(batch)
+    answers = LLM(engine=engine).generate([ids, ids, "abc"], [SCORE, SCORE, GENERATE])
+    assert [answer.prompt_logprobs for answer in answers] == [expected, expected, None]
+    assert max(most) <= 10 + 3 * 17  # and a choice of each request, drafts included
+
+
+def test_a_prompt_whose_score_is_not_finite_ends_alone():
+    class Poisoned(FakeRunner):
+        """NaN logits after token 77, wherever it stands."""
+
+        def forward(self, batch):
+            logits = super().forward(batch)
+            for row, place in enumerate(batch.logit_rows):
+                if batch.input_ids[place] == 77:
+                    logits[row] = float("nan")
+            return logits
+
+    engine = fake_engine(runner=Poisoned())
+    bad, good = LLM(engine=engine).generate([[1, 77, 2, 3], [1, 2, 3]], SCORE)
+    assert (bad.finish_reason, bad.error) == ("error", NON_FINITE)
+    assert good.finish_reason == "length"
+    assert not engine.has_unfinished()
+    assert engine.stats()["free_pages"] == engine.stats()["num_pages"]
