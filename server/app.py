@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 import detinfer
 from detinfer.config import ServerConfig
 from detinfer.server import (
+    routes_check,
     routes_metrics,
     routes_native,
     routes_openai,
@@ -26,6 +27,7 @@ from detinfer.server.protocol_chat import ChatCompletionRequest
 from detinfer.server.protocol_native import GenerateRequest
 from detinfer.server.protocol_openai import CompletionRequest
 from detinfer.server.request_id import RequestIdMiddleware
+from detinfer.server.routes_check import CheckRequest
 from detinfer.server.routes_tgi import TGIStreamRequest
 from detinfer.server.routes_tokenizer import DetokenizeRequest, TokenizeRequest
 from detinfer.server.service import Service
@@ -59,6 +61,7 @@ def create_app(
     app.include_router(routes_openai.router)
     app.include_router(routes_tgi.router)
     app.include_router(routes_tokenizer.router)
+    app.include_router(routes_check.router)
     app.include_router(routes_metrics.router)
     # The last one added is the outermost. What refuses stands inside of what every answer needs:
     # its id, its line in the log, and what lets a page's script read it.
@@ -81,6 +84,7 @@ _BODIES: list[type[StrictBody]] = [
     TGIStreamRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    CheckRequest,
 ]
 
 

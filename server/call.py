@@ -66,6 +66,13 @@ class Call:
         if isinstance(prompts[0], str):
             prompts = await tokenize(engine, prompts, self.prompt_field)
         answers = [(ids, one) for ids in prompts for one in self.choices_for(ids, engine.info)]
+        if len(answers) > engine.capacity:
+            field = self.sources.get("n", "n") if self.params.n > 1 else self.prompt_field
+            raise RequestError(
+                f"{field}: got {len(answers)} answers to give, this server has room for "
+                f"{engine.capacity} at a time",
+                field,
+            )
         return [
             Job(f"{name}-{index}" if len(answers) > 1 else name, ids, params, cache_salt)
             for index, (ids, params) in enumerate(answers)

@@ -50,7 +50,10 @@ async def render(
         )
 
     try:
-        return await aside(sum(len(message.content) for message in messages), apply)
+        # A message costs some work however short it is; what an option is for, only templates know.
+        size = sum(len(message.content) + 40 for message in messages)
+        size += sum(len(str(option)) for option in options.values())
+        return await aside(size, apply)
     except Exception as error:  # whatever a template may run into
         lines = str(error).strip().splitlines()
         reason = lines[0][:150] if lines else type(error).__name__

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 # Shorter texts take less time to tokenise than a thread takes to start on them.
 INLINE_SIZE = 2000
+# Longer ones wait for one another, so that the others need not wait for them.
+LARGE_SIZE = 200_000
+_large = ThreadPoolExecutor(1, thread_name_prefix="large-text")
+
+MAX_HEADER_DIGESTS = 16  # the body has them all
 
 T = TypeVar("T")
 
@@ -46,16 +52,38 @@ async def aside(size: int, work: Callable[..., T], *args: Any, **options: Any) -
     """
     if size <= INLINE_SIZE:
         return work(*args, **options)
-    return await asyncio.to_thread(work, *args, **options)
+    if size <= LARGE_SIZE:
+        return await asyncio.to_thread(work, *args, **options)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_large, partial(work, *args, **options))
 
 
 async def tokenize(engine: AsyncEngine, texts: Sequence[str], field: str) -> list[list[int]]:
-    """Token ids of raw texts, special tokens as the tokenizer adds them by default."""
+    """Token ids of raw texts, special tokens as the tokenizer adds them by default.
+
+    Raises:
+        RequestError: a text without a token, or one that no tokens of the model's length spell.
+    """
+    longest = engine.info.max_model_len * longest_token(engine.tokenizer)
+    for text in texts:
+        if len(text) > longest:
+            raise RequestError(
+                f"{field}: got {len(text)} characters, at most {longest} can fit the model's "
+                f"length of {engine.info.max_model_len} tokens",
+                field,
+                "context_length_exceeded",
+            )
     encode = partial(encode_text, engine.tokenizer, field=field)
     encoded = [await aside(len(text), encode, text) for text in texts]
     if not all(encoded):
         raise RequestError(f"{field}: got text without a single token", field)
     return encoded
+
+
+@lru_cache(maxsize=4)
+def longest_token(tokenizer: Any) -> int:
+    """Characters of the vocabulary's longest token."""
+    return max(map(len, tokenizer.get_vocab()))
 
 
 Outputs = AsyncGenerator[list[tuple[int, "RequestOutput"]], None]
@@ -181,6 +209,13 @@ def logprob_values(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         {"token_id": one.token_id, "logprob": one.logprob, "top": [list(pair) for pair in one.top]}
         for one in logprobs
     ]
+
+
+def digest_header(digests: Sequence[str]) -> dict[str, str]:
+    """``x-detinfer-digest`` of a call's answers, unless it would be too long for proxies."""
+    if len(digests) > MAX_HEADER_DIGESTS:
+        return {}
+    return {"x-detinfer-digest": ", ".join(digests)}
 
 
 def cache_salt(request: Request) -> str:

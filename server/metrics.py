@@ -100,6 +100,7 @@ class Metrics:
     """What one server counts.
 
     Attributes:
+        check_mismatches: deterministic answers that a check found to differ.
         requests: requests to the engine that have ended, by (mode, finish reason).
         http_requests: HTTP requests that have ended, by (method, route template, status).
     """
@@ -120,6 +121,7 @@ class Metrics:
         self.iteration_tokens = Histogram(
             "iteration_tokens_total", "Tokens that went through the model in a step.", _STEP_TOKENS
         )
+        self.check_mismatches = 0
         self.requests: Counter[tuple[str, str]] = Counter()
         self.http_requests: Counter[tuple[str, str, str]] = Counter()
 
@@ -176,6 +178,13 @@ class Metrics:
             labels,
             ("finished_reason",),
             {(why,): sum(self.requests[mode, why] for mode in MODES) for why in FINISH_REASONS},
+        )
+        yield _counter(
+            "check_mismatches",
+            "Deterministic answers that a check found to differ from those given alone.",
+            labels,
+            (),
+            {(): self.check_mismatches},
         )
         for histogram in (
             self.time_to_first_token,

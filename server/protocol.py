@@ -22,7 +22,8 @@ from pydantic import ValidationError as PydanticValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGIT_BIAS
+from detinfer.params import MAX_LOGIT_BIAS, MAX_STOP_LENGTH, MAX_STOP_STRINGS
+from detinfer.server.limits import MAX_PROMPTS
 
 Body = TypeVar("Body", bound="StrictBody")
 
@@ -72,7 +73,22 @@ class StrictBody(BaseModel):
 
 def documented(low: float, high: float) -> Any:
     """Field metadata: the range that the schema states and ``SamplingParams`` enforces."""
-    return Field(json_schema_extra={"minimum": low, "maximum": high})
+    return stated(minimum=low, maximum=high)
+
+
+def stated(**keywords: float) -> Any:
+    """Field metadata: JSON Schema's words for what is judged after parsing."""
+    return Field(json_schema_extra=dict(keywords))
+
+
+def exactly_one(*fields: str) -> dict[str, Any]:
+    """Schema of a body that needs one of ``fields`` and no other of them; null is none."""
+
+    def only(field: str) -> dict[str, Any]:
+        others: dict[str, Any] = {other: {"type": "null"} for other in fields}
+        return {"required": [field], "properties": {**others, field: {"not": {"type": "null"}}}}
+
+    return {"oneOf": [only(field) for field in fields]}
 
 
 # Wider than any field's range; only keeps absurdly long numbers out of messages and arithmetic.
@@ -108,23 +124,36 @@ class Neutral:
         )
 
 
-StringList = Annotated[list[str], Field(fail_fast=True)]
-TokenIds = Annotated[list[Annotated[Integer, documented(0, (1 << 31) - 1)]], Field(fail_fast=True)]
-TokenIdLists = Annotated[list[TokenIds], Field(fail_fast=True)]
-
-
 def at_most(most: int) -> BeforeValidator:
-    """Field metadata: a bound on an object's entries.
+    """Field metadata: a bound on the entries of an object or a list.
 
-    Looked at first, so that a huge object costs no complaint an entry.
+    Looked at first, so that a huge one costs no work an entry.
     """
 
     def check(value: object) -> object:
-        if isinstance(value, dict) and len(value) > most:
+        if isinstance(value, dict | list) and len(value) > most:
             raise PydanticCustomError("too_long", "at most {most} entries", {"most": most})
         return value
 
     return BeforeValidator(check)
+
+
+MAX_ENTRIES = 1024  # of a list of lists or objects: more are not even read
+
+TokenIds = Annotated[list[Annotated[Integer, documented(0, (1 << 31) - 1)]], Field(fail_fast=True)]
+
+Text = Annotated[str, stated(minLength=1)]
+Texts = Annotated[list[Text], Field(fail_fast=True), stated(minItems=1, maxItems=MAX_PROMPTS)]
+Prompt = Annotated[TokenIds, stated(minItems=1)]
+Prompts = Annotated[
+    list[Prompt],
+    Field(fail_fast=True),
+    stated(minItems=1, maxItems=MAX_PROMPTS),
+    at_most(MAX_ENTRIES),
+]
+
+StopString = Annotated[str, stated(minLength=1, maxLength=MAX_STOP_LENGTH)]
+StopStrings = Annotated[list[StopString], Field(fail_fast=True), stated(maxItems=MAX_STOP_STRINGS)]
 
 
 # JSON's keys are strings; a pattern, since pydantic would read " +1_0.0" as 10.

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from detinfer.errors import RequestError
 from detinfer.server.call import sampling_params
-from detinfer.server.protocol import Neutral, StrictBody, at_most, shown
+from detinfer.server.protocol import (
+    MAX_ENTRIES,
+    Neutral,
+    StrictBody,
+    at_most,
+    exactly_one,
+    shown,
+)
 from detinfer.server.protocol_native import Tokens
 from detinfer.server.protocol_openai import (
     Logprobs,
@@ -67,7 +74,9 @@ class ChatMessage(StrictBody):
 
 
 ChatMessages = Annotated[
-    list[ChatMessage], Field(fail_fast=True, json_schema_extra={"minItems": 1})
+    list[ChatMessage],
+    Field(fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": MAX_ENTRIES}),
+    at_most(MAX_ENTRIES),
 ]
 TemplateOptions = Annotated[dict[str, str | bool | int | float | None], at_most(64)]
 
@@ -79,6 +88,8 @@ class ChatCompletionRequest(OpenAIBody):
         **StrictBody.several_types,
         "chat_template_kwargs": "an object of at most 64 strings, numbers and booleans",
     }
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("messages"))
 
     messages: ChatMessages | None = None
     max_completion_tokens: Tokens | None = Field(

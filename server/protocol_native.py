@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
@@ -14,12 +14,18 @@ from detinfer.server.protocol import (
     Integer,
     LogitBias,
     Neutral,
+    Prompt,
+    Prompts,
+    StopString,
+    StopStrings,
     StrictBody,
-    StringList,
-    TokenIdLists,
+    Text,
+    Texts,
     TokenIds,
     documented,
+    exactly_one,
     shown,
+    stated,
 )
 
 _SAMPLING_FIELDS = (
@@ -54,16 +60,17 @@ Temperature = Annotated[float, documented(0.0, 100.0)]
 Penalty = Annotated[float, documented(-2.0, 2.0)]
 Choices = Annotated[Integer, documented(1, MAX_N)]
 TopK = Annotated[Integer, documented(-1, 1 << 31)]
+TopP = Annotated[float, stated(exclusiveMinimum=0.0, maximum=1.0)]
 
 
 class _Sampling(StrictBody):
     """What the flat form and both nested forms share; null means left out."""
 
     temperature: Temperature | None = Field(None, description="0 is greedy")
-    top_p: Annotated[float, documented(0.0, 1.0)] | None = None
+    top_p: TopP | None = None
     top_k: TopK | None = Field(None, description="0 and -1 keep all")
     min_p: Annotated[float, documented(0.0, 1.0)] | None = None
-    stop: str | StringList | None = None
+    stop: StopString | StopStrings | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
     repetition_penalty: Annotated[float, documented(0.01, 100.0)] | None = Field(
@@ -114,10 +121,12 @@ class GenerateRequest(_Sampling):
         "input_ids": "a list of token ids or a list of such lists",
     }
 
-    prompt: str | StringList | None = None
-    text: str | StringList | None = Field(None, description="alias of prompt")
-    inputs: str | StringList | None = Field(None, description="alias of prompt")
-    input_ids: TokenIds | TokenIdLists | None = None
+    model_config = ConfigDict(json_schema_extra=exactly_one(*_PROMPT_FIELDS))
+
+    prompt: Text | Texts | None = None
+    text: Text | Texts | None = Field(None, description="alias of prompt")
+    inputs: Text | Texts | None = Field(None, description="alias of prompt")
+    input_ids: Prompt | Prompts | None = None
     max_tokens: Tokens | None = Field(None, description="128 unless given")
     seed: Seed | None = None
     min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None

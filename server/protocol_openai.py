@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
@@ -14,13 +14,18 @@ from detinfer.server.protocol import (
     Integer,
     LogitBias,
     Neutral,
+    Prompt,
+    Prompts,
+    StopString,
+    StopStrings,
     StrictBody,
-    StringList,
-    TokenIdLists,
+    Text,
+    Texts,
     TokenIds,
     documented,
+    exactly_one,
 )
-from detinfer.server.protocol_native import Choices, Penalty, Seed, Temperature, TopK
+from detinfer.server.protocol_native import Choices, Penalty, Seed, Temperature, TopK, TopP
 
 _SAMPLED = "1 unless given: the answer is sampled, with a drawn seed that it reports"
 _SAMPLING_FIELDS = (
@@ -57,9 +62,9 @@ class OpenAIBody(StrictBody):
 
     model: str | None = Field(None, description="the served one, if given")
     temperature: Temperature | None = Field(None, description=f"0 is greedy; {_SAMPLED}")
-    top_p: Annotated[float, documented(0.0, 1.0)] | None = None
+    top_p: TopP | None = None
     n: Choices | None = Field(None, description="answers to each prompt, each with its own seed")
-    stop: str | StringList | None = None
+    stop: StopString | StopStrings | None = None
     seed: Seed | None = Field(None, description="of the first answer; the others follow from it")
     logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
     presence_penalty: Penalty | None = None
@@ -98,7 +103,9 @@ class CompletionRequest(OpenAIBody):
         "prompt": "a string, a list of strings, of token ids, or of lists of token ids",
     }
 
-    prompt: str | StringList | TokenIds | TokenIdLists | None = None
+    model_config = ConfigDict(json_schema_extra=exactly_one("prompt"))
+
+    prompt: Text | Texts | Prompt | Prompts | None = None
     max_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = Field(
         None, description="16 unless given; 0 only with echo"
     )

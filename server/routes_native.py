@@ -14,7 +14,14 @@ from starlette.responses import Response
 import detinfer
 from detinfer.server.disconnect import until_disconnect
 from detinfer.server.errors import ErrorResponse, model_not_found
-from detinfer.server.generation import Answer, answer_value, cache_salt, logprob_values, run_jobs
+from detinfer.server.generation import (
+    Answer,
+    answer_value,
+    cache_salt,
+    digest_header,
+    logprob_values,
+    run_jobs,
+)
 from detinfer.server.openapi import body_of, failures, streamed
 from detinfer.server.protocol import parse_body
 from detinfer.server.protocol_native import (
@@ -54,8 +61,7 @@ async def generate(request: Request) -> Response:
         return EventStream(_events(service, call, salt), headers)
     answers = await until_disconnect(request.receive, _answers(service, call, salt))
     values = [answer.value(engine.info.system_fingerprint) for answer in answers]
-    digests = ", ".join(str(value["digest"]) for value in values if value["digest"])
-    headers |= {"x-detinfer-digest": digests}
+    headers |= digest_header([str(value["digest"]) for value in values])
     return json_response(values if call.many else values[0], headers=headers)
 
 

@@ -14,7 +14,14 @@ from starlette.responses import Response
 
 from detinfer.server import chat
 from detinfer.server.disconnect import until_disconnect
-from detinfer.server.generation import Job, Outputs, cache_salt, other_model, run_jobs
+from detinfer.server.generation import (
+    Job,
+    Outputs,
+    cache_salt,
+    digest_header,
+    other_model,
+    run_jobs,
+)
 from detinfer.server.openai_models import ChatCompletionResponse, CompletionResponse
 from detinfer.server.openai_values import ChatChoice, Choice, CompletionChoice, Value, usage
 from detinfer.server.openapi import body_of, failures, streamed
@@ -110,7 +117,7 @@ async def _answer(request: Request, exchange: _Exchange) -> Response:
         return EventStream(_events(exchange, salt), headers)
     value = await until_disconnect(request.receive, _whole(exchange, salt))
     digests = [str(choice["digest"]) for choice in value["choices"]]
-    return json_response(value, headers=headers | {"x-detinfer-digest": ", ".join(digests)})
+    return json_response(value, headers=headers | digest_header(digests))
 
 
 async def _whole(exchange: _Exchange, salt: str) -> Value:

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from detinfer.errors import RequestError
 from detinfer.server.call import Call
 from detinfer.server.generation import cache_salt, run_jobs
-from detinfer.server.openapi import body_of, failures
-from detinfer.server.protocol import StrictBody, parse_body
+from detinfer.server.openapi import EVENTS, body_of, failures
+from detinfer.server.protocol import StrictBody, Text, parse_body
 from detinfer.server.protocol_native import GenerateRequest, TGIParameters, to_call
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
@@ -38,7 +38,7 @@ class TGIStreamParameters(TGIParameters):
 class TGIStreamRequest(StrictBody):
     """The body of ``POST /generate_stream``."""
 
-    inputs: str
+    inputs: Text
     parameters: TGIStreamParameters | None = None
     stream: bool | None = Field(None, description="ignored")
 
@@ -53,7 +53,7 @@ class _Stream(EventStream):
     responses={
         200: {
             "description": "Server-sent events, one a token; the last has `generated_text`",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": EVENTS,
         },
         **failures(400, 401, 408, 413, 429, 500, 503, 504),
     },

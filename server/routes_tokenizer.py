@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +13,7 @@ from detinfer.errors import RequestError
 from detinfer.server import chat
 from detinfer.server.generation import aside, other_model
 from detinfer.server.openapi import body_of, failures
-from detinfer.server.protocol import Neutral, StrictBody, TokenIds, parse_body
+from detinfer.server.protocol import Neutral, StrictBody, TokenIds, exactly_one, parse_body
 from detinfer.server.protocol_chat import ChatMessages, TemplateOptions
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
@@ -25,6 +25,8 @@ _FAILURES = failures(400, 401, 404, 408, 413, 500, 503)
 
 class TokenizeRequest(StrictBody):
     """The body of ``POST /tokenize``; exactly one of prompt and messages."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("prompt", "messages"))
 
     model: str | None = None
     prompt: str | None = None
@@ -110,8 +112,8 @@ async def detokenize(request: Request) -> Response:
     if (refusal := other_model(service, body.model)) is not None:
         return refusal
     size = engine.info.vocab_size
-    wrong = next((token for token in body.tokens if not 0 <= token < size), None)
-    if wrong is not None:
+    if body.tokens and not 0 <= min(body.tokens) <= max(body.tokens) < size:
+        wrong = next(token for token in body.tokens if not 0 <= token < size)
         raise RequestError(f"tokens: got token id {wrong}, expected 0..{size - 1}", "tokens")
     decode = engine.tokenizer.backend_tokenizer.decode
     text = await aside(len(body.tokens), decode, body.tokens, skip_special_tokens=False)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from detinfer.config import ServerConfig
+from detinfer.errors import QueueFullError
 from detinfer.server.errors import UnavailableError
 from detinfer.server.metrics import Metrics
 
@@ -41,6 +42,7 @@ class Service:
         self.default_deterministic = default_deterministic
         self.draining = False
         self.active = 0
+        self._checking = False
         self.started_at = int(time.time())
 
     @property
@@ -75,6 +77,21 @@ class Service:
     def model_id(self, engine: AsyncEngine) -> str:
         """The name clients see."""
         return self.config.served_model_name or engine.info.model_name
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """One check at a time: each keeps several requests running.
+
+        Raises:
+            QueueFullError: another is running.
+        """
+        if self._checking:
+            raise QueueFullError("another check is running, expected one at a time")
+        self._checking = True
+        try:
+            yield
+        finally:
+            self._checking = False
 
     @contextmanager
     def answering(self) -> Iterator[None]:

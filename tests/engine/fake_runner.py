@@ -39,6 +39,9 @@ class FakeTokenizer:
     def encode(self, text):
         return [ord(character) - 33 for character in text]
 
+    def get_vocab(self):
+        return {chr(33 + token): token for token in range(VOCAB)}
+
 
 class FakeRunner:
     """Fault injection: ``fail_at`` raises in that forward, ``poison`` gives NaN logits to a row

@@ -90,6 +90,7 @@ class FakeEngine:
         self.script = script
         self.cached_tokens = cached_tokens
         self.state = "ready"
+        self.capacity = 260
         self.delay = delay
         self.fail_after = fail_after
         self.die_after = die_after

@@ -26,6 +26,7 @@ class TinyEngine:
         self._outputs: dict[str, deque[RequestOutput]] = {}
         self.info, self.tokenizer = self._engine.info, runner.tokenizer
         self.state = "ready"
+        self.capacity = 128
 
     async def generate(
         self,

@@ -1,0 +1,146 @@
+"""``POST /check``: is this server's answer the same under every load? As server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import CancelledError
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from detinfer.check import Check, CheckResult, Mode, Progress, Target
+from detinfer.engine.validation import check_request
+from detinfer.errors import RequestError
+from detinfer.params import SamplingParams
+from detinfer.server.check_backend import AsyncEngineBackend
+from detinfer.server.generation import cache_salt, tokenize
+from detinfer.server.openapi import EVENTS, body_of, failures
+from detinfer.server.protocol import Integer, StrictBody, Text, documented, parse_body, stated
+from detinfer.server.protocol_native import Seed
+from detinfer.server.service import Service
+from detinfer.server.sse import EventStream, event
+
+router = APIRouter()
+
+MAX_RUNS = 1000
+MAX_CHECK_TOKENS = 256
+
+
+class CheckRequest(StrictBody):
+    """The body of ``POST /check``."""
+
+    prompt: Text
+    runs: Annotated[Integer, documented(1, MAX_RUNS)] | None = Field(
+        None, description="answers that are compared with the one it gets alone; 20 unless given"
+    )
+    max_tokens: Annotated[Integer, documented(1, MAX_CHECK_TOKENS)] | None = Field(
+        None, description="32 unless given"
+    )
+    modes: (
+        Annotated[list[Mode], stated(minItems=1, uniqueItems=True)]
+        | None
+    ) = Field(None, description="judged on the first; deterministic alone unless given")
+    seed: Seed | None = Field(None, description="draws the loads; a fresh one unless given")
+
+
+@router.post(
+    "/check",
+    response_model=None,
+    responses={
+        200: {
+            "description": "Server-sent events: `progress` after each load, then the result, then "
+            "`[DONE]`",
+            "content": EVENTS,
+        },
+        **failures(400, 401, 408, 413, 429, 500, 503, 504),
+    },
+    openapi_extra=body_of(CheckRequest),
+)
+async def check(request: Request) -> Response:
+    """Answer one prompt many times, each time under another load, and compare bit for bit."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    body = parse_body(CheckRequest, await request.body())
+    runs = _bounded("runs", 20 if body.runs is None else body.runs, MAX_RUNS)
+    most = 32 if body.max_tokens is None else body.max_tokens
+    most = _bounded("max_tokens", most, MAX_CHECK_TOKENS)
+    seed = None if body.seed is None else _bounded("seed", body.seed, (1 << 64) - 1, least=0)
+    modes: list[Mode] = ["deterministic"] if body.modes is None else body.modes
+    if len(set(modes)) < max(len(modes), 1):
+        raise RequestError(f"modes: got {len(modes)}, expected each at most once", "modes")
+    if "fast" in modes and not engine.info.allow_fast:
+        raise RequestError("modes: got fast, but this server runs without the fast mode", "modes")
+    params = SamplingParams(max_tokens=most)
+    [prompt] = await tokenize(engine, [body.prompt], "prompt")
+    check_request(prompt, params, engine.info)
+    backend = AsyncEngineBackend(engine, cache_salt(request))
+    target = Target(body.prompt, params)
+    checking = Check(backend, [target], runs=runs, modes=modes, seed=seed)
+    return EventStream(_events(service, backend, checking), {})
+
+
+def _bounded(name: str, value: int, most: int, least: int = 1) -> int:
+    if not least <= value <= most:
+        raise RequestError(f"{name}: got {value}, expected an integer in {least}..{most}", name)
+    return value
+
+
+async def _events(
+    service: Service, backend: AsyncEngineBackend, checking: Check
+) -> AsyncGenerator[bytes, None]:
+    """What a check tells from its thread; closing this ends the check."""
+    with service.answering(), service.checking():
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Progress | CheckResult | Exception] = asyncio.Queue()
+
+        def run() -> None:
+            try:
+                for progress in checking.progress():
+                    loop.call_soon_threadsafe(told.put_nowait, progress)
+                loop.call_soon_threadsafe(told.put_nowait, checking.result())
+            except CancelledError:
+                pass
+            except Exception as error:
+                loop.call_soon_threadsafe(told.put_nowait, error)
+
+        thread = asyncio.create_task(asyncio.to_thread(run))
+        try:
+            while True:
+                news = await told.get()
+                if isinstance(news, Exception):
+                    raise _cause(news)
+                if isinstance(news, CheckResult):
+                    service.metrics.check_mismatches += sum(
+                        prompt.divergent_runs
+                        for mode in news.by_mode.values()
+                        if mode.mode == "deterministic"
+                        for prompt in mode.prompts
+                    )
+                    yield event(news.to_json())
+                    return
+                yield event({"progress": _progress(news)})
+        finally:
+            backend.cancel()
+            await asyncio.wait((thread,))
+
+
+def _cause(error: Exception) -> Exception:
+    """What made a load fail: several of its requests may have failed at once."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    return {
+        "mode": progress.mode,
+        "loads": progress.loads,
+        "runs": progress.runs,
+        "total": progress.total,
+        "unique_digests": progress.unique_digests,
+        "seconds": round(progress.seconds, 3),
+    }

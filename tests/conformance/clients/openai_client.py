@@ -1,0 +1,218 @@
+"""The ``openai`` SDK with a detinfer server: openai_client.py URL."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from openai import AsyncOpenAI, OpenAI
+
+PROMPT = "The capital of France is"
+MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow."}]
+SAMPLED = {"temperature": 0.8, "top_p": 0.95, "seed": 7, "max_tokens": 24}
+
+
+def check_models(client: OpenAI) -> str:
+    [model] = client.models.list().data
+    assert client.models.retrieve(model.id) == model
+    return model.id
+
+
+def check_completions(client: OpenAI, model: str) -> None:
+    answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=8, temperature=0)
+    [choice] = answer.choices
+    assert answer.object == "text_completion"
+    assert "Paris" in choice.text
+    assert choice.finish_reason == "length"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 8)
+    assert answer.usage.total_tokens == 13
+    # The default length is OpenAI's.
+    assert client.completions.create(model=model, prompt=PROMPT).usage.completion_tokens <= 16
+
+
+def check_same_seed_same_bits(client: OpenAI, model: str) -> None:
+    """Alone or among others, a seed gives the same text, digest and fingerprint."""
+    once, twice = (
+        client.completions.create(model=model, prompt=prompt, **SAMPLED)
+        for prompt in (PROMPT, ["Once upon a time", PROMPT, "def main():"])
+    )
+    first, [_, second, _] = once.choices[0], twice.choices
+    assert (first.text, first.digest) == (second.text, second.digest)
+    assert once.system_fingerprint == twice.system_fingerprint
+    other = client.completions.create(model=model, prompt=PROMPT, **{**SAMPLED, "seed": 8})
+    assert other.choices[0].digest != first.digest
+
+
+def check_n(client: OpenAI, model: str) -> None:
+    """Choices come prompt by prompt, and each can be had again alone, by the seed it reports."""
+    prompts = [PROMPT, "Once upon a time"]
+    answer = client.completions.create(model=model, prompt=prompts, n=2, **SAMPLED)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert len({choice.digest for choice in answer.choices}) == 4
+    for choice in answer.choices:
+        alone = {**SAMPLED, "prompt": prompts[choice.index // 2], "seed": choice.seed}
+        [again] = client.completions.create(model=model, **alone).choices
+        assert (again.text, again.digest) == (choice.text, choice.digest)
+
+
+def check_stop(client: OpenAI, model: str) -> None:
+    whole = client.completions.create(model=model, prompt=PROMPT, max_tokens=24, temperature=0)
+    word = whole.choices[0].text.split()[2]
+    cut = client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=24, temperature=0, stop=["###", word]
+    )
+    assert cut.choices[0].finish_reason == "stop"
+    assert cut.choices[0].text == whole.choices[0].text.split(word)[0]
+
+
+def check_logprobs_and_echo(client: OpenAI, model: str) -> None:
+    """Scoring a text gives the very floats that writing it gave."""
+    written = client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=8, temperature=0, logprobs=3
+    ).choices[0]
+    assert written.logprobs.token_logprobs == [
+        max(top.values()) for top in written.logprobs.top_logprobs
+    ]
+    scored = client.completions.create(
+        model=model, prompt=PROMPT + written.text, max_tokens=0, echo=True, logprobs=3
+    ).choices[0]
+    assert scored.text == PROMPT + written.text
+    assert scored.logprobs.token_logprobs[0] is None
+    assert scored.logprobs.token_logprobs[-8:] == written.logprobs.token_logprobs
+    assert "".join(scored.logprobs.tokens) == scored.text
+    for token, start in zip(scored.logprobs.tokens, scored.logprobs.text_offset, strict=True):
+        assert scored.text.startswith(token, start)
+
+
+def check_logit_bias_and_penalties(client: OpenAI, model: str) -> None:
+    greedy = {"model": model, "prompt": "one one one one", "max_tokens": 16, "temperature": 0}
+    plain = client.completions.create(**greedy)
+    penalised = client.completions.create(**greedy, presence_penalty=2, frequency_penalty=2)
+    assert penalised.choices[0].text != plain.choices[0].text
+    biased = client.completions.create(**greedy, logit_bias={"123": 100}, logprobs=0)
+    assert len(set(biased.choices[0].logprobs.tokens)) == 1
+
+
+def check_completion_stream(client: OpenAI, model: str) -> None:
+    whole = client.completions.create(model=model, prompt=PROMPT, **SAMPLED)
+    *chunks, last = client.completions.create(
+        model=model, prompt=PROMPT, stream=True, stream_options={"include_usage": True}, **SAMPLED
+    )
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].choices[0].digest == whole.choices[0].digest
+    assert len({chunk.id for chunk in (*chunks, last)}) == 1
+    assert last.choices == []
+    assert last.usage.total_tokens == whole.usage.total_tokens
+
+
+def check_chat(client: OpenAI, model: str) -> None:
+    ask = {"model": model, "messages": MESSAGES, "temperature": 0.7, "seed": 3}
+    whole = client.chat.completions.create(
+        **ask, max_completion_tokens=24, logprobs=True, top_logprobs=2
+    )
+    [choice] = whole.choices
+    assert whole.object == "chat.completion"
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    for token in choice.logprobs.content:
+        assert bytes(token.bytes).decode("utf-8", "replace") == token.token
+        assert token.logprob <= token.top_logprobs[0].logprob
+        assert len(token.top_logprobs) == 2
+    # The older name of the limit, and no log-probabilities, are the same answer.
+    older = client.chat.completions.create(**ask, max_tokens=24)
+    assert older.choices[0].message.content == choice.message.content
+    assert older.choices[0].digest == choice.digest
+
+
+def check_chat_stream(client: OpenAI, model: str) -> None:
+    ask = {"model": model, "messages": MESSAGES, "n": 2, **SAMPLED}
+    whole = client.chat.completions.create(**ask)
+    *chunks, last = client.chat.completions.create(
+        **ask, stream=True, stream_options={"include_usage": True}
+    )
+    for choice in whole.choices:
+        own = [one.choices[0] for one in chunks if one.choices[0].index == choice.index]
+        assert own[0].delta.role == "assistant"
+        assert "".join(one.delta.content or "" for one in own) == choice.message.content
+        assert own[-1].finish_reason == choice.finish_reason
+        assert own[-1].digest == choice.digest
+    assert last.choices == []
+    assert last.usage.completion_tokens == whole.usage.completion_tokens
+    # The SDK's own accumulator.
+    with client.chat.completions.stream(model=model, messages=MESSAGES, **SAMPLED) as stream:
+        [done] = [one for one in stream if one.type == "content.done"]
+    assert done.content == whole.choices[0].message.content
+
+
+def check_extensions_and_headers(client: OpenAI, model: str) -> None:
+    ask = {"model": model, "prompt": PROMPT, "max_tokens": 4}
+    for deterministic in (True, False):
+        raw = client.completions.with_raw_response.create(
+            **ask, extra_body={"deterministic": deterministic, "top_k": 1, "ignore_eos": True}
+        )
+        [choice] = raw.parse().choices
+        assert raw.headers["x-detinfer-deterministic"] == str(deterministic).lower()
+        assert choice.deterministic is deterministic
+        assert raw.headers["x-detinfer-digest"] == choice.digest
+        assert raw.headers["x-request-id"]
+    greedy = client.completions.create(**ask, temperature=0).choices[0].text
+    top_1 = client.completions.create(**ask, extra_body={"top_k": 1}).choices[0].text
+    assert top_1 == greedy
+    raw = client.completions.with_raw_response.create(
+        **ask, extra_headers={"x-request-id": "my-own-id"}
+    )
+    assert raw.headers["x-request-id"] == "my-own-id"
+    assert raw.parse()._request_id == "my-own-id"
+
+
+async def check_async(url: str, client: OpenAI, model: str) -> None:
+    """Sixteen at once, half of them streaming, are each what they are alone."""
+    prompts = [f"{PROMPT} Paris. The number {i} is" for i in range(8)]
+    alone = [client.completions.create(model=model, prompt=one, **SAMPLED) for one in prompts]
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as anew:
+
+        async def whole(prompt: str) -> tuple[str, str]:
+            answer = await anew.completions.create(model=model, prompt=prompt, **SAMPLED)
+            return answer.choices[0].text, answer.choices[0].digest
+
+        async def streamed(prompt: str) -> tuple[str, str]:
+            stream = await anew.completions.create(
+                model=model, prompt=prompt, stream=True, **SAMPLED
+            )
+            choices = [chunk.choices[0] async for chunk in stream]
+            return "".join(choice.text for choice in choices), choices[-1].digest
+
+        answers = await asyncio.gather(*map(whole, prompts), *map(streamed, prompts))
+        chat = await anew.chat.completions.create(model=model, messages=MESSAGES, max_tokens=4)
+        assert chat.choices[0].message.content is not None
+    expected = [(one.choices[0].text, one.choices[0].digest) for one in alone]
+    assert answers == expected * 2
+
+
+def main() -> None:
+    url = f"{sys.argv[1]}/v1"
+    # Retries are off so that no failure hides; the key is not looked at by a server without keys.
+    client = OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+    model = check_models(client)
+    checks = [
+        check_completions,
+        check_same_seed_same_bits,
+        check_n,
+        check_stop,
+        check_logprobs_and_echo,
+        check_logit_bias_and_penalties,
+        check_completion_stream,
+        check_chat,
+        check_chat_stream,
+        check_extensions_and_headers,
+    ]
+    for check in checks:
+        check(client, model)
+    asyncio.run(check_async(url, client, model))
+    print(f"openai SDK: {len(checks) + 2} checks passed with {model}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What one call may ask for, before the tokenizer or the engine works on it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from fake_engine import FakeEngine
+
+from detinfer.server.limits import MAX_CHOICES
+
+MESSAGE = {"role": "user", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/generate", {"prompt": "x" * 3_900_000}, "prompt"),
+        ("/generate", {"inputs": ["a", "x" * 3_900_000]}, "inputs"),
+        ("/v1/completions", {"prompt": "x" * 3_900_000}, "prompt"),
+        ("/generate_stream", {"inputs": "x" * 3_900_000}, "inputs"),
+    ],
+)
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(client, route, body, param):
+    start = time.monotonic()
+    response = client.request("POST", route, json=body)
+    assert time.monotonic() - start < 2
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert error["code"] == "context_length_exceeded"
+    assert "3900000 characters" in error["message"]
+
+
+def test_more_answers_than_the_server_has_room_for_are_a_400_not_a_429(make_client):
+    engine = FakeEngine()
+    engine.capacity = 12
+    client = make_client(engine)
+    body = {"prompt": "abc", "max_tokens": 1}
+    response = client.request("POST", "/v1/completions", json={**body, "n": 13})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "n"
+    assert "room for 12" in response.json()["error"]["message"]
+    response = client.generate({**body, "prompt": ["a"] * 13})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")
+    assert client.request("POST", "/v1/completions", json={**body, "n": 12}).status_code == 200
+    assert not engine.running
+
+
+def test_the_digest_header_is_left_out_where_it_would_be_long(client):
+    body = {"prompt": "abc", "max_tokens": 1, "temperature": 0}
+    some = client.request("POST", "/v1/completions", json={**body, "n": 16})
+    many = client.request("POST", "/v1/completions", json={**body, "n": MAX_CHOICES})
+    digests = [choice["digest"] for choice in some.json()["choices"]]
+    assert some.headers["x-detinfer-digest"] == ", ".join(digests)
+    assert "x-detinfer-digest" not in many.headers
+    assert [choice["digest"] for choice in many.json()["choices"]] == digests[:1] * MAX_CHOICES
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/generate", {"input_ids": [[9]] * 700_000}, "input_ids"),
+        ("/v1/completions", {"prompt": [[9]] * 700_000}, "prompt"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": ""}] * 90_000},
+            "messages",
+        ),
+    ],
+)
+def test_a_list_of_a_million_entries_is_refused_unread(client, route, body, param):
+    start = time.monotonic()
+    response = client.request("POST", route, json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert time.monotonic() - start < 5
