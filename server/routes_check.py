@@ -40,10 +40,9 @@ class CheckRequest(StrictBody):
     max_tokens: Annotated[Integer, documented(1, MAX_CHECK_TOKENS)] | None = Field(
         None, description="32 unless given"
     )
-    modes: (
-        Annotated[list[Mode], stated(minItems=1, uniqueItems=True)]
-        | None
-    ) = Field(None, description="judged on the first; deterministic alone unless given")
+    modes: Annotated[list[Mode], stated(minItems=1, uniqueItems=True)] | None = Field(
+        None, description="judged on the first; deterministic alone unless given"
+    )
     seed: Seed | None = Field(None, description="draws the loads; a fresh one unless given")
 
 
