@@ -13,7 +13,7 @@ from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 from detinfer.server.generation import Job, tokenize
-from detinfer.server.limits import MAX_CHOICES, MAX_PROMPTS
+from detinfer.server.limits import MAX_CHOICES, MAX_LOGPROBS_OF_CALL, MAX_PROMPTS
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -73,10 +73,25 @@ class Call:
                 f"{engine.capacity} at a time",
                 field,
             )
+        if (logprobs := sum(_logprobs(*answer) for answer in answers)) > MAX_LOGPROBS_OF_CALL:
+            field = self.sources.get("logprobs", "logprobs")
+            raise RequestError(
+                f"{field}: got a call that may need {logprobs} of them, expected at most "
+                f"{MAX_LOGPROBS_OF_CALL}: fewer tokens, answers or top ones",
+                field,
+            )
         return [
             Job(f"{name}-{index}" if len(answers) > 1 else name, ids, params, cache_salt)
             for index, (ids, params) in enumerate(answers)
         ]
+
+
+def _logprobs(prompt_token_ids: list[int], params: SamplingParams) -> int:
+    """Log-probabilities that one answer may come to."""
+    output = 0 if params.logprobs is None else (params.max_tokens or 0) * (params.logprobs + 1)
+    if params.prompt_logprobs is None:
+        return output
+    return output + len(prompt_token_ids) * (params.prompt_logprobs + 1)
 
 
 def sampling_params(values: Mapping[str, Any], sources: Mapping[str, str]) -> SamplingParams:

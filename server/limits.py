@@ -13,6 +13,7 @@ from detinfer.server.errors import GenerationTimeoutError
 MAX_BODY_BYTES = 4 << 20
 MAX_PROMPTS = 32
 MAX_CHOICES = 128  # of all prompts of a call together
+MAX_LOGPROBS_OF_CALL = 1 << 19  # of all its tokens, the top ones too: half a second to write
 
 
 class LimitsMiddleware:

@@ -7,6 +7,7 @@ import time
 import pytest
 from fake_engine import FakeEngine
 
+from detinfer.server import call
 from detinfer.server.limits import MAX_CHOICES
 
 MESSAGE = {"role": "user", "content": ""}
@@ -73,3 +74,15 @@ def test_a_list_of_a_million_entries_is_refused_unread(client, route, body, para
     response = client.request("POST", route, json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert time.monotonic() - start < 5
+
+
+def test_log_probabilities_of_a_call_are_bounded(client, monkeypatch):
+    monkeypatch.setattr(call, "MAX_LOGPROBS_OF_CALL", 100)
+    body = {"prompt": "abcd", "max_tokens": 5, "logprobs": 4}  # 25 of an answer
+    assert client.request("POST", "/v1/completions", json={**body, "n": 4}).status_code == 200
+    for more in ({"n": 5}, {"n": 4, "echo": True}, {"n": 4, "max_tokens": 6}):
+        response = client.request("POST", "/v1/completions", json={**body, **more})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "logprobs")
+    chat = {"messages": [MESSAGE], "logprobs": True, "top_logprobs": 19, "max_tokens": 6}
+    response = client.request("POST", "/v1/chat/completions", json=chat)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "top_logprobs")
