@@ -28,8 +28,8 @@ from detinfer.server.protocol import (
     stated,
 )
 
-_SAMPLING_FIELDS = (
-    "max_tokens",
+# Under the same names in every dialect.
+SAMPLING_FIELDS = (
     "temperature",
     "top_p",
     "top_k",
@@ -44,7 +44,6 @@ _SAMPLING_FIELDS = (
     "stop_token_ids",
     "ignore_eos",
     "min_tokens",
-    "logprobs",
     "deterministic",
 )
 _OWN_NAMES = {
@@ -237,7 +236,7 @@ def _sampling_values(body: GenerateRequest) -> tuple[dict[str, Any], dict[str, s
         for field in type(form).model_fields if form is not None else ():
             name = _OWN_NAMES.get(field, field)
             value = getattr(form, field)
-            if value is None or name not in _SAMPLING_FIELDS:
+            if value is None or name not in (*SAMPLING_FIELDS, "max_tokens", "logprobs"):
                 continue
             if name in values:
                 raise RequestError(

@@ -25,26 +25,17 @@ from detinfer.server.protocol import (
     documented,
     exactly_one,
 )
-from detinfer.server.protocol_native import Choices, Penalty, Seed, Temperature, TopK, TopP
+from detinfer.server.protocol_native import (
+    SAMPLING_FIELDS,
+    Choices,
+    Penalty,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+)
 
 _SAMPLED = "1 unless given: the answer is sampled, with a drawn seed that it reports"
-_SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "n",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-    "min_tokens",
-    "deterministic",
-)
 
 Logprobs = Annotated[Integer, documented(0, MAX_LOGPROBS)]
 
@@ -177,7 +168,7 @@ def sampling_values(
     body: OpenAIBody, default_deterministic: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The given sampling fields over OpenAI's defaults, and the names they came under."""
-    given = {name: value for name in _SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
+    given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     values = {"temperature": 1.0, "deterministic": default_deterministic, **given}
     return values, {name: name for name in given}
 
