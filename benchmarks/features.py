@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from benchmarks.common import arguments, interleaved, median, report, stopwatch
+from benchmarks.common import arguments, median, report, stopwatch
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.validation import encode_text
@@ -28,109 +28,121 @@ OTHER = {
 }
 
 
-class Timer:
-    """Times whole answers on one engine with a feature on or off."""
+class Timed:
+    """An engine whose requests run one at a time, each step of them timed."""
 
-    def __init__(self, model: str | None) -> None:
-        self.engine = Engine(EngineConfig(model=model, allow_fast=False))
+    def __init__(self, model: str | None, **settings: Any) -> None:
+        self.engine = Engine(EngineConfig(model=model, allow_fast=False, **settings))
         self._count = 0
-        self.digests: set[str | None] = set()
+        self.digest: str | None = None  # of the last answer
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        return encode_text(self.engine.tokenizer, text)
-
-    def decode(self, ids: list[int], params: SamplingParams, speculation: bool) -> float:
-        """Seconds a token after the first."""
-        engine = self.engine
-        engine._speculation = speculation
-        self._add(ids, params)
-        while not engine.scheduler.running or not engine.scheduler.running[0].decoding:
-            engine.step()
-        tokens = 0
-        with stopwatch() as seconds:
-            while engine.has_unfinished():
-                for output in engine.step():
-                    tokens += len(output.token_ids)
-                    self.digests.add(output.digest)
-        return seconds() / tokens
-
-    def first_token(self, ids: list[int], forget: bool) -> float:
-        """Seconds to the first token."""
-        if forget:
-            self.engine.block_manager.forget()
-        self._add(ids, SamplingParams(max_tokens=1, ignore_eos=True))
-        with stopwatch() as seconds:
-            while self.engine.has_unfinished():
-                for output in self.engine.step():
-                    self.digests.add(output.digest)
-        return seconds()
-
-    def _add(self, ids: list[int], params: SamplingParams) -> None:
+    def start(self, ids: list[int], params: SamplingParams) -> None:
+        """Adds a request."""
         self._count += 1
+        self.digest = None
         self.engine.add_request(str(self._count), ids, params)
 
-    def same_digest(self) -> bool:
-        """Whether all answers since the last call had one digest."""
-        found = self.digests - {None}
-        self.digests = set()
-        return len(found) == 1
+    def prefill(self) -> None:
+        """Runs the request up to its first token."""
+        while not any(output.token_ids for output in self.engine.step()):
+            pass
+
+    def step(self) -> float:
+        """Seconds of one step; none once the request has ended."""
+        if not self.engine.has_unfinished():
+            return 0.0
+        with stopwatch() as seconds:
+            for output in self.engine.step():
+                self.digest = output.digest
+        return seconds()
+
+    def first_token(self, ids: list[int], forget: bool) -> float:
+        """Seconds to the only token of an answer."""
+        if forget:
+            self.engine.block_manager.forget()
+        self.start(ids, SamplingParams(max_tokens=1, ignore_eos=True))
+        total = 0.0
+        while self.engine.has_unfinished():
+            total += self.step()
+        return total
+
+
+def decode(
+    engines: dict[str, Timed], ids: list[int], params: SamplingParams
+) -> tuple[dict[str, float], bool]:
+    """Seconds a token after the first on each engine, and whether all digests are equal.
+
+    The engines take turns step by step, so that what disturbs the machine disturbs all of them.
+    """
+    for timed in engines.values():
+        timed.start(ids, params)
+        timed.prefill()
+    totals = dict.fromkeys(engines, 0.0)
+    while any(timed.engine.has_unfinished() for timed in engines.values()):
+        for name, timed in engines.items():
+            totals[name] += timed.step()
+    digests = {timed.digest for timed in engines.values()}
+    tokens = params.max_tokens - 1
+    return {name: total / tokens for name, total in totals.items()}, len(digests) == 1
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], repeats=5)
     parser.add_argument("--tokens", type=int, default=192)
     args = parser.parse_args()
-    timer = Timer(args.model)
+    engines = {"on": Timed(args.model), "off": Timed(args.model, speculation=False)}
+    tokenizer = engines["on"].engine.tokenizer
     rows: list[dict[str, Any]] = []
     for kind, texts in (("repetitive", REPETITIVE), ("other", OTHER)):
         for name, text in texts.items():
-            ids = timer.ids(text)
+            ids = encode_text(tokenizer, text)
             temperature = 0.8 if name == "sampled" else 0.0
             params = SamplingParams(
                 max_tokens=args.tokens, ignore_eos=True, temperature=temperature, seed=1
             )
-            seconds = interleaved(
-                {
-                    "on": lambda ids=ids, params=params: timer.decode(ids, params, True),
-                    "off": lambda ids=ids, params=params: timer.decode(ids, params, False),
-                },
-                args.repeats,
-            )
+            decode(engines, ids, params)  # unrecorded
+            measured = [decode(engines, ids, params) for _ in range(args.repeats)]
             rows.append(
-                {
-                    "feature": f"drafts, {kind} text: {name}",
-                    "on_ms": 1e3 * median(seconds["on"]),
-                    "off_ms": 1e3 * median(seconds["off"]),
-                    "speedup": median(seconds["off"]) / median(seconds["on"]),
-                    "equal_digests": timer.same_digest(),
-                }
+                _row(
+                    f"drafts, {kind} text: {name}",
+                    {side: [seconds[side] for seconds, _ in measured] for side in engines},
+                    all(equal for _, equal in measured),
+                )
             )
     rng = random.Random(0)
     prefix = [rng.randrange(100, 40_000) for _ in range(1500)]
     suffix = [rng.randrange(100, 40_000) for _ in range(32)]
-    seconds = {"on": [], "off": []}
+    timed, seconds, digests = engines["on"], {"on": [], "off": []}, set()
     for _ in range(args.repeats):
-        seconds["off"].append(timer.first_token(prefix + suffix, forget=True))
-        kept, timer.digests = timer.digests, set()
-        timer.first_token(prefix, forget=True)  # leaves its pages behind
-        timer.digests = kept
-        seconds["on"].append(timer.first_token(prefix + suffix, forget=False))
+        seconds["off"].append(timed.first_token(prefix + suffix, forget=True))
+        digests.add(timed.digest)
+        timed.first_token(prefix, forget=True)  # leaves its pages behind
+        seconds["on"].append(timed.first_token(prefix + suffix, forget=False))
+        digests.add(timed.digest)
     rows.append(
-        {
-            "feature": "prefix cache: first token after 1500 shared + 32 own tokens",
-            "on_ms": 1e3 * median(seconds["on"]),
-            "off_ms": 1e3 * median(seconds["off"]),
-            "speedup": median(seconds["off"]) / median(seconds["on"]),
-            "equal_digests": timer.same_digest(),
-        }
+        _row(
+            "prefix cache: first token after 1500 shared + 32 own tokens",
+            seconds,
+            len(digests) == 1,
+        )
     )
     report(
         "what speed features save",
         rows,
-        {"model": timer.engine.info.model_name, "repeats": args.repeats},
+        {"model": timed.engine.info.model_name, "repeats": args.repeats},
         args.json,
     )
+
+
+def _row(feature: str, seconds: dict[str, list[float]], equal: bool) -> dict[str, Any]:
+    on, off = median(seconds["on"]), median(seconds["off"])
+    return {
+        "feature": feature,
+        "on_ms": 1e3 * on,
+        "off_ms": 1e3 * off,
+        "speedup": off / on,
+        "equal_digests": equal,
+    }
 
 
 if __name__ == "__main__":

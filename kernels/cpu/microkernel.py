@@ -1,8 +1,9 @@
 """The one matrix tile behind linear and attention: m rows x (16 * vectors) outputs, k ascending.
 
 Each output element is one chain of fused multiply-adds that starts from a stored value, so a chain
-may be cut anywhere and resumed. Rows go by six, four, two and one, with accumulators in vector
-registers over the whole loop; which of them computes a row cannot matter to its chain.
+may be cut anywhere and resumed. Rows go by six, those left over in one smaller tile, with
+accumulators in vector registers over the whole loop; which tile computes a row cannot matter to its
+chain.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from numba.core import cgutils
 
 from detinfer.kernels.cpu.jit import kernel
 from detinfer.kernels.cpu.vector import ADDRESS, I64, LANES, Emit, const64, row_intrinsic
+
+TILE_ROWS = 6  # by four vectors: 24 accumulators of the 32 registers AVX-512 has
 
 
 def _rows(
@@ -63,20 +66,21 @@ def make_tile(vectors: int, bf16: bool):
     """
 
     def emit(b, m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
-        done = const64(0)
-        for rows in (6, 4, 2, 1):
-            with cgutils.for_range(b, b.sdiv(b.sub(m, done), const64(rows))) as loop:
-                row = b.add(done, b.mul(loop.index, const64(rows)))
+        def tile(rows, row):
+            def at(base, stride):
+                return b.add(base, b.mul(b.mul(row, stride), const64(4)))
 
-                def at(base, stride, row=row):
-                    return b.add(base, b.mul(b.mul(row, stride), const64(4)))
+            _rows(
+                b, rows, vectors, bf16, at(x, x_stride), x_stride, w, w_stride,
+                at(start, start_stride), start_stride, at(out, out_stride), out_stride, k,
+            )  # fmt: skip
 
-                _rows(
-                    b, rows, vectors, bf16, at(x, x_stride), x_stride, w, w_stride,
-                    at(start, start_stride), start_stride, at(out, out_stride), out_stride, k,
-                )  # fmt: skip
-            left = b.srem(b.sub(m, done), const64(rows))
-            done = b.sub(m, left)
+        whole, left = b.sdiv(m, const64(TILE_ROWS)), b.srem(m, const64(TILE_ROWS))
+        with cgutils.for_range(b, whole) as loop:
+            tile(TILE_ROWS, b.mul(loop.index, const64(TILE_ROWS)))
+        for rows in range(1, TILE_ROWS):
+            with b.if_then(b.icmp_signed("==", left, const64(rows))):
+                tile(rows, b.sub(m, left))
 
     return row_intrinsic(types.void, [ADDRESS] * 10, emit)
 

@@ -8,7 +8,7 @@ from fake_runner import VOCAB, FakeRunner, fake_engine
 
 from detinfer.config import EngineConfig
 from detinfer.engine import engine as engine_module
-from detinfer.engine.speculation import LONGEST, NGRAM, PATIENCE, PromptLookup
+from detinfer.engine.speculation import LONGEST, NGRAMS, PATIENCE, PromptLookup
 from detinfer.params import SamplingParams
 
 
@@ -112,9 +112,10 @@ def test_drafts_never_ask_for_pages_or_past_an_end():
 def test_a_lookup_proposes_what_followed_last():
     lookup = PromptLookup()
     assert lookup.propose([1, 2], 5) == []
-    assert lookup.propose([1, 2, 3, 9, 1, 2, 3], 2) == [9, 1]
-    assert lookup.propose([1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3], 9)[:2] == [8, 1]
-    assert lookup.propose([1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3, 7, 7, 7], 9) == []
+    text = [1, 2, 3, 9, 1, 2, 3]
+    assert lookup.propose(text, 2) == [9, 1]
+    assert lookup.propose([*text, 8, 1, 2, 3], 9)[:2] == [8, 1]
+    assert lookup.propose([*text, 8, 1, 2, 3, 7, 7, 7], 9) == []
 
 
 def test_a_lookup_learns_from_its_failures_and_successes():
@@ -138,16 +139,26 @@ def test_a_lookup_learns_from_its_failures_and_successes():
     assert max(waits) == PATIENCE
 
 
+def last_occurrence(text, n):
+    """Where the last ``n`` tokens ended when they occurred before; None if they did not."""
+    ends = [end for end in range(n, len(text)) if text[end - n : end] == text[-n:]]
+    return ends[-1] if ends and len(text) > n else None
+
+
 def test_the_index_grows_with_the_text_and_equals_a_search():
     rng = np.random.default_rng(0)
-    lookup, text = PromptLookup(), []
+    lookup, text, by_length = PromptLookup(), [], dict.fromkeys(NGRAMS, 0)
     for token in rng.integers(0, 4, 300).tolist():
         text.append(token)
-        got = lookup.propose(text, 1)
-        grams = [tuple(text[i : i + NGRAM]) for i in range(len(text) - NGRAM)]
-        last = tuple(text[-NGRAM:])
-        expected = []
-        if len(text) > NGRAM and last in grams:
-            at = len(grams) - 1 - grams[::-1].index(last) + NGRAM
-            expected = text[at : at + 1]
-        assert got == expected
+        found = {n: last_occurrence(text, n) for n in NGRAMS}
+        n = next((n for n in NGRAMS if found[n] is not None), None)
+        assert lookup.propose(text, 1) == ([] if n is None else text[found[n] : found[n] + 1])
+        if n is not None:
+            by_length[n] += 1
+    assert min(by_length.values()) > 20  # the longer one is preferred, the shorter one is used
+
+
+def test_more_tokens_in_common_are_the_better_sign():
+    text = [9, 1, 2, 3, 7, 1, 2, 3, 8, 9, 1, 2, 3]
+    assert PromptLookup().propose(text, 1) == [7]
+    assert PromptLookup().propose([*text[1:9], 0, 1, 2, 3], 1) == [8]
