@@ -72,6 +72,7 @@ def open_suite(args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
         bits,
         compiling,
         device,
+        drafts,
         engine,
         kernel_speed,
         linear_speed,

@@ -50,6 +50,7 @@ ORDER = (
     "perf.small",
     "engine.invariance",
     "slowdown.decode",
+    "slowdown.drafts",
     "slowdown.sequences",
     "slowdown.throughput",
     "slowdown.other",

@@ -29,7 +29,7 @@ from detinfer.params import SamplingParams
 MODES = {"deterministic": True, "fast": False}
 
 
-def _runner(bench: Bench, model: Model, cache_bytes: int) -> tuple[NativeRunner, float]:
+def make_runner(bench: Bench, model: Model, cache_bytes: int) -> tuple[NativeRunner, float]:
     """A runner, kept for the group's next section; and the seconds it took, 0 for a kept one."""
     kept = bench.shared.get("runner")
     if kept is not None and kept[0] is model:
@@ -47,7 +47,8 @@ def _wait(bench: Bench) -> None:
         torch.cuda.synchronize()
 
 
-def _ids(rng: random.Random, model: Model, count: int) -> list[int]:
+def random_ids(rng: random.Random, model: Model, count: int) -> list[int]:
+    """A prompt of ordinary tokens."""
     return [rng.randrange(3, model.vocab) for _ in range(count)]
 
 
@@ -55,8 +56,9 @@ def _ids(rng: random.Random, model: Model, count: int) -> list[int]:
 
 
 def _targets(bench: Bench, model: Model, deterministic: bool = True) -> dict[str, Any]:
-    """A few requests: short, over a page's edge, chunked, sampled."""
+    """A few requests: short, over a page's edge, chunked, sampled, one that makes drafts."""
     rng = random.Random(1)
+    few = random_ids(rng, model, 3)
 
     def params(**given: Any) -> SamplingParams:
         return SamplingParams(
@@ -65,12 +67,13 @@ def _targets(bench: Bench, model: Model, deterministic: bool = True) -> dict[str
         )  # fmt: skip
 
     targets = {
-        "short": (_ids(rng, model, 3), params()),
-        "over a page's edge": (_ids(rng, model, 62), params()),
-        "sampled": (_ids(rng, model, 20), params(temperature=0.9, top_p=0.95)),
+        "short": (random_ids(rng, model, 3), params()),
+        "over a page's edge": (random_ids(rng, model, 62), params()),
+        "sampled": (random_ids(rng, model, 20), params(temperature=0.9, top_p=0.95)),
+        "repetitive": (few * 4, params(logit_bias=dict.fromkeys(few, 30.0))),
     }
     if not bench.smoke:
-        targets["long"] = (_ids(rng, model, 700), params())
+        targets["long"] = (random_ids(rng, model, 700), params())
     return targets
 
 
@@ -81,6 +84,7 @@ def _under_load(
     count: int,
     seed: int,
     enough: Callable[[], bool] = lambda: False,
+    speculation: bool = True,
 ) -> dict[str, list[str]]:
     """Digests of ``count`` generations of the targets under random arrivals, limits, and pages.
 
@@ -88,7 +92,9 @@ def _under_load(
         enough: asked before each step; from when it holds no more generations begin.
     """
     rng = random.Random(seed)
-    engine = Engine(EngineConfig(numerics="native", device=runner.profile.device.type), runner)
+    device = runner.profile.device.type
+    config = EngineConfig(numerics="native", device=device, speculation=speculation)
+    engine = Engine(config, runner)
     names = list(targets)
     todo = [names[i % len(names)] for i in range(count)]
     rng.shuffle(todo)
@@ -125,7 +131,7 @@ def _counts(digests: dict[str, list[str]]) -> dict[str, int]:
 def invariance(bench: Bench) -> Result:
     """1,000 generations under random load: one digest a prompt; graphs on = off."""
     model, sizes = bench.sizes.small, bench.sizes
-    runner, build = _runner(bench, model, sizes.cache_bytes[0])
+    runner, build = make_runner(bench, model, sizes.cache_bytes[0])
     assert runner._step is not None
     with ops.use(runner.profile):  # again, now that the weights are not zeros
         plans_agree = runner._plans_agree(runner._step)
@@ -134,7 +140,10 @@ def invariance(bench: Bench) -> Result:
     under_load = partial(_under_load, bench, runner)
     with stopwatch() as seconds:
         loaded = under_load(targets, sizes.generations, 0, enough=lambda: bench.left() < share)
-    alone = {name: under_load({name: one}, 1, 1)[name] for name, one in targets.items()}
+    alone = {
+        name: under_load({name: one}, 1, 1, speculation=False)[name]
+        for name, one in targets.items()
+    }
     few = max(len(targets), sizes.generations // 8)
     graphs, runner._graphs = runner._graphs, None
     try:
@@ -225,7 +234,7 @@ def _decode_latency(bench: Bench, runner: NativeRunner, model: Model) -> list[di
     driver, rows = _Driver(runner), []
     for batch in bench.sizes.batches:
         rng = random.Random(batch)
-        prompts = [_ids(rng, model, bench.sizes.decode_prompt) for _ in range(batch)]
+        prompts = [random_ids(rng, model, bench.sizes.decode_prompt) for _ in range(batch)]
         times: dict[str, list[float]] = {name: [] for name in MODES}
         for turn in range(1 + bench.sizes.repeats):
             for name, deterministic in MODES.items():
@@ -256,7 +265,7 @@ def _slowdowns(result: Result) -> float | None:
 @section("slowdown.decode", seconds=60)
 def decode_latency(bench: Bench) -> Result:
     """Milliseconds of a decode step, the host's work and sampling included."""
-    runner, build = _runner(bench, bench.sizes.large, bench.sizes.cache_bytes[1])
+    runner, build = make_runner(bench, bench.sizes.large, bench.sizes.cache_bytes[1])
     rows = _decode_latency(bench, runner, bench.sizes.large)
     result: Result = {"model": runner.model_name, "build_seconds": build, "rows": rows}
     memory = torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else None
@@ -267,10 +276,10 @@ def decode_latency(bench: Bench) -> Result:
 def published_experiment(bench: Bench) -> Result:
     """1,000 sequences of 90 to 110 tokens, all submitted at once; interleaved D F D F."""
     sizes, model = bench.sizes, bench.sizes.large
-    runner, build = _runner(bench, model, sizes.cache_bytes[1])
+    runner, build = make_runner(bench, model, sizes.cache_bytes[1])
     rng = random.Random(0)
     requests = [
-        (_ids(rng, model, rng.randint(*sizes.prompt_lengths)), rng.randint(*sizes.lengths))
+        (random_ids(rng, model, rng.randint(*sizes.prompt_lengths)), rng.randint(*sizes.lengths))
         for _ in range(sizes.sequences)
     ]
     rows = []
@@ -311,10 +320,10 @@ def published_experiment(bench: Bench) -> Result:
 def throughput(bench: Bench) -> Result:
     """Tokens a second of prompts and answers of 1,024 tokens each, submitted at once."""
     model = bench.sizes.large
-    runner, build = _runner(bench, model, bench.sizes.cache_bytes[1])
+    runner, build = make_runner(bench, model, bench.sizes.cache_bytes[1])
     count, prompt, answer = bench.sizes.throughput
     rng = random.Random(2)
-    requests = [(_ids(rng, model, prompt), answer) for _ in range(count)]
+    requests = [(random_ids(rng, model, prompt), answer) for _ in range(count)]
     warm = [(ids, 2) for ids, _ in requests]
     driver = _Driver(runner)
     seconds = {}
@@ -336,7 +345,7 @@ def throughput(bench: Bench) -> Result:
 @section("slowdown.other", seconds=45)
 def other_model(bench: Bench) -> Result:
     """The decode latency of a further model."""
-    runner, build = _runner(bench, bench.sizes.other, bench.sizes.cache_bytes[0])
+    runner, build = make_runner(bench, bench.sizes.other, bench.sizes.cache_bytes[0])
     rows = _decode_latency(bench, runner, bench.sizes.other)
     result: Result = {"model": runner.model_name, "build_seconds": build, "rows": rows}
     return {**result, "slowdown": _slowdowns(result)}

@@ -147,6 +147,9 @@ def _details(results: dict[str, Results]) -> Iterator[str]:
                 f"{name} batch {row['batch']}: {row['deterministic_ms']:.2f} ms, "
                 f"fast {row['fast_ms']:.2f} ms"
             )
+    for row in results.get("slowdown.drafts", {}).get("rows", ()):
+        equal = "" if row["equal_digests"] else ", DIGESTS DIFFER"
+        yield f"drafts, {row['text']}: {row['on_ms']:.2f} ms, {row['speedup']:.2f}x{equal}"
     for row in results.get("slowdown.sequences", {}).get("rows", ()):
         yield (
             f"sequences, {row['max_num_seqs']} at once: {row['deterministic_median_s']:.1f} s, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,3 +30,9 @@ class Batch:
     block_tables: IntArray
     logit_rows: IntArray
     deterministic: bool = True
+
+    def one_token_each(self) -> Batch:
+        """The same rows as T sequences of one token, which share the pages they attend over."""
+        rows = np.arange(len(self.input_ids) + 1, dtype=np.int32)
+        owner = np.repeat(np.arange(len(self.query_start) - 1), np.diff(self.query_start))
+        return replace(self, query_start=rows, block_tables=self.block_tables[owner])

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from detinfer.kernels.triton.attention_plan import Layout, Tiling
 from detinfer.models.native_step import NativeStep
 
 # Padded sizes: a row more than needed costs less than another launch configuration to warm.
+LONGEST_SEQUENCE = 16  # rows of a draft and the token before it; longer ones are parts of prompts
 SIZES = (1, 2, 4, 8, 16, *range(32, 257, 32), *range(320, 1025, 64))
 
 
@@ -62,6 +64,9 @@ class _Graph:
 class DecodeGraphs:
     """Runs steps of one token a sequence by graphs, captured when first needed.
 
+    A draft is so many sequences of one token over the same pages: each layer writes the keys and
+    values of all rows before any row attends.
+
     Args:
         step: what is captured.
         shapes: of the attention layers.
@@ -84,14 +89,18 @@ class DecodeGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[tuple[int, bool], _Graph] = {}
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether the batch is one token of each of its sequences, all wanting logits."""
+    @staticmethod
+    def fits(batch: Batch) -> bool:
+        """Whether the batch is a token or a draft of each of its sequences, all wanting logits."""
         rows = len(batch.input_ids)
-        return bool(rows == len(batch.query_start) - 1 == len(batch.logit_rows) <= SIZES[-1])
+        longest = int(np.diff(batch.query_start).max())
+        return rows == len(batch.logit_rows) <= SIZES[-1] and longest <= LONGEST_SEQUENCE
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of a batch that fits, valid until the next call. [L, vocab] float32."""
         rows = len(batch.input_ids)
+        if rows > len(batch.query_start) - 1:
+            batch = batch.one_token_each()
         graph = self._graph(SIZES[bisect_left(SIZES, rows)], batch.deterministic)
         plans = make_plans(batch, self._shapes, self._tilings)
         fill(graph.host, graph.layout, batch, plans)

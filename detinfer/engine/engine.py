@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 NON_FINITE = "the model's logits became NaN or infinite for this request"
 
 
-# Tokens a step may come to through drafts. None on a GPU: its graphs hold one token a sequence.
-MAX_WITH_DRAFTS = {"portable": 16, "native": 0}
+# Tokens a step may come to through drafts: few enough to be read with the weights of one.
+MAX_WITH_DRAFTS = 16
 
 
 class _Choice(NamedTuple):
@@ -99,7 +99,7 @@ class Engine:
             Limits(
                 config.max_num_seqs,
                 config.max_num_batched_tokens,
-                max_with_drafts=MAX_WITH_DRAFTS[runner.profile.name],
+                max_with_drafts=MAX_WITH_DRAFTS,
             ),
             config.prefix_caching,
         )

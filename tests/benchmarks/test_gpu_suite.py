@@ -23,6 +23,7 @@ from benchmarks.gpu import (  # noqa: E402
     attention_bits,
     bits,
     compiling,
+    drafts,
     engine,
     kernel_speed,
     linear_speed,
@@ -31,7 +32,7 @@ from benchmarks.gpu import (  # noqa: E402
 from benchmarks.gpu import bench as benching  # noqa: E402
 from benchmarks.gpu.bench import SECTIONS, Bench, Section, Suite, choose  # noqa: E402
 
-MODULES = (attention_bits, bits, compiling, engine, kernel_speed, linear_speed)
+MODULES = (attention_bits, bits, compiling, drafts, engine, kernel_speed, linear_speed)
 CPU = torch.device("cpu")
 IDENTITY = {"commit": "abc", "sources": "def", "smoke": True, "gpu": None}
 
@@ -75,6 +76,8 @@ def test_every_section_of_a_smoke_run_has_a_result(tmp_path):
         assert one["blocks_exchanged_differ"] > 0
     assert results["engine.invariance"]["a_changed_bit_is_seen"]
     assert results["engine.invariance"]["fast_mode_digests"]
+    assert results["slowdown.drafts"]["accepted"] > 0
+    assert all(row["equal_digests"] for row in results["slowdown.drafts"]["rows"])
 
     assert "smoke run" in printed
     assert len(printed) < 12_000

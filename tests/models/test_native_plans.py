@@ -11,6 +11,7 @@ from tiny_models import TinyRunner, make_batch, tiny_config, tiny_model, tokens
 from detinfer import ops
 from detinfer.backends.native_batch import NativeBatch, StepLayout, fill, make_plans
 from detinfer.config import EngineConfig
+from detinfer.engine.batch import Batch
 from detinfer.engine.native_runner import NativeRunner
 from detinfer.errors import ConfigError, UnsupportedModelError
 from detinfer.kernels.triton import launch
@@ -56,16 +57,9 @@ def test_a_sequence_by_itself_through_the_models_own_modules_has_the_same_bits(
             start = stop
 
 
-def test_a_padded_step_of_fixed_addresses_gives_the_same_bits() -> None:
-    """What a CUDA graph replays: capacity for eight rows of any length, three in use."""
-    runner = native_runner("llama", config=SMALL)
+def replay(runner: NativeRunner, batch: Batch) -> torch.Tensor:
+    """What a CUDA graph replays: capacity for eight rows of any length."""
     assert runner._step is not None
-    for position, pages in ((0, [2]), (70, [3, 4]), (5, [6])):
-        ids = tokens(position, position)
-        if ids:
-            runner.forward(make_batch([(ids, 0, pages)]))
-    batch = make_batch([([5], 0, [2]), ([6], 70, [3, 4]), ([7], 5, [6])])
-    expected = runner.forward(batch).clone()
     layout = StepLayout(
         tokens=8,
         sequences=8,
@@ -79,14 +73,43 @@ def test_a_padded_step_of_fixed_addresses_gives_the_same_bits() -> None:
     buffer = np.full(layout.offsets[-1], 77, np.int32)  # what an earlier batch left
     plans = make_plans(batch, runner._shapes, runner._tilings)
     fill(buffer, layout, batch, plans)
-    # Pages that no row of this step owns must stay as they are.
-    before = [pages.clone() for pages in runner.cache.keys]
     with ops.use(runner.profile), torch.inference_mode():
         on_device = NativeBatch(torch.from_numpy(buffer), layout, runner._shapes)
-        got = runner._step.forward(on_device)
-    assert_same_bits(got[:3], expected)
+        return runner._step.forward(on_device)[: len(batch.logit_rows)]
+
+
+@pytest.mark.parametrize("middle", [[6], [6, 9, 4, 6]], ids=["tokens", "a-draft"])
+def test_a_padded_step_of_fixed_addresses_gives_the_same_bits(middle: list[int]) -> None:
+    """Three sequences, one of which may have a draft that crosses into its second page."""
+    runner = native_runner("llama", config=SMALL)
+    for position, pages in ((0, [2]), (62, [3]), (5, [6])):
+        ids = tokens(position, position)
+        if ids:
+            runner.forward(make_batch([(ids, 0, pages)]))
+    batch = make_batch([([5], 0, [2]), (middle, 62, [3, 4]), ([7], 5, [6])])
+    expected = runner.forward(batch).clone()
+    # Pages that no row of this step owns must stay as they are, the others come to be so again.
+    before = [pages.clone() for pages in runner.cache.keys]
+    for pages in (*runner.cache.keys, *runner.cache.values):
+        pages[4] = float("nan")
+    assert_same_bits(replay(runner, batch.one_token_each()), expected)
     for pages, old in zip(runner.cache.keys, before, strict=True):
         assert_same_bits(pages, old)
+
+
+def test_a_draft_whose_rows_cannot_see_each_other_fails_the_same_comparison() -> None:
+    """The negative control: rows over copies of their pages, as other requests would have them."""
+    runner = native_runner("llama", config=SMALL)
+    runner.forward(make_batch([(tokens(20, 1), 0, [3])]))
+    for pages in (*runner.cache.keys, *runner.cache.values):
+        pages[4] = pages[3]
+    batch = make_batch([([6, 9], 20, [3])])
+    expected = runner.forward(batch).clone()
+    apart = batch.one_token_each()
+    apart.block_tables[1] = 4
+    got = replay(runner, apart)
+    assert_same_bits(got[0], expected[0])
+    assert not torch.equal(got[1], expected[1])
 
 
 def test_a_wrong_rounding_is_told_by_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
