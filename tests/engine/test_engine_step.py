@@ -88,6 +88,16 @@ def test_text_held_back_comes_out_at_the_end():
     assert [o.text for o in outputs] == ["a", "", "", "\N{REPLACEMENT CHARACTER}"]
 
 
+@pytest.mark.parametrize(
+    ("stop", "reason", "text"), [("\ufffd", "stop", "a"), ("b", "length", "a\ufffd")]
+)
+def test_the_first_half_of_a_character_at_the_end_is_text_that_may_be_a_stop(stop, reason, text):
+    """Its bytes are held back until no token can complete them, so the last look is at the end."""
+    runner = ScriptedRunner([ord("a") - 33, 90, 91])
+    outputs = generate(SamplingParams(max_tokens=3, stop=(stop,)), runner)
+    assert (outputs[-1].finish_reason, text_of(outputs)) == (reason, text)
+
+
 def test_min_tokens_holds_off_every_kind_of_stop():
     params = SamplingParams(min_tokens=5, max_tokens=20, stop=("b",), stop_token_ids=(64,))
     # The stop string within the first five does not end it; the sixth token may be the stop id.
