@@ -23,7 +23,7 @@ from detinfer.params import SamplingParams
 CONFIG = EngineConfig(numerics="native", device="cpu")
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def runner(request: pytest.FixtureRequest) -> NativeRunner:
     return native_runner(request.param, config=SMALL)
 
