@@ -1,4 +1,4 @@
-"""What speed features save: drafts at batch 1, and prompts that share a beginning.
+"""What speed features save: drafts at batch 1 and 3, and prompts that share a beginning.
 
 python -m benchmarks.features --json benchmarks/results/features.json
 """
@@ -28,62 +28,62 @@ OTHER = {
 }
 
 
+Request = tuple[list[int], SamplingParams]
+
+
 class Timed:
-    """An engine whose requests run one at a time, each step of them timed."""
+    """An engine each of whose steps is timed."""
 
     def __init__(self, model: str | None, **settings: Any) -> None:
         self.engine = Engine(EngineConfig(model=model, allow_fast=False, **settings))
-        self._count = 0
-        self.digest: str | None = None  # of the last answer
+        self.digests: dict[str, str | None] = {}  # of the last answers
 
-    def start(self, ids: list[int], params: SamplingParams) -> None:
-        """Adds a request."""
-        self._count += 1
-        self.digest = None
-        self.engine.add_request(str(self._count), ids, params)
+    def start(self, requests: list[Request]) -> None:
+        """Adds requests."""
+        self.digests = {}
+        for i, (ids, params) in enumerate(requests):
+            self.engine.add_request(str(i), ids, params)
 
     def prefill(self) -> None:
-        """Runs the request up to its first token."""
-        while not any(output.token_ids for output in self.engine.step()):
-            pass
+        """Runs the requests until each has its first token."""
+        scheduler = self.engine.scheduler
+        while scheduler.waiting or not all(row.decoding for row in scheduler.running):
+            self.engine.step()
 
     def step(self) -> float:
-        """Seconds of one step; none once the request has ended."""
+        """Seconds of one step; none once all requests have ended."""
         if not self.engine.has_unfinished():
             return 0.0
         with stopwatch() as seconds:
             for output in self.engine.step():
-                self.digest = output.digest
+                self.digests[output.request_id] = output.digest
         return seconds()
 
     def first_token(self, ids: list[int], forget: bool) -> float:
         """Seconds to the only token of an answer."""
         if forget:
             self.engine.block_manager.forget()
-        self.start(ids, SamplingParams(max_tokens=1, ignore_eos=True))
+        self.start([(ids, SamplingParams(max_tokens=1, ignore_eos=True))])
         total = 0.0
         while self.engine.has_unfinished():
             total += self.step()
         return total
 
 
-def decode(
-    engines: dict[str, Timed], ids: list[int], params: SamplingParams
-) -> tuple[dict[str, float], bool]:
-    """Seconds a token after the first on each engine, and whether all digests are equal.
+def decode(engines: dict[str, Timed], requests: list[Request]) -> tuple[dict[str, float], bool]:
+    """Seconds of all tokens after the first on each engine, and whether all digests are equal.
 
     The engines take turns step by step, so that what disturbs the machine disturbs all of them.
     """
     for timed in engines.values():
-        timed.start(ids, params)
+        timed.start(requests)
         timed.prefill()
     totals = dict.fromkeys(engines, 0.0)
     while any(timed.engine.has_unfinished() for timed in engines.values()):
         for name, timed in engines.items():
             totals[name] += timed.step()
-    digests = {timed.digest for timed in engines.values()}
-    tokens = params.max_tokens - 1
-    return {name: total / tokens for name, total in totals.items()}, len(digests) == 1
+    one, *others = (timed.digests for timed in engines.values())
+    return totals, all(one == other for other in others)
 
 
 def main() -> None:
@@ -94,18 +94,29 @@ def main() -> None:
     tokenizer = engines["on"].engine.tokenizer
     rows: list[dict[str, Any]] = []
     for kind, texts in (("repetitive", REPETITIVE), ("other", OTHER)):
-        for name, text in texts.items():
-            ids = encode_text(tokenizer, text)
-            temperature = 0.8 if name == "sampled" else 0.0
-            params = SamplingParams(
-                max_tokens=args.tokens, ignore_eos=True, temperature=temperature, seed=1
+        requests = {
+            name: (
+                encode_text(tokenizer, text),
+                SamplingParams(
+                    max_tokens=args.tokens,
+                    ignore_eos=True,
+                    temperature=0.8 if name == "sampled" else 0.0,
+                    seed=1,
+                ),
             )
-            decode(engines, ids, params)  # unrecorded
-            measured = [decode(engines, ids, params) for _ in range(args.repeats)]
+            for name, text in texts.items()
+        }
+        alone = {name: [request] for name, request in requests.items()}
+        for name, batch in (alone | {"all at once": list(requests.values())}).items():
+            decode(engines, batch)  # unrecorded
+            measured = [decode(engines, batch) for _ in range(args.repeats)]
             rows.append(
                 _row(
                     f"drafts, {kind} text: {name}",
-                    {side: [seconds[side] for seconds, _ in measured] for side in engines},
+                    {
+                        side: [seconds[side] / (args.tokens - 1) for seconds, _ in measured]
+                        for side in engines
+                    },
                     all(equal for _, equal in measured),
                 )
             )
@@ -115,10 +126,10 @@ def main() -> None:
     timed, seconds, digests = engines["on"], {"on": [], "off": []}, set()
     for _ in range(args.repeats):
         seconds["off"].append(timed.first_token(prefix + suffix, forget=True))
-        digests.add(timed.digest)
+        digests.add(timed.digests["0"])
         timed.first_token(prefix, forget=True)  # leaves its pages behind
         seconds["on"].append(timed.first_token(prefix + suffix, forget=False))
-        digests.add(timed.digest)
+        digests.add(timed.digests["0"])
     rows.append(
         _row(
             "prefix cache: first token after 1500 shared + 32 own tokens",

@@ -7,8 +7,7 @@ only save time (docs/determinism.md). After Saxena, "Prompt Lookup Decoding", 20
 from __future__ import annotations
 
 NGRAMS = (4, 3)  # tokens that must have occurred before; more of them are the better sign
-# Tokens of a draft: with the one before them they fill one or two of the CPU's tiles of six rows.
-FIRST, LONGEST = 5, 11
+FIRST, LONGEST = 5, 11  # tokens of a draft, if the step has room (``MAX_WITH_DRAFTS``)
 PATIENCE = 32  # steps without drafts at most, after drafts that failed from their first token
 
 
