@@ -71,9 +71,10 @@ class Timed:
 
 
 def decode(engines: dict[str, Timed], requests: list[Request]) -> tuple[dict[str, float], bool]:
-    """Seconds of all tokens after the first on each engine, and whether all digests are equal.
+    """Seconds from the first token to the last on each engine, and whether all digests are equal.
 
-    The engines take turns step by step, so that what disturbs the machine disturbs all of them.
+    Of several requests the mean, so that each one's pace counts and not the slowest's alone. The
+    engines take turns step by step, so that what disturbs the machine disturbs all of them.
     """
     for timed in engines.values():
         timed.start(requests)
@@ -81,7 +82,8 @@ def decode(engines: dict[str, Timed], requests: list[Request]) -> tuple[dict[str
     totals = dict.fromkeys(engines, 0.0)
     while any(timed.engine.has_unfinished() for timed in engines.values()):
         for name, timed in engines.items():
-            totals[name] += timed.step()
+            unfinished = len(timed.engine.scheduler.running)
+            totals[name] += timed.step() * unfinished / len(requests)
     one, *others = (timed.digests for timed in engines.values())
     return totals, all(one == other for other in others)
 
