@@ -94,6 +94,14 @@ def rows_of_every_kind(bench: Bench, count: int, k: int, dtype: torch.dtype) -> 
     return every
 
 
+def plant_negative_zeros(x: Tensor, w: Tensor) -> None:
+    """Makes the last row of zeros of ``x`` give column 0 no product but -0.
+
+    From +0 such a chain stays +0; an instruction that skips its first addend would give -0.
+    """
+    x[-3] = torch.zeros_like(w[0]).copysign(-w[0])
+
+
 # MMA families
 
 
@@ -126,6 +134,7 @@ def mma(bench: Bench) -> Result:
         for k in bench.sizes.depths:
             x = rows_of_every_kind(bench, max(2, bench.sizes.kind_rows // 4), k, dtype)
             w = normal(bench, 64, k, dtype=dtype, seed=9)
+            plant_negative_zeros(x, w)
             first = _sums(x, w, next(iter(tiles.values())))
             for name, config in tiles.items():
                 found.check(f"{kind} K={k} {name}", partial(_sums, x, w, config), first)
@@ -210,6 +219,7 @@ def _check_weight(bench: Bench, n: int, k: int) -> Result:
     unlike_model = control = 0
     for kind in WEIGHTS:
         w = weights_of_kind(bench, kind, n, k)
+        plant_negative_zeros(x, w)
         whole = _sums(x, w)
         for config in configs:
             found.check(f"{kind}, {config}", partial(_sums, x, w, config), whole)
@@ -304,11 +314,13 @@ def _check_elementwise(bench: Bench, model: Model) -> dict[str, bool]:
     checks = {}
     for count in _row_counts(bench):
         some = slice(max(0, count - bench.sizes.checked), count)
-        joined = normal(bench, count, 2 * model.inner, seed=4) * 8
-        gate, up = joined[:, : model.inner], joined[:, model.inner :]
-        got = activation.silu_mul(gate, up)
-        expected = reference.gated("silu", _wide(gate[some]), _wide(up[some]), "bfloat16")
-        checks[f"silu_mul {model.inner} x {count}"] = same_bits(got[some].float().cpu(), expected)
+        for factor, what in ((8.0, ""), (2.0**-65, ", subnormal products")):
+            joined = normal(bench, count, 2 * model.inner, seed=4) * factor
+            gate, up = joined[:, : model.inner], joined[:, model.inner :]
+            got = activation.silu_mul(gate, up)
+            expected = reference.gated("silu", _wide(gate[some]), _wide(up[some]), "bfloat16")
+            equal = same_bits(got[some].float().cpu(), expected)
+            checks[f"silu_mul {model.inner} x {count}{what}"] = equal
     table = normal(bench, 1000, model.hidden, seed=5)
     ids = torch.randint(1000, (33,), device=bench.device, generator=bench.generator(6))
     got = embedding.embedding(ids.int(), table)
