@@ -89,7 +89,8 @@ class ServerConfig:
         cors_origins: origins of pages whose scripts may call; "*" is every page.
         served_model_name: what clients call the model; None is its own name.
         max_queue_size: requests that may wait; one more is a 429.
-        request_timeout: seconds a client may take to send a request; 0 is for ever.
+        request_timeout: seconds a client may take to send a request, or read nothing of an answer;
+            0 is for ever.
         generation_timeout: seconds a call may take once it has arrived; 0 is for ever.
         shutdown_timeout: seconds that running requests get to finish.
         access_log: whether each request is logged, as a line of JSON.

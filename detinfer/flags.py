@@ -211,8 +211,8 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=defaults.request_timeout,
         metavar="S",
-        help="seconds a client may take to send a request, 0 for no limit "
-        f"(default {defaults.request_timeout:g})",
+        help="seconds a client may take to send a request, or read nothing of an answer; 0 for no "
+        f"limit (default {defaults.request_timeout:g})",
     )
     group.add_argument(
         "--generation-timeout",

@@ -136,17 +136,16 @@ def _filter(x: Floats, params: SamplingParams) -> Ids:
 
 def rank(x: Floats, k: int = 0) -> Ids:
     """Indices of the k largest values (0: of all), descending, ties to the lowest index."""
+    ids = np.arange(len(x))
+    if 0 < k < len(x):
+        ids = np.flatnonzero(x >= np.partition(x, -k)[-k])  # a few more than k, if values repeat
     # One integer key a value: the float's bits made monotonic and turned round, then the index.
     # Adding +0 makes -0 equal to it.
-    bits = (x + np.float32(0)).view(np.int32).astype(np.int64)
+    bits = (x[ids] + np.float32(0)).view(np.int32).astype(np.int64)
     ascending = np.where(bits < 0, ~bits & 0xFFFFFFFF, bits | 0x80000000)
-    keys = ((0xFFFFFFFF - ascending).astype(np.uint64) << np.uint64(32)) | np.arange(
-        len(x), dtype=np.uint64
-    )
-    if 0 < k < len(keys):
-        keys = np.partition(keys, k - 1)[:k]
+    keys = ((0xFFFFFFFF - ascending).astype(np.uint64) << np.uint64(32)) | ids.astype(np.uint64)
     keys.sort()
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return (keys[: k or None] & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def token_logprobs(

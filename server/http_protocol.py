@@ -52,11 +52,13 @@ class _BoundedProtocol(HttpToolsProtocol):
     """Ends what is malformed, too large or too slow before a route could.
 
     A timer runs from the first byte that is not part of a whole request until the request is
-    whole; a body that comes too slowly is the routes' to refuse, while they wait for it.
+    whole; a body that comes too slowly is the routes' to refuse, while they wait for it. Another
+    runs while the client leaves an answer unread.
     """
 
     _service: Service
     _timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
     _reading: Literal["nothing", "head", "body"] = "nothing"
     _head_bytes = 0
     _only_head = False  # whether the bytes being parsed belong to one head and nothing before it
@@ -83,7 +85,16 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_reader_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_reader_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_reader_timer()
 
     # Called by the parser; what they raise becomes send_400_response
 
@@ -154,7 +165,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         return cycle.more_body and not cycle.response_started and not self.pipeline
 
-    # The timer
+    # The timers
 
     def _start_timer(self) -> None:
         seconds = self._service.config.request_timeout
@@ -178,3 +189,20 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._refuse(Failure(408, message, "timeout_error", code="request_timeout"))
         else:
             self.transport.close()
+
+    def _start_reader_timer(self) -> None:
+        seconds = self._service.config.request_timeout
+        if seconds:
+            unsent = self.transport.get_write_buffer_size()
+            self._reader_timer = self.loop.call_later(seconds, self._check_reader, unsent)
+
+    def _stop_reader_timer(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    def _check_reader(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:
+            self._start_reader_timer()
+        else:
+            self.transport.abort()  # close() would wait for the reader

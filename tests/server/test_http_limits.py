@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import httpx
@@ -162,6 +163,58 @@ def test_client_that_leaves_within_its_body_is_no_error_of_ours(caplog):
 
     asyncio.run(scenario())
     assert caplog.text == ""
+
+
+async def _ask_for_seven_megabytes(
+    port: int, stream: bool
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An answer far longer than what the two sockets hold of it; then the connection ends."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    sock.connect(("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    asked = {"prompt": "a", "n": 98, "max_tokens": 254, "logprobs": 20, "stream": stream}
+    body = json.dumps(asked).encode()
+    head = HEAD.replace(b"32", str(len(body)).encode())
+    writer.write(head.replace(b"Host: t", b"Host: t\r\nConnection: close") + body)
+    return reader, writer
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("request_timeout", [0.3, 0])
+def test_a_client_that_stops_reading_is_let_go(request_timeout, stream):
+    async def scenario() -> None:
+        async with serving(FakeEngine(), request_timeout=request_timeout) as (port, _):
+            reader, writer = await _ask_for_seven_megabytes(port, stream)
+            assert await reader.readexactly(15) == b"HTTP/1.1 200 OK"
+            await asyncio.sleep(1.5)
+            read = 0
+            try:
+                async with asyncio.timeout(10):
+                    while part := await reader.read(1 << 20):
+                        read += len(part)
+            except ConnectionResetError:
+                assert request_timeout
+            assert (read < 6_500_000) == bool(request_timeout)
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_reads_slowly_gets_everything(stream):
+    async def scenario() -> None:
+        async with serving(FakeEngine(), request_timeout=0.3) as (port, _):
+            reader, writer = await _ask_for_seven_megabytes(port, stream)
+            begin, read = time.perf_counter(), 0
+            while part := await reader.read(1 << 17):
+                read += len(part)
+                await asyncio.sleep(0.02)
+            writer.close()
+            assert time.perf_counter() - begin > 0.9
+            assert read > 6_500_000
+
+    asyncio.run(scenario())
 
 
 def test_zero_is_no_limit():
