@@ -23,6 +23,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelLoadError: it is missing or is no model's configuration.
         UnsupportedModelError: an architecture that transformers does not have, or packed weights.
     """
+    config = peek_config(folder)
+
+    from transformers import CONFIG_MAPPING
+
+    if config["model_type"] not in CONFIG_MAPPING:
+        own_code = " without running the model's own code" if "auto_map" in config else ""
+        raise UnsupportedModelError(
+            f"{folder / 'config.json'}: transformers does not know model_type "
+            f"{config['model_type']!r}{own_code}"
+        )
+    return config
+
+
+def peek_config(folder: Path) -> dict[str, Any]:
+    """config.json, as far as it can be judged without transformers, which is slow to import.
+
+    Raises:
+        ModelLoadError: it is missing or is no model's configuration.
+        UnsupportedModelError: packed weights.
+    """
     path = folder / "config.json"
     if not path.is_file():
         hint = ""
@@ -30,17 +50,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint = f"; to load a GGUF file name it: {ggufs[0]}"
         raise ModelLoadError(f"{folder}: has no config.json, so it is not a model folder{hint}")
     config = read_json(path)
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(config.get("model_type"), str):
         raise ModelLoadError(f"{path}: has no model_type")
-
-    from transformers import CONFIG_MAPPING
-
-    if model_type not in CONFIG_MAPPING:
-        own_code = " without running the model's own code" if "auto_map" in config else ""
-        raise UnsupportedModelError(
-            f"{path}: transformers does not know model_type {model_type!r}{own_code}"
-        )
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise UnsupportedModelError(

@@ -59,6 +59,21 @@ def convert_gguf(path: Path, folder: Path, report: Report = silent) -> None:
     )
 
 
+def check_magic(path: Path) -> None:
+    """Whether a file begins as GGUF files do.
+
+    Raises:
+        ModelLoadError: it cannot be read, or is something else under that name.
+    """
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelLoadError(f"{path}: cannot be read ({error.strerror})") from error
+    if magic != b"GGUF":
+        raise ModelLoadError(f"{path}: not a GGUF file: it begins with {magic!r}, expected b'GGUF'")
+
+
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Bits of float32 values rounded to bfloat16, to nearest even, subnormals kept; finite input.
 

@@ -14,8 +14,8 @@ from detinfer.config import cache_dir
 from detinfer.errors import ModelLoadError
 from detinfer.models import default_model
 from detinfer.models.files import cached_sha256
-from detinfer.models.folder import find_weights, read_config, read_json
-from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, convert_gguf
+from detinfer.models.folder import find_weights, peek_config, read_config, read_json
+from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, convert_gguf
 from detinfer.models.hub import fetch_from_hub
 from detinfer.models.progress import progress_bar
 from detinfer.models.store import build_once
@@ -79,18 +79,29 @@ def resolve_model(model: str | None = None, *, progress: bool = False) -> ModelF
     """
     if model is None:
         return _default(progress)
-    path = os.path.expanduser(model)
-    if os.path.isdir(path) and model:
-        return _from_folder(Path(path), Path(path).resolve().name)
-    if os.path.isfile(path):
-        if not model.endswith(".gguf"):
-            raise ModelLoadError(f"model {model!r}: expected a folder or a .gguf file")
-        return _from_gguf(Path(path).resolve(), progress)
-    if not model.endswith(".gguf") and _HUB_ID.fullmatch(model):
+    path = _local_path(model)
+    if path is None:
         return _from_folder(fetch_from_hub(model, progress), model)
-    raise ModelLoadError(
-        f"model {model!r}: no such file or folder, and not a hub id (org/name) either"
-    )
+    if path.is_dir():
+        return _from_folder(path, path.resolve().name)
+    return _from_gguf(path.resolve(), progress)
+
+
+def check_model(model: str | None) -> None:
+    """What ``resolve_model`` would refuse, as far as it shows in a moment and without a network.
+
+    Raises:
+        ModelLoadError: there is no such model, or its files are damaged.
+        UnsupportedModelError: a kind of model, or of file, that is not supported; named.
+    """
+    path = None if model is None else _local_path(model)
+    if path is None:
+        return
+    if path.is_dir():
+        peek_config(path)
+        find_weights(path)
+    else:
+        check_magic(path)
 
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
@@ -141,6 +152,22 @@ def config_digest(files: ModelFiles) -> str:
         generation = read_json(files.folder / "generation_config.json")
     fields = {key: value for key, value in config.items() if key not in _IDLE_FIELDS}
     return _hash_json([fields, generation.get("eos_token_id")])
+
+
+def _local_path(model: str) -> Path | None:
+    """A folder or ``.gguf`` file on this machine; None if the name is a hub id."""
+    path = os.path.expanduser(model)
+    if os.path.isdir(path) and model:
+        return Path(path)
+    if os.path.isfile(path):
+        if not model.endswith(".gguf"):
+            raise ModelLoadError(f"model {model!r}: expected a folder or a .gguf file")
+        return Path(path)
+    if not model.endswith(".gguf") and _HUB_ID.fullmatch(model):
+        return None
+    raise ModelLoadError(
+        f"model {model!r}: no such file or folder, and not a hub id (org/name) either"
+    )
 
 
 def _default(progress: bool) -> ModelFiles:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
 from detinfer.models.loader import (
+    check_model,
     config_digest,
     load_tokenizer,
     resolve_model,
@@ -158,6 +160,22 @@ def test_a_name_that_is_nothing_is_refused_without_asking_the_hub(cache, monkeyp
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     refuse(name, ModelLoadError, "no such file or folder, and not a hub id")
+
+
+def test_what_shows_in_a_moment_is_what_loading_says(model, tmp_path, cache):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "page.gguf").write_bytes(b"<!DOCTYPE html>")
+    for name in ("/no/such", str(tmp_path / "empty"), str(model / "config.json")):
+        with pytest.raises(ModelLoadError) as early:
+            check_model(name)
+        refuse(name, ModelLoadError, re.escape(str(early.value)))
+    with pytest.raises(ModelLoadError, match="not a GGUF file: it begins with b'<!DO'"):
+        check_model(str(tmp_path / "page.gguf"))
+    for name in (None, "org/name", str(model)):
+        check_model(name)
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError, match=r"has no model\.safetensors"):
+        check_model(str(model))
 
 
 def test_a_file_of_another_kind_is_refused(model):
