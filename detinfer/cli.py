@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 try:
     from detinfer import __version__
@@ -21,28 +20,18 @@ try:
         server_config,
     )
     from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
+    from detinfer.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
+    from detinfer.preflight import check_start
 except ImportError as error:  # the PyPI name `detinfer` is somebody else's package
     found = getattr(sys.modules.get("detinfer"), "__path__", ["?"])[0]
     print(f"detinfer: error: {error}; another detinfer shadows ours at {found}", file=sys.stderr)
     raise SystemExit(2) from None
 
-USAGE_ERROR = 2
 INTERRUPTED = 130
 _UNBUILT = {
     "verify": "replay a receipt (not built yet)",
     "bench": "measure speed (not built yet)",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that complains in one line and takes no abbreviations."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        message = " ".join(message.removeprefix("argument ").split())
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] and arguments[0] in _UNBUILT:
             raise ConfigError(f"{arguments[0]} is not built yet")
-        args = _parser().parse_args(arguments)
+        parser = _parser()
+        if not arguments:
+            parser.print_help()
+            return 0
+        args = parser.parse_args(arguments)
         status: int = args.run(args)
         return status
     except DetinferError as error:
@@ -71,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="detinfer", description="LLM inference whose answers are bitwise reproducible."
     )
     parser.add_argument("--version", action="version", version=f"detinfer {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
 
     serve = commands.add_parser("serve", help="start the HTTP server")
     add_engine_flags(serve)
@@ -107,9 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     pull = commands.add_parser("pull", help="fetch a model now")
-    pull.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a hub id; the default model if none"
-    )
+    add_model_argument(pull, "a hub id")
     pull.set_defaults(run=_pull)
 
     for name, text in _UNBUILT.items():
@@ -119,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
     defaults = SamplingParams()
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="raw text to continue")
+    parser.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what to answer")
     parser.add_argument(
         "--max-tokens",
         type=integer(1, MAX_TOKENS_LIMIT),
@@ -148,6 +141,7 @@ def _add_check_flags(parser: argparse.ArgumentParser) -> None:
         help="answers of each prompt (default 1000)",
     )
     parser.add_argument(
+        "-p",
         "--prompt",
         action="append",
         dest="prompts",
@@ -182,9 +176,13 @@ def _add_check_flags(parser: argparse.ArgumentParser) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     engine, server = engine_config(args), server_config(args)
-    from detinfer.server.run import run_server
+    check_start(engine)
+    from detinfer.server.listener import bind
 
-    return run_server(engine, server)
+    with bind(server.host, server.port) as listener:
+        from detinfer.server.run import run_server
+
+        return run_server(engine, server, listener)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -195,6 +193,7 @@ def _generate(args: argparse.Namespace) -> int:
         seed=args.seed,
         deterministic=config.default_deterministic,
     )
+    check_start(config)
     from detinfer.generate_command import generate
 
     return generate(config, args.prompt, params, as_json=args.json)
@@ -205,7 +204,9 @@ def _check(args: argparse.Namespace) -> int:
         raise ConfigError("MODEL: got it beside --url, expected one of them")
     if args.report is not None and not args.report.endswith((".html", ".json")):
         raise ConfigError(f"--report: got {args.report!r}, expected a .html or .json file")
-    engine_config(args)
+    config = engine_config(args)
+    if args.url is None:
+        check_start(config)
     from detinfer.check.cli import run
 
     return run(args)

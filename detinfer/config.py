@@ -125,3 +125,19 @@ def usable_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):
         return cores
+
+
+def cpu_threads(asked: int | None) -> int:
+    """CPU threads of an engine: as asked, else as many as may be.
+
+    Raises:
+        ConfigError: more than there are cores or ``NUMBA_NUM_THREADS`` allows, or less than one.
+    """
+    most, why = usable_cores(), "usable cores"
+    limit = os.environ.get("NUMBA_NUM_THREADS", "")
+    if limit.isdecimal() and 0 < int(limit) < most:
+        most, why = int(limit), "NUMBA_NUM_THREADS"
+    threads = most if asked is None else asked
+    if not 1 <= threads <= most:
+        raise ConfigError(f"threads: got {threads}, expected 1..{most} ({why})")
+    return threads

@@ -12,6 +12,7 @@ from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
 from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig, ServerConfig
+from detinfer.parser import add_model_argument
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
@@ -78,12 +79,7 @@ def _origin(text: str) -> str:
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """The model and every setting of ``EngineConfig``."""
     defaults = EngineConfig()
-    parser.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="a folder, a .gguf file or a hub id; without one, SmolLM2-135M-Instruct",
-    )
+    add_model_argument(parser, "a folder, a .gguf file or a hub id")
     group = parser.add_argument_group("engine")
 
     def add(flag: str, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Run the HTTP server: bind, answer while the model loads, serve, drain, stop."""
+"""Run the HTTP server: answer while the model loads, serve, drain, stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import uvicorn
 
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
-from detinfer.errors import ConfigError
 from detinfer.server.access_log import install_access_log
 from detinfer.server.app import create_app
 from detinfer.server.http_protocol import http_protocol
@@ -28,14 +27,20 @@ _POLL_SECONDS = 0.05
 _KEEP_ALIVE_SECONDS = 75
 
 
-def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
+def run_server(
+    engine_config: EngineConfig, server_config: ServerConfig, listener: socket.socket
+) -> int:
     """Serve until SIGINT or SIGTERM; a first signal drains, a second one stops at once.
+
+    Args:
+        engine_config: the engine's settings.
+        server_config: the server's settings.
+        listener: where calls come in (``detinfer.server.listener``).
 
     Returns:
         The exit status: 128 + the signal's number.
 
     Raises:
-        ConfigError: the address cannot be bound; nothing was loaded.
         DetinferError: the model could not be loaded.
     """
     logging.basicConfig(
@@ -43,10 +48,7 @@ def run_server(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     )
     if server_config.access_log:
         install_access_log()
-    with (
-        bind(server_config.host, server_config.port) as listener,
-        asyncio.Runner(loop_factory=_event_loop_factory()) as runner,
-    ):
+    with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         return runner.run(_Run(engine_config, server_config, listener).serve())
 
 
@@ -58,33 +60,6 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
-
-    Raises:
-        ConfigError: port in use, not ours to take, or an unknown host.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"--host: got {host!r}, expected an address to bind: {error}") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # Bound but silent sockets may share a port: only listening makes it ours.
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"--port: cannot listen on {host} port {port}: {error.strerror}; "
-            "stop the other server or choose another port"
-        ) from None
-    return listener
 
 
 class _Server(uvicorn.Server):

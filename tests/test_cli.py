@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +12,14 @@ from typing import Any
 import pytest
 
 from detinfer import cli, flags
-from detinfer.config import EngineConfig, ServerConfig
+from detinfer.config import EngineConfig, ServerConfig, cpu_threads, usable_cores
+from detinfer.errors import ConfigError
+from detinfer.preflight import check_start
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _parse(*arguments: str) -> Any:
@@ -69,10 +79,15 @@ def test_sizes(text, expected):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
+        (["--quiet"], "the following arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["serve", "--prot", "1"], "unrecognized arguments: --prot"),
-        (["serve", "--kv-cache", "1"], "unrecognized arguments: --kv-cache"),
+        (["serve", "--prot", "1"], "arguments: --prot, did you mean --port?; see detinfer serve"),
+        (["serve", "--kv-cache", "1"], "arguments: --kv-cache, did you mean --kv-cache-memory?"),
+        (["serve", "--xyzzy=1"], "unrecognized arguments: --xyzzy; see detinfer serve --help"),
+        (["serve", "a", "b"], "unrecognized arguments: b; see detinfer serve --help"),
+        (["serve", "-m", "a/b", "c/d"], "MODEL: got 'c/d' beside 'a/b', expected one"),
+        (["pull", "a/b", "--model", "c/d"], "-m/--model: got 'c/d' beside 'a/b', expected one"),
+        (["generate", "--promt", "x"], "--promt, did you mean --prompt?; see detinfer generate"),
         (["serve", "--port", "http"], "--port: got 'http', expected an integer in 0..65535"),
         (["serve", "--port", "65536"], "--port: got '65536', expected an integer in 0..65535"),
         (["serve", "--threads", "0"], "--threads: got '0', expected an integer of at least 1"),
@@ -89,7 +104,7 @@ def test_sizes(text, expected):
         ),
         (["serve", "--api-key", ""], "--api-key: expected printable ASCII characters"),
         (["serve", "--api-key", "a\nb"], "--api-key: expected printable ASCII characters"),
-        (["generate"], "the following arguments are required: --prompt"),
+        (["generate"], "the following arguments are required: -p/--prompt"),
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature: got -1.0, expected"),
         (["generate", "--prompt", "x", "--temperature", "nan"], "temperature: got nan, expected"),
         (["generate", "--prompt", "x", "--max-tokens", "0"], "--max-tokens: got '0', expected"),
@@ -114,6 +129,98 @@ def test_bad_usage_is_one_line_and_status_2(command, message, capsys):
     assert err.startswith("detinfer")
     assert ": error: " in err
     assert message in err
+
+
+def test_no_command_at_all_prints_the_help(capsys):
+    assert cli.main([]) == 0
+    assert capsys.readouterr() == (cli._parser().format_help(), "")
+
+
+@pytest.mark.parametrize("given", [["a/b"], ["-m", "a/b"], ["--model", "a/b"], ["--model=a/b"]])
+@pytest.mark.parametrize("command", ["serve", "check", "pull"])
+def test_a_model_is_named_first_or_by_a_flag(command, given):
+    assert _parse(command, *given).model == "a/b"
+    assert _parse(command).model is None
+
+
+def test_a_value_with_spaces_may_begin_like_a_flag():
+    assert _parse("generate", "-p", "--help yourself", "m").prompt == "--help yourself"
+    assert _parse("generate", "-p=x", "--", "--model").model == "--model"
+
+
+def test_what_shows_in_a_moment_is_said_before_anything_heavy_is_imported(tmp_path, cache):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "page.gguf").write_text("<!DOCTYPE html>")
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    many = str(usable_cores() + 1)
+    cases = {
+        "no such file or folder": ["serve", "/no/such", "--port", "0"],
+        "has no config.json": ["serve", str(tmp_path / "empty"), "--port", "0"],
+        "not a GGUF file": ["generate", "-p", "x", "-m", str(tmp_path / "page.gguf")],
+        "device: got 'cuda', but": ["check", "--device", "cuda"],
+        "numerics: got 'native' with device 'cpu'": ["serve", "--numerics", "native"],
+        f"threads: got {many}, expected": ["serve", "--threads", many],
+        f"--port: cannot listen on 127.0.0.1 port {port}": ["serve", "--port", port],
+        "--host: got 'no such host'": ["serve", "--host", "no such host"],
+        "--report: /no/such/r.html cannot be written": ["check", "--report", "/no/such/r.html"],
+        "cannot be reached": ["check", "--url", f"http://127.0.0.1:{_free_port()}"],
+        "temperature: got -1.0": ["generate", "-p", "x", "--temperature", "-1"],
+    }
+    script = (
+        "import json, sys; from detinfer import cli\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    print(cli.main(command), flush=True)\n"
+        "heavy = {'torch', 'transformers', 'numba', 'triton', 'fastapi', 'uvicorn'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = {name: os.environ[name] for name in os.environ if name != "TRITON_INTERPRET"}
+    with taken:
+        done = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(list(cases.values()))],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stdout.splitlines() == ["2"] * len(cases) + ["[]"], done.stderr
+    said = [line for line in done.stderr.splitlines() if "error:" in line]
+    for words, line in zip(cases, said, strict=True):
+        assert words in line
+
+
+@pytest.mark.parametrize(
+    ("build", "driver", "words"),
+    [
+        ("2.13.0+cpu", True, "the PyTorch installed is 2.13.0+cpu, a build for CPUs"),
+        ("2.13.0", False, "there is no NVIDIA driver here"),
+        ("2.13.0+cu130", True, None),
+    ],
+)
+def test_a_gpu_is_looked_for_without_torch(monkeypatch, build, driver, words):
+    def load(name):
+        if not driver:
+            raise OSError(name)
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: build)
+    monkeypatch.setattr("ctypes.CDLL", load)
+    config = EngineConfig(device="cuda")
+    if words is None:
+        check_start(config)
+        return
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_start(config)
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "expected"), [("1", None, 1), ("1", 1, 1), ("x", 1, 1), ("999", None, None)]
+)
+def test_threads_are_bounded_by_numbas_variable(monkeypatch, limit, asked, expected):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", limit)
+    assert cpu_threads(asked) == (expected or usable_cores())
+    with pytest.raises(ConfigError, match=r"threads: got 1000, expected 1\.\."):
+        cpu_threads(1000)
 
 
 def test_interrupt_is_status_130(monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detinfer import ops
 from detinfer.backends import portable
-from detinfer.config import EngineConfig, usable_cores
+from detinfer.config import EngineConfig, cpu_threads
 from detinfer.engine.batch import Batch
 from detinfer.engine.loading import (
     check_config,
@@ -20,7 +20,7 @@ from detinfer.engine.loading import (
     num_pages,
 )
 from detinfer.environment import check_environment
-from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
+from detinfer.errors import RequestError, UnsupportedModelError
 from detinfer.fingerprint import make_fingerprint
 from detinfer.kernels.cpu.jit import numba
 from detinfer.models.audit import audit_model
@@ -55,7 +55,7 @@ class ModelRunner:
         check_config(config)
         config = config.resolve()
         assert config.kv_cache_memory is not None
-        self.threads = _threads(config.threads)
+        self.threads = cpu_threads(config.threads)
         torch.set_num_threads(self.threads)
         numba.set_num_threads(self.threads)
         files = resolve_model(config.model, progress=sys.stderr.isatty())
@@ -138,11 +138,3 @@ def run_modules(model: Any, batch: Batch, context: ForwardContext, device: Any =
             logits_to_keep=rows,
         ).logits[0]
     return logits.float().contiguous()
-
-
-def _threads(asked: int | None) -> int:
-    cores = usable_cores()
-    threads = cores if asked is None else asked
-    if not 1 <= threads <= min(cores, numba.config.NUMBA_NUM_THREADS):
-        raise ConfigError(f"threads: got {threads}, expected 1..{cores} (usable cores)")
-    return threads

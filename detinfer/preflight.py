@@ -1,0 +1,52 @@
+"""What a start would refuse, told in a moment: nothing here imports torch, transformers, Numba."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import sys
+
+from detinfer.config import EngineConfig, cpu_threads
+from detinfer.errors import ConfigError
+
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+
+def check_start(config: EngineConfig) -> None:
+    """Judge settings, cheapest first; loading judges them again, with all there is to know.
+
+    Raises:
+        ConfigError: a device, profile or number of threads that this machine does not have.
+        ModelLoadError: there is no such model, or its files are damaged.
+        UnsupportedModelError: a kind of model, or of file, that is not supported; named.
+    """
+    settings = config.resolve()
+    if os.environ.get("TRITON_INTERPRET") != "1":  # kernels in the interpreter run anywhere
+        if settings.device == "cuda":
+            _check_gpu()
+        elif settings.numerics == "native":
+            raise ConfigError("numerics: got 'native' with device 'cpu', expected device cuda")
+    cpu_threads(config.threads)
+    from detinfer.models.loader import check_model
+
+    check_model(config.model)
+
+
+def _check_gpu() -> None:
+    try:
+        build = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if build.endswith("+cpu"):
+        raise ConfigError(
+            f"device: got 'cuda', but the PyTorch installed is {build}, a build for CPUs: install "
+            "one for CUDA, or leave --device out"
+        )
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
+        raise ConfigError(
+            f"device: got 'cuda', but there is no NVIDIA driver here ({_DRIVER} is missing): "
+            "install it, or leave --device out"
+        ) from None
