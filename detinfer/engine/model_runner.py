@@ -134,7 +134,6 @@ def run_modules(model: Any, batch: Batch, context: ForwardContext, device: Any =
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            past_key_values=None,
             logits_to_keep=rows,
         ).logits[0]
     return logits.float().contiguous()

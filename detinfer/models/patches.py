@@ -239,7 +239,6 @@ def _probe_layers(model: Any) -> list[AttentionCall]:
                 input_ids=one,
                 position_ids=one,
                 use_cache=False,
-                past_key_values=None,
                 logits_to_keep=one[0],
             )
         except UnsupportedModelError:

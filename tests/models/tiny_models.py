@@ -164,7 +164,6 @@ class TinyRunner:
                 input_ids=torch.from_numpy(batch.input_ids).long().unsqueeze(0),
                 position_ids=torch.from_numpy(batch.positions).long().unsqueeze(0),
                 use_cache=False,
-                past_key_values=None,
                 logits_to_keep=torch.from_numpy(batch.logit_rows).long(),
             )
         return out.logits[0].float()
