@@ -29,13 +29,14 @@ RUN python3 -m venv --upgrade-deps /opt/venv
 # Which PyTorch: its CPU build, one for CUDA, or, when empty, what the default index has.
 # GPU kernels never ran on a GPU yet: unless told --device cuda, such an image serves from the CPU.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch>=2.11,<2.14"
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep ^torch== constraints.txt)"
 
 # Dependencies before sources: an edited source rebuilds only the last, small layers.
-WORKDIR /src
 COPY pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install -r requirements.txt
+    && pip install -c constraints.txt -r requirements.txt
 
 # One COPY a folder: detinfer/ holds relative symlinks to the other two.
 COPY README.md LICENSE ./
