@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 try:
     from detinfer import __version__
+    from detinfer.config import EngineConfig
     from detinfer.errors import ConfigError, DetinferError
     from detinfer.flags import (
         add_engine_flags,
@@ -77,10 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     add_server_flags(serve)
     serve.set_defaults(run=_serve)
 
-    generate = commands.add_parser("generate", help="complete one prompt")
+    generate = commands.add_parser("generate", help="answer one prompt")
     add_engine_flags(generate)
     _add_generate_flags(generate)
     generate.set_defaults(run=_generate)
+
+    chat = commands.add_parser("chat", help="talk to the model in this terminal")
+    add_engine_flags(chat)
+    _add_chat_flags(chat)
+    chat.set_defaults(run=_chat)
 
     check = commands.add_parser("check", help="run the same requests under changing loads")
     add_engine_flags(check)
@@ -111,24 +117,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
-    defaults = SamplingParams()
     parser.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what to answer")
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="answer as the model's chat template has it, or continue the raw text (default: chat "
+        "in a terminal, if the model has a template)",
+    )
+    _add_sampling_flags(parser, SamplingParams().max_tokens)
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+
+
+def _add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    _add_sampling_flags(parser, 1024)
+
+
+def _add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int | None) -> None:
     parser.add_argument(
         "--max-tokens",
         type=integer(1, MAX_TOKENS_LIMIT),
-        default=defaults.max_tokens,
+        default=max_tokens,
         metavar="N",
-        help=f"most tokens to generate (default {defaults.max_tokens})",
+        help=f"most tokens to generate (default {max_tokens})",
     )
     parser.add_argument(
-        "--temperature",
-        type=float,
-        default=defaults.temperature,
-        metavar="T",
-        help="0 is greedy (default 0)",
+        "--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default 0)"
     )
     parser.add_argument("--seed", type=integer(0, (1 << 64) - 1), metavar="N", help="for sampling")
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
 
 def _add_check_flags(parser: argparse.ArgumentParser) -> None:
@@ -187,16 +203,29 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _generate(args: argparse.Namespace) -> int:
     config = engine_config(args)
-    params = SamplingParams(
+    params = _sampling_params(args, config)
+    check_start(config)
+    from detinfer.generate_command import generate
+
+    return generate(config, args.prompt, params, as_json=args.json, chat=args.chat)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    config = engine_config(args)
+    params = _sampling_params(args, config)
+    check_start(config)
+    from detinfer.chat_command import chat
+
+    return chat(config, params, args.system)
+
+
+def _sampling_params(args: argparse.Namespace, config: EngineConfig) -> SamplingParams:
+    return SamplingParams(
         max_tokens=args.max_tokens,
         temperature=args.temperature,
         seed=args.seed,
         deterministic=config.default_deterministic,
     )
-    check_start(config)
-    from detinfer.generate_command import generate
-
-    return generate(config, args.prompt, params, as_json=args.json)
 
 
 def _check(args: argparse.Namespace) -> int:

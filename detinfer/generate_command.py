@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 
+from detinfer.chat_template import render_chat
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.llm import Completion
@@ -16,8 +18,17 @@ from detinfer.params import SamplingParams
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-def generate(config: EngineConfig, prompt: str, params: SamplingParams, *, as_json: bool) -> int:
-    """Complete ``prompt`` and print the answer.
+def generate(
+    config: EngineConfig, prompt: str, params: SamplingParams, *, as_json: bool, chat: bool | None
+) -> int:
+    """Answer ``prompt`` and print the answer.
+
+    Args:
+        config: the engine's settings.
+        prompt: a text to continue, or with ``chat`` a message to answer.
+        params: how to answer.
+        as_json: print all that is known of the answer.
+        chat: whether to use the model's chat template; None: if it has one and a person asks.
 
     Returns:
         The exit status.
@@ -26,24 +37,55 @@ def generate(config: EngineConfig, prompt: str, params: SamplingParams, *, as_js
         DetinferError: the model cannot be loaded, or the request cannot be served.
     """
     engine = Engine(config)
-    token_ids = encode_text(engine.tokenizer, prompt)
-    engine.add_request("generate", token_ids, params)
-    answer = Completion(token_ids, params.deterministic, engine.info.system_fingerprint)
-    while answer.finish_reason is None:
-        for output in engine.step():
-            answer.add(output)
-            if not as_json:
-                print(output.text, end="", flush=True)
-    if answer.finish_reason == "error":
-        raise DetinferError(answer.error or "the engine gave up on this request")
+    has_template = bool(engine.tokenizer.chat_template)
+    if chat is None:
+        chat = has_template and sys.stdin.isatty() and sys.stdout.isatty()
+    if chat:
+        token_ids = render_chat(engine.tokenizer, [{"role": "user", "content": prompt}])
+    else:
+        token_ids = encode_text(engine.tokenizer, prompt)
+    answer = run_request(engine, token_ids, params, (lambda text: None) if as_json else show)
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False, indent=2))
     else:
-        _print_digest(answer)
+        print_digest(answer)
+    if has_template and not chat and not answer.text:
+        print("the answer is empty: this model is made for chat, try --chat", file=sys.stderr)
     return 0
 
 
-def _print_digest(answer: Completion) -> None:
+def run_request(
+    engine: Engine,
+    token_ids: list[int],
+    params: SamplingParams,
+    show: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Completion:
+    """Run one request to its end, showing its text as it comes; ``stopped`` ends it early.
+
+    Raises:
+        DetinferError: the request cannot be served, or ended with an error.
+    """
+    engine.add_request("cli", token_ids, params)
+    answer = Completion(token_ids, params.deterministic, engine.info.system_fingerprint)
+    while answer.finish_reason is None:
+        outputs = engine.step()
+        if stopped() and (last := engine.abort("cli")) is not None:
+            outputs.append(last)
+        for output in outputs:
+            answer.add(output)
+            show(output.text)
+    if answer.finish_reason == "error":
+        raise DetinferError(answer.error or "the engine gave up on this request")
+    return answer
+
+
+def show(text: str) -> None:
+    """Print a piece of an answer at once."""
+    print(text, end="", flush=True)
+
+
+def print_digest(answer: Completion) -> None:
     """One dim line, on stderr when stdout is not a terminal: a pipe gets the text alone."""
     print(flush=True)
     line = f"digest {answer.digest}  {answer.system_fingerprint}  {answer.finish_reason}"

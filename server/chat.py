@@ -1,4 +1,4 @@
-"""From messages to token ids, through the chat template that the model brings."""
+"""A call's messages, checked, as the model's chat template spells them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detinfer.chat_template import render_chat
 from detinfer.errors import RequestError
 from detinfer.server.generation import aside
 from detinfer.server.protocol_chat import ChatMessage
@@ -38,28 +39,13 @@ async def render(
     options = options or {}
     _check_options(tokenizer, options)
     conversation = [_plain(message) for message in messages]
-
-    def apply() -> list[int]:
-        return list(
-            tokenizer.apply_chat_template(
-                conversation,
-                add_generation_prompt=add_generation_prompt,
-                return_dict=False,
-                **options,
-            )
-        )
-
-    try:
-        # A message costs some work however short it is; what an option is for, only templates know.
-        size = sum(len(message.content) + 40 for message in messages)
-        size += sum(len(str(option)) for option in options.values())
-        return await aside(size, apply)
-    except Exception as error:  # whatever a template may run into
-        lines = str(error).strip().splitlines()
-        reason = lines[0][:150] if lines else type(error).__name__
-        raise RequestError(
-            f"messages: the model's chat template refuses them: {reason}", "messages"
-        ) from error
+    # A message costs some work however short it is; what an option is for, only templates know.
+    size = sum(len(message.content) + 40 for message in messages)
+    size += sum(len(str(option)) for option in options.values())
+    return await aside(
+        size,
+        lambda: render_chat(tokenizer, conversation, options, add_generation_prompt),
+    )
 
 
 def _plain(message: ChatMessage) -> dict[str, str]:

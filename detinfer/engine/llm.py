@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+from detinfer.chat_template import Message, render_chat
 from detinfer.choices import choices
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
@@ -78,6 +79,29 @@ class LLM:
         self.engine = engine or Engine(EngineConfig(model=model, **settings))
         self._calls = 0
 
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Answers every conversation, as the model's chat template spells it.
+
+        Args:
+            messages: a conversation, such as ``[{"role": "user", "content": "Hello"}]``, or a list
+                of conversations.
+            params: one for all, or one for each; None is ``SamplingParams()``.
+
+        Returns:
+            The answers in the conversations' order, ``n`` for each.
+
+        Raises:
+            RequestError: if the model has no chat template, or it refuses the messages, or a
+                request cannot be served; nothing has run then.
+        """
+        return self.generate(
+            [render_chat(self.engine.tokenizer, one) for one in _conversations(messages)], params
+        )
+
     def generate(
         self,
         prompts: str | Sequence[Prompt],
@@ -123,6 +147,23 @@ class LLM:
             "list of lists of token ids",
             "prompts",
         )
+
+
+def _conversations(
+    messages: Sequence[Message] | Sequence[Sequence[Message]],
+) -> list[Sequence[Message]]:
+    def good(value: object, kind: type) -> bool:
+        return isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
+
+    if good(messages, Mapping):
+        return [cast("Sequence[Message]", messages)] if messages else []
+    if isinstance(messages, list | tuple) and all(good(one, Mapping) for one in messages):
+        return list(cast("Sequence[Sequence[Message]]", messages))
+    raise RequestError(
+        "messages: expected a list of messages, such as "
+        '[{"role": "user", "content": "Hello"}], or a list of such lists',
+        "messages",
+    )
 
 
 def _one_for_each(

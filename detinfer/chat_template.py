@@ -1,0 +1,51 @@
+"""From messages to token ids, through the chat template that the model brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detinfer.errors import RequestError
+
+Message = Mapping[str, Any]
+
+
+def render_chat(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    options: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """The messages as the model's template spells them; it writes every special token itself.
+
+    Args:
+        tokenizer: has the template, which transformers runs in a sandbox.
+        messages: each with a ``role`` and a ``content``.
+        options: further variables of the template.
+        add_generation_prompt: end with what begins the assistant's answer.
+
+    Raises:
+        RequestError: no messages, no template, or what the template says against them.
+    """
+    if not messages:
+        raise RequestError("messages: got an empty list, expected at least one message", "messages")
+    if not tokenizer.chat_template:
+        raise RequestError("messages: this model has no chat template", "messages")
+    text = "".join(str(value) for message in messages for value in message.values())
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError("messages: got text that is not valid UTF-8", "messages")
+    try:
+        return list(
+            tokenizer.apply_chat_template(
+                list(messages),
+                add_generation_prompt=add_generation_prompt,
+                return_dict=False,
+                **(options or {}),
+            )
+        )
+    except Exception as error:  # whatever a template may run into
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:150] if lines else type(error).__name__
+        raise RequestError(
+            f"messages: the model's chat template refuses them: {reason}", "messages"
+        ) from error
