@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from detinfer.server.access_log import log_request
 from detinfer.server.errors import Failure
 from detinfer.server.request_id import new_request_id
 from detinfer.server.service import Service
+from detinfer.server.slow_reader import SlowReaderWatch
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
@@ -58,7 +59,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     _service: Service
     _timer: asyncio.TimerHandle | None = None
-    _reader_timer: asyncio.TimerHandle | None = None
+    _reader: SlowReaderWatch | None = None
     _reading: Literal["nothing", "head", "body"] = "nothing"
     _head_bytes = 0
     _only_head = False  # whether the bytes being parsed belong to one head and nothing before it
@@ -69,6 +70,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        seconds = self._service.config.request_timeout
+        self._reader = SlowReaderWatch(self.loop, transport, seconds)
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -85,16 +88,19 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._stop_reader_timer()
+        if self._reader is not None:
+            self._reader.stop()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start_reader_timer()
+        if self._reader is not None:
+            self._reader.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_reader_timer()
+        if self._reader is not None:
+            self._reader.stop()
 
     # Called by the parser; what they raise becomes send_400_response
 
@@ -120,6 +126,10 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._refusal = _UPGRADE
             raise ValueError
         super().on_headers_complete()
+        if self.parser.get_http_version() == "1.0":
+            # Neither chunks nor 100 Continue are known there.
+            self.cycle.waiting_for_100_continue = False
+            self.cycle.send = _SendUntilClose(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
@@ -190,19 +200,23 @@ class _BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _start_reader_timer(self) -> None:
-        seconds = self._service.config.request_timeout
-        if seconds:
-            unsent = self.transport.get_write_buffer_size()
-            self._reader_timer = self.loop.call_later(seconds, self._check_reader, unsent)
 
-    def _stop_reader_timer(self) -> None:
-        if self._reader_timer is not None:
-            self._reader_timer.cancel()
-            self._reader_timer = None
+class _SendUntilClose:
+    """``send`` for HTTP/1.0: an answer without a length ends with its connection.
 
-    def _check_reader(self, unsent: int) -> None:
-        if self.transport.get_write_buffer_size() < unsent:
-            self._start_reader_timer()
-        else:
-            self.transport.abort()  # close() would wait for the reader
+    uvicorn would send it in chunks; it never keeps such a connection.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._has_length = False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            names = [name.lower() for name, _ in message.get("headers", [])]
+            self._has_length = b"content-length" in names
+            self._cycle.chunked_encoding = False if not self._has_length else None
+        elif not self._has_length:
+            self._cycle.expected_content_length = len(message.get("body", b""))
+        await self._send(message)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 from fake_engine import FakeEngine
 from loopback import serving
+
+from detinfer.server.slow_reader import SlowReaderWatch
 
 BODY = b'{"prompt": "a", "max_tokens": 2}'
 HEAD = f"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
@@ -217,6 +222,71 @@ def test_a_client_that_reads_slowly_gets_everything(stream):
             assert read > 6_500_000
 
     asyncio.run(scenario())
+
+
+class _Transport(asyncio.Transport):
+    """A socket's other end, of which only what waits can be seen."""
+
+    def __init__(self, sock: socket.socket, waiting: int) -> None:
+        super().__init__({"socket": sock})
+        self.waiting = waiting
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class _Clock:
+    """The loop of a watch: seconds pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Any]] = []
+        self.now = 0.0
+
+    def call_later(self, seconds: float, call: Any, *args: Any) -> Any:
+        timer = (self.now + seconds, lambda: call(*args))
+        self.timers.append(timer)
+        return SimpleNamespace(cancel=lambda: timer in self.timers and self.timers.remove(timer))
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        while self.timers and self.timers[0][0] <= self.now:
+            self.timers.pop(0)[1]()
+
+
+def _filled_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection whose buffers hold all they can, of megabytes that wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.socket()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        theirs.connect(listener.getsockname())
+        ours, _ = listener.accept()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(1 << 16))
+    return ours, theirs
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_progress_is_what_the_peer_has_taken_not_room_in_our_own_socket(reads):
+    ours, theirs = _filled_pair()
+    with ours, theirs:
+        clock, transport = _Clock(), _Transport(ours, 10 << 20)
+        watch = SlowReaderWatch(clock, transport, 20.0)  # type: ignore[arg-type]
+        watch.start()
+        for _ in range(20):  # a minute and a half, in which none of our own buffer can leave
+            if reads:
+                theirs.recv(40_000, socket.MSG_WAITALL)
+            clock.advance(4.5)
+        assert transport.aborted != reads
+        assert bool(clock.timers) == reads
+        watch.stop()
+        assert not clock.timers
 
 
 def test_zero_is_no_limit():
