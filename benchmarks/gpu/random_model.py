@@ -17,6 +17,10 @@ from detinfer.models.attention import ATTN_IMPLEMENTATION
 
 
 class _Backend:
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        """None are special."""
+        return {}
+
     def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
         return " " * len(token_ids)
 

@@ -18,7 +18,7 @@ from detinfer.choices import noise_seed
 from detinfer.config import PAGE_SIZE, EngineConfig
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
-from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
+from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.outputs import EngineInfo, FinishReason, RequestOutput, TokenLogprob
 from detinfer.engine.request import Request, RequestState
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
@@ -104,6 +104,7 @@ class Engine:
             config.prefix_caching,
         )
         self._decode = token_decoder(self.tokenizer)
+        self._special = special_tokens(self.tokenizer)
         self._requests: dict[str, Request] = {}  # unfinished ones, in order of arrival
         self._arrivals = 0
         self._steps = [0, 0]  # fast, deterministic
@@ -144,7 +145,7 @@ class Engine:
             max_tokens=max_tokens,
             seed=noise_seed(params),
             stop_ids=stop_ids(params, self.info),
-            detokenizer=Detokenizer(self._decode, prompt_token_ids),
+            detokenizer=Detokenizer(self._decode, prompt_token_ids, self._special),
             stop_strings=StopStrings(params.stop),
             cache_salt=cache_salt,
             lookup=PromptLookup() if self._speculation else None,
@@ -330,7 +331,7 @@ class Engine:
             return self._end(request, "stop", new)
         text, stopped = request.detokenizer.push(token), False
         if request.completion_tokens > request.params.min_tokens:
-            text, stopped = request.stop_strings.push(text)
+            text, stopped = request.stop_strings.push(text, self._special.get(token, ""))
         new.text += text
         if stopped:
             return self._end(request, "stop", new, cut=True)

@@ -10,6 +10,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+from tokenizers import AddedToken
 
 from detinfer.config import PAGE_SIZE, EngineConfig
 from detinfer.errors import ModelLoadError
@@ -23,12 +24,18 @@ BYTES = "🙂".encode()
 class FakeBackend:
     """One character a token, but ids 90..93, which are the four bytes of one character."""
 
+    def get_added_tokens_decoder(self):
+        return {t: AddedToken(f"<{t}>", special=True) for t in SPECIAL}
+
     def decode(self, token_ids, skip_special_tokens):
-        assert skip_special_tokens
+        assert not skip_special_tokens
         pieces = [
-            BYTES[t - 90 : t - 89] if 90 <= t < 94 else chr(33 + t).encode()
+            BYTES[t - 90 : t - 89]
+            if 90 <= t < 94
+            else f"<{t}>".encode()
+            if t in SPECIAL
+            else chr(33 + t).encode()
             for t in token_ids
-            if t not in SPECIAL
         ]
         return b"".join(pieces).decode("utf-8", "replace")
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
+from detinfer.engine.detokenizer import Detokenizer, StopStrings
 
 TEXTS = ["Hello, world", "naïve café", "日本語のテキスト", "🙂🙃 flags 🇫🇷", "a\n\n  b", "é" * 40]
 
@@ -104,16 +104,6 @@ def test_the_work_for_a_token_is_bounded(tokens):
     assert longest <= 32
 
 
-def test_token_decoder_skips_special_tokens():
-    tokenizer = byte_fallback_tokenizer()
-    tokenizer.add_special_tokens(["<end>"])
-
-    class Fast:
-        backend_tokenizer = tokenizer
-
-    assert token_decoder(Fast())([256, 259, 257]) == "Paris is"
-
-
 def cut(stops, pieces):
     matcher, given = StopStrings(stops), []
     for piece in pieces:
@@ -161,3 +151,27 @@ def test_stop_strings_equal_a_plain_search_and_hold_back_no_more_than_needed():
             so_far = text[: i + 1]
             held = max(n for s in stops for n in range(len(s)) if so_far.endswith(s[:n]))
             assert "".join(given[: i + 1]) == so_far[: len(so_far) - held]
+
+
+@pytest.mark.parametrize(
+    ("stop", "kept"),
+    [("<end>", "ab"), ("b<end>\n", "a"), ("d>\n", "ab"), ("<end>c", None), ("b\n", None)],
+)
+def test_stop_strings_find_names_that_the_text_leaves_out(stop, kept):
+    matcher, text = StopStrings([stop]), ""
+    for piece in (("ab", ""), ("", "<end>"), ("\n", "")):
+        new, found = matcher.push(*piece)
+        text += new
+        if found:
+            break
+    assert found == (kept is not None)
+    assert text + matcher.finish() == (kept or "ab\n")
+
+
+def test_what_is_held_back_comes_out_without_the_names():
+    matcher = StopStrings(["<end><end>x"])
+    assert matcher.push("a", "<end>") == ("a", False)
+    assert matcher.push("", "<end>") == ("", False)
+    assert matcher.push("y") == ("y", False)
+    assert matcher.push("<e") == ("", False)
+    assert matcher.finish() == "<e"

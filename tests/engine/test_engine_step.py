@@ -98,6 +98,17 @@ def test_the_first_half_of_a_character_at_the_end_is_text_that_may_be_a_stop(sto
     assert (outputs[-1].finish_reason, text_of(outputs)) == (reason, text)
 
 
+@pytest.mark.parametrize(("stop", "text"), [("<95>", "ab"), ("b<95>c", "a"), ("<95>d", "abcd")])
+def test_a_stop_string_that_names_a_special_token(stop, text):
+    tokens = [*script("ab")[:2], 95, *script("cd")]
+    params = SamplingParams(stop=(stop,), max_tokens=5)
+    outputs = generate(params, ScriptedRunner(tokens))
+    assert "".join(output.text for output in outputs) == text
+    assert outputs[-1].finish_reason == ("length" if text == "abcd" else "stop")
+    held = SamplingParams(stop=(stop,), max_tokens=5, min_tokens=5)
+    assert generate(held, ScriptedRunner(tokens))[-1].completion_tokens == 5
+
+
 def test_min_tokens_holds_off_every_kind_of_stop():
     params = SamplingParams(min_tokens=5, max_tokens=20, stop=("b",), stop_token_ids=(64,))
     # The stop string within the first five does not end it; the sixth token may be the stop id.

@@ -28,6 +28,10 @@ SMALL: dict[str, Any] = {
 
 
 class _Backend:
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        """None are special."""
+        return {}
+
     def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
         return "".join(chr(33 + token) for token in token_ids)
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from detinfer.choices import is_greedy, noise_seed
-from detinfer.engine.detokenizer import Detokenizer, StopStrings, token_decoder
+from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.outputs import EngineInfo, RequestOutput, TokenLogprob
 from detinfer.errors import EngineDeadError, QueueFullError, RequestError
 from detinfer.params import SamplingParams
@@ -158,7 +158,9 @@ class _Answer:
         self._seed = noise_seed(params)
         noise = 0 if is_greedy(params) else self._seed or 0
         self._start = sum(prompt) + noise + 1
-        self._detokenizer = Detokenizer(token_decoder(engine.tokenizer), prompt)
+        self._special = special_tokens(engine.tokenizer)
+        decode = token_decoder(engine.tokenizer)
+        self._detokenizer = Detokenizer(decode, prompt, self._special)
         self._stops = StopStrings(params.stop)
         self.count = 0
 
@@ -173,7 +175,8 @@ class _Answer:
             else script[(self.count - 1) % len(script)]
         )
         eos = token in engine.info.eos_token_ids and not params.ignore_eos
-        text, stopped = self._stops.push(self._detokenizer.push(token))
+        text = self._detokenizer.push(token)
+        text, stopped = self._stops.push(text, self._special.get(token, ""))
         reason = "stop" if stopped or eos else "length" if self.count == params.max_tokens else None
         if reason and not stopped:
             tail, _ = self._stops.push(self._detokenizer.finish())
