@@ -53,18 +53,19 @@ def chosen(which: str, keep: Sequence[str]) -> Iterator[str]:
 
 def main() -> int:
     """Makes the environment, says what is in it, runs README's tests."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], epilog="All other arguments are pytest's."
+    )
     parser.add_argument("which", choices=["newest", "oldest"])
     parser.add_argument("--keep", nargs="+", default=[], metavar="NAME", type=canonicalize_name)
-    parser.add_argument("pytest", nargs="*", help="arguments of pytest, after --")
-    args = parser.parse_args()
+    args, tests = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = [f"{folder}/bin/python", "-m"]
         install = [*python, "pip", "install", "-e", ".[test]", *chosen(args.which, args.keep)]
         subprocess.run(install, cwd=CHECKOUT, check=True)
         subprocess.run([*python, "pip", "freeze"], cwd=CHECKOUT, check=True)
-        tests = args.pytest or ["-n", "2", "--dist", "loadfile"]
+        tests = tests or ["-n", "2", "--dist", "loadfile"]
         return subprocess.run([*python, "pytest", *tests], cwd=CHECKOUT, check=False).returncode
 
 
