@@ -36,7 +36,8 @@ class SamplingRow:
     Attributes:
         seed: key of the noise, 64 bits; not read for a greedy row.
         position: absolute index in its sequence of the token to choose.
-        masked: token ids that cannot be chosen. [M] int64
+        masked: token ids that cannot be chosen; those outside the vocabulary mask nothing.
+            [M] int64
         token_ids: its own prompt and output so far; read only for penalties.
         prompt_tokens: how many of them are the prompt.
     """
@@ -89,7 +90,7 @@ def _choose_one(logits: Floats, row: SamplingRow) -> int:
         logits = _adjust(logits, row)
     ids: Ids = np.arange(len(logits), dtype=np.int64)
     if len(row.masked):
-        ids = np.delete(ids, row.masked)
+        ids = np.delete(ids, _known(row.masked, len(ids)))
         logits = logits[ids]
     if is_greedy(params):
         best = logits.argmax()
@@ -109,18 +110,25 @@ def _adjust(logits: Floats, row: SamplingRow) -> Floats:
     params, x = row.params, logits.copy()
     if params.logit_bias:
         bias = dict(params.logit_bias)
-        x[list(bias)] += np.array(list(bias.values()), dtype=np.float32)
+        ids = _known(np.array(list(bias), dtype=np.int64), len(x))
+        x[ids] += np.array([bias[token] for token in ids.tolist()], dtype=np.float32)
     if params.repetition_penalty != 1:
-        seen = np.array(row.token_ids, dtype=np.int64)  # a repeated id is set twice to one value
+        # A repeated id is set twice, to one value.
+        seen = _known(np.array(row.token_ids, dtype=np.int64), len(x))
         old, penalty = x[seen], np.float32(params.repetition_penalty)
         with np.errstate(over="ignore"):
             x[seen] = np.where(old > 0, old / penalty, old * penalty)
     if params.frequency_penalty or params.presence_penalty:
         output = np.array(row.token_ids[row.prompt_tokens :], dtype=np.int64)
-        ids, counts = np.unique(output, return_counts=True)
+        ids, counts = np.unique(_known(output, len(x)), return_counts=True)
         x[ids] -= np.float32(params.frequency_penalty) * counts.astype(np.float32)
         x[ids] -= np.float32(params.presence_penalty)
     return x
+
+
+def _known(ids: Ids, vocab: int) -> Ids:
+    """Those that are tokens: NumPy counts negative ids from the end, and raises at large ones."""
+    return ids[(ids >= 0) & (ids < vocab)]
 
 
 def _filter(x: Floats, params: SamplingParams) -> Ids:

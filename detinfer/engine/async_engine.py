@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import multiprocessing
 import queue
 import threading
@@ -32,6 +33,8 @@ from detinfer.engine.process import (
 from detinfer.engine.validation import check_request
 from detinfer.errors import DetinferError, EngineDeadError, QueueFullError, RequestError
 from detinfer.params import SamplingParams
+
+logger = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT = 1800.0  # seconds; a first start may fetch a model and compile kernels
 _STEP_TIMEOUT = 600.0  # seconds without a step, while requests are open: the engine hangs
@@ -223,8 +226,7 @@ class AsyncEngine:
         match message:
             case Stepped():
                 self._stats = message.stats
-                if self.on_step is not None:
-                    self.on_step(message)
+                self._tell(message)
                 for wire in message.outputs:
                     self._put(wire[_ID], wire, last=wire[_FINISH_REASON] is not None)
                 for request_id, error in message.refused:
@@ -234,6 +236,13 @@ class AsyncEngine:
                     self._ready.set_result(message)
             case Failed():
                 self._death = message.error
+
+    def _tell(self, message: Stepped) -> None:
+        try:
+            if self.on_step is not None:
+                self.on_step(message)
+        except Exception:  # whoever counts steps has no part in anyone's answer
+            logger.exception("on_step failed")
 
     def _ended(self, exit_code: int | None) -> None:
         self.state = "dead"
@@ -278,8 +287,18 @@ class AsyncEngine:
 
     def _write(self) -> None:
         while (command := self._commands.get()) is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._connection.send(command)
+            except OSError:
+                pass  # the process is gone
+            except Exception as error:  # a request that cannot be pickled
+                logger.exception("a command could not be sent")
+                if isinstance(command, Add):
+                    message = f"the request failed: {type(error).__name__}: {error}"
+                    with contextlib.suppress(RuntimeError):  # a closed loop
+                        self._loop.call_soon_threadsafe(
+                            self._put, command.request_id, DetinferError(message), True
+                        )
         self._connection.close()
 
     async def _kill(self) -> None:

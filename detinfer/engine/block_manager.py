@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -82,6 +82,19 @@ class BlockManager:
                 self._idle[page] = None
             else:
                 self._free.append(page)
+
+    def rebuild(self, owners: Iterable[str]) -> None:
+        """Makes the account of all pages anew from those ``owners`` have, in this order."""
+        self._owned = {owner: self._owned[owner] for owner in owners}
+        self._holders = Counter(page for pages in self._owned.values() for page in pages)
+        self.cache.rebuild()
+        # Pages on no list come first: nobody knows when they were last used.
+        listed = {*self._idle, *self._free}
+        lost = (page for page in range(self.num_pages) if page not in listed)
+        pages = dict.fromkeys([*lost, *self._idle, *self._free])
+        unheld = [page for page in pages if page not in self._holders]
+        self._idle = {page: None for page in unheld if page in self.cache}
+        self._free = [page for page in unheld if page not in self.cache]
 
     def forget(self) -> None:
         """Empties the prefix cache but for pages in use."""

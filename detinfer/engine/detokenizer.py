@@ -22,7 +22,11 @@ def token_decoder(tokenizer: Any) -> Decode:
     backend = tokenizer.backend_tokenizer
 
     def decode(token_ids: Sequence[int]) -> str:
-        text: str = backend.decode(token_ids, skip_special_tokens=False)
+        try:
+            text: str = backend.decode(token_ids, skip_special_tokens=False)
+        except BaseException as error:
+            raise_panic(error)
+            raise
         return text
 
     return decode
@@ -32,6 +36,16 @@ def special_tokens(tokenizer: Any) -> dict[int, str]:
     """The names of the tokens that a text leaves out, by id."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     return {index: token.content for index, token in added.items() if token.special}
+
+
+def raise_panic(error: BaseException) -> None:
+    """Makes a panic of a tokenizer's Rust, which is no ``Exception``, one that ends one request.
+
+    Raises:
+        RuntimeError: if it is one.
+    """
+    if type(error).__name__ == "PanicException":  # each extension module has a class of its own
+        raise RuntimeError(f"the tokenizer panicked: {error}") from error
 
 
 class Detokenizer:

@@ -2,76 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
-import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-from torch import Tensor
-
-from detinfer import ops, sampling
+from detinfer import ops
 from detinfer.choices import noise_seed
 from detinfer.config import PAGE_SIZE, EngineConfig
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
+from detinfer.engine.choosing import Choice, Outcome, accepted, is_finite, read_logits
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
-from detinfer.engine.outputs import EngineInfo, FinishReason, RequestOutput, TokenLogprob
+from detinfer.engine.increments import Increment, failure_of, output_of
+from detinfer.engine.outputs import FinishReason, RequestOutput
 from detinfer.engine.request import Request, RequestState
+from detinfer.engine.runner import Runner, describe, make_runner
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
 from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 
-if TYPE_CHECKING:
-    from detinfer.fingerprint import Fingerprint
-
-logger = logging.getLogger(__name__)
-
 NON_FINITE = "the model's logits became NaN or infinite for this request"
 
 # Tokens a step may come to through drafts: the rows of one tile, which cost little more than one
 # row as the weights are read once for all of them. Six on a CPU, sixteen on a tensor core.
 MAX_WITH_DRAFTS = {"portable": 6, "native": 16}
-
-
-class _Choice(NamedTuple):
-    """The token chosen from a row of logits (-1: none could be), and what is said of the row."""
-
-    token: int
-    sums: tuple[int, int]
-    logprob: TokenLogprob | None
-
-
-@dataclass
-class _Increment:
-    """What a step adds to a request."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    text: str = ""
-
-
-class Runner(Protocol):
-    """What the engine needs of a model runner (``ModelRunner``, or a fake in tests)."""
-
-    vocab_size: int
-    max_model_len: int
-    num_pages: int
-    eos_token_ids: frozenset[int]
-    tokenizer: Any
-    model_name: str
-    plan: str
-    dtype: Any
-    fingerprint: Fingerprint
-    profile: ops.Profile
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
 
 
 class Engine:
@@ -87,10 +41,10 @@ class Engine:
     def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
         config = config.resolve()
         if runner is None:
-            runner = _make_runner(config)
+            runner = make_runner(config)
         self.runner: Runner = runner
         self.tokenizer = runner.tokenizer
-        self.info = _describe(runner, config)
+        self.info = describe(runner, config)
         self.block_manager = BlockManager(runner.num_pages)
         assert config.max_num_seqs is not None
         assert config.max_num_batched_tokens is not None
@@ -151,8 +105,12 @@ class Engine:
             lookup=PromptLookup() if self._speculation else None,
         )
         self._arrivals += 1
-        self._requests[request_id] = request
-        self.scheduler.add(request)
+        try:
+            self._requests[request_id] = request
+            self.scheduler.add(request)
+        except BaseException:
+            self.discard([request_id])
+            raise
 
     def abort(self, request_id: str, reason: str | None = None) -> RequestOutput | None:
         """Ends a request and frees its pages at once; unknown and finished ones are ignored.
@@ -165,13 +123,18 @@ class Engine:
             Its last increment, for whoever still wants it; None if there was no such request.
         """
         request = self._requests.get(request_id)
-        return None if request is None else self._end(request, "abort", error=reason)
+        if request is None:
+            return None
+        try:
+            return self._end(request, "abort", error=reason)
+        except Exception as error:
+            self.discard([request_id])
+            return failure_of(request, error)
 
     def abort_all(self, reason: str) -> list[RequestOutput]:
         """Ends every request; returns their last increments."""
-        return [
-            self._end(request, "abort", error=reason) for request in list(self._requests.values())
-        ]
+        ended = [self.abort(request_id, reason) for request_id in list(self._requests)]
+        return [output for output in ended if output is not None]
 
     def has_unfinished(self) -> bool:
         """Whether a step has work to do."""
@@ -180,28 +143,30 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Runs the model once; returns the increments of the requests that got a token or ended.
 
-        A failure in the model ends the requests of this step with an error, and no others.
+        Whatever raises for one request ends that request with an error, and no other. What is
+        nobody's in particular, such as a failure in the model, ends all of the step. If the step
+        itself is interrupted (Ctrl-C) every request is ended, and the engine can be used again.
         """
-        rows = self.scheduler.schedule()
-        self._step_tokens = sum(row.num_tokens + len(row.draft) for row in rows)
-        if not rows:
-            return []
-        deterministic = any(row.request.params.deterministic for row in rows)
-        self._steps[deterministic] += 1
         try:
-            chosen = self._run(rows)
-        except Exception as error:
-            return [self._fail(row.request, error) for row in rows]
-        ended = [
-            self._end(request, "error", cut=True, error=NON_FINITE)
-            for request in {row.request: None for row in rows if row.scored}
-            if not all(map(_is_finite, request.prompt_logprobs))
-        ]
-        return ended + [
-            self._extend(row.request, row.draft, choices)
-            for row, choices in chosen
-            if row.request.state is not RequestState.FINISHED
-        ]
+            return self._step()
+        except BaseException:
+            self.discard(list(self._requests))  # no one can tell what was half done
+            raise
+
+    def discard(self, request_ids: Iterable[str]) -> None:
+        """Takes requests out, whatever was done to them by halves; unknown ones are ignored.
+
+        What the engine keeps of the others, and of its pages, is made anew from themselves. Once
+        more does no harm, so that an interrupted call can be made again.
+        """
+        gone = [self._requests[name] for name in request_ids if name in self._requests]
+        if not gone:
+            return
+        for request in gone:
+            request.state = RequestState.FINISHED
+        self.scheduler.rebuild(self._requests.values())
+        for request in gone:
+            del self._requests[request.request_id]
 
     def stats(self) -> dict[str, int]:
         """Counts of requests, pages, steps and tokens, as of now or since the start."""
@@ -246,33 +211,70 @@ class Engine:
                 f"order of arrival {arrivals[:8]}"
             )
 
-    def _run(self, rows: list[ScheduledRow]) -> list[tuple[ScheduledRow, list[_Choice]]]:
-        """One forward pass; the rows that choose tokens, and a choice for each token of a draft."""
-        with ops.use(self.runner.profile):
-            logits = self._score_prompts(rows, self.runner.forward(make_batch(rows)))
-            for row in rows:
-                self._count_computed(row.request, row.num_tokens)
-            choosing = [row for row in rows if not row.request.pending_tokens]
-            if not choosing:
-                return []
-            return list(zip(choosing, self._choose(logits, choosing), strict=True))
+    def _step(self) -> list[RequestOutput]:
+        failed: dict[Request, Exception] = {}
+        batch, rows = _lay_out(self._schedule(failed), failed)
+        self._step_tokens = 0 if batch is None else len(batch.input_ids)
+        outputs = [] if batch is None else self._run(batch, rows, failed)
+        self.discard(request.request_id for request in failed)
+        return [failure_of(*one) for one in failed.items()] + outputs
 
-    def _score_prompts(self, rows: list[ScheduledRow], logits: Tensor) -> Tensor:
-        """Keeps the log-probabilities of prompts; the logits that tokens are chosen from."""
-        if not any(row.scored for row in rows):
-            return logits
-        choosing: list[int] = []
-        start = 0
-        for request, count, draft, scored in rows:
-            tokens = [request.token_ids[position + 1] for position in scored]
-            counts = [request.params.prompt_logprobs] * len(tokens)
-            found = sampling.token_logprobs(logits[start : start + len(tokens)], tokens, counts)
-            request.prompt_logprobs += [one for one in found if one is not None]
-            start += len(tokens)
-            if request.num_computed + count == len(request.token_ids):
-                choosing += range(start, start + len(draft) + 1)
-                start += len(draft) + 1
-        return logits[choosing]
+    def _schedule(self, failed: dict[Request, Exception]) -> list[ScheduledRow]:
+        """The next step's rows, laid out anew without whoever makes that fail."""
+        while True:
+            try:
+                return self.scheduler.schedule()
+            except Exception as error:
+                if self.scheduler.current is None:
+                    raise
+                failed[self.scheduler.current] = error
+                self.discard([self.scheduler.current.request_id])
+
+    def _run(
+        self, batch: Batch, rows: list[ScheduledRow], failed: dict[Request, Exception]
+    ) -> list[RequestOutput]:
+        """One forward pass, and what its rows make of it."""
+        self._steps[batch.deterministic] += 1
+        try:
+            with ops.use(self.runner.profile):
+                outcomes = read_logits(self.runner.forward(batch), batch, rows)
+        except Exception as error:
+            failed |= {row.request: error for row in rows}
+            return []
+        outputs = []
+        for row, outcome in zip(rows, outcomes, strict=True):
+            try:
+                output = self._advance(row, outcome)
+            except Exception as error:
+                failed[row.request] = error
+            else:
+                outputs += [] if output is None else [output]
+        return outputs
+
+    def _advance(self, row: ScheduledRow, outcome: Outcome | Exception) -> RequestOutput | None:
+        """Takes what a step has brought a request; its increment, if there is one."""
+        if isinstance(outcome, Exception):
+            raise outcome
+        request, choices = row.request, outcome.choices
+        self._count_computed(request, row.num_tokens)
+        request.prompt_logprobs += outcome.scores
+        if not all(map(is_finite, outcome.scores)):
+            return self._end(request, "error", cut=True, error=NON_FINITE)
+        if not choices:
+            return None
+        right = accepted(row.draft, choices)
+        if row.draft and request.lookup is not None:
+            request.lookup.judge(len(row.draft), right)
+            self._drafted_tokens += len(row.draft)
+            self._accepted_tokens += right
+        new = Increment()
+        for i, choice in enumerate(choices[: right + 1]):
+            ended = self._take(request, choice, new)
+            if ended is not None:
+                return ended
+            if i < right:  # its keys and values are in the cache already
+                self._count_computed(request, 1)
+        return output_of(request, new)
 
     def _count_computed(self, request: Request, count: int) -> None:
         before = request.num_computed
@@ -280,43 +282,7 @@ class Engine:
         self.scheduler.name_pages(request)
         self._prompt_tokens += max(0, min(request.num_computed, request.prompt_tokens) - before)
 
-    def _choose(self, logits: Tensor, rows: list[ScheduledRow]) -> Iterator[list[_Choice]]:
-        sampling_rows, counts = [], []
-        for request, _, draft, _ in rows:
-            # A draft's tokens are judged as if those before them had been chosen.
-            sampling_rows += [_sampling_row(request, draft[:i]) for i in range(len(draft) + 1)]
-            counts += [request.params.logprobs] * (len(draft) + 1)
-        tokens, sums = sampling.choose(logits, sampling_rows)
-        logprobs = sampling.token_logprobs(logits, tokens, counts)
-        choices = map(_Choice, tokens, sums, logprobs)
-        for row in rows:
-            yield list(itertools.islice(choices, len(row.draft) + 1))
-
-    def _extend(
-        self, request: Request, draft: Sequence[int], choices: list[_Choice]
-    ) -> RequestOutput:
-        """Takes the chosen tokens: all that a draft guessed right, and the one after them."""
-        right = itertools.takewhile(
-            lambda pair: pair[0] == pair[1].token, zip(draft, choices, strict=False)
-        )
-        accepted = sum(1 for _ in right)
-        if draft and request.lookup is not None:
-            request.lookup.judge(len(draft), accepted)
-            self._drafted_tokens += len(draft)
-            self._accepted_tokens += accepted
-        new = _Increment()
-        try:
-            for i, choice in enumerate(choices[: accepted + 1]):
-                ended = self._take(request, choice, new)
-                if ended is not None:
-                    return ended
-                if i < accepted:  # its keys and values are in the cache already
-                    self._count_computed(request, 1)
-        except Exception as error:
-            return self._fail(request, error)
-        return _output(request, new)
-
-    def _take(self, request: Request, choice: _Choice, new: _Increment) -> RequestOutput | None:
+    def _take(self, request: Request, choice: Choice, new: Increment) -> RequestOutput | None:
         """Adds one token to a request and to ``new``; its last increment if that ends it."""
         token = choice.token
         if token < 0:
@@ -339,22 +305,17 @@ class Engine:
             return self._end(request, "length", new)
         return None
 
-    def _fail(self, request: Request, error: Exception) -> RequestOutput:
-        logger.error("request %s failed", request.request_id, exc_info=error)
-        message = f"the step failed: {type(error).__name__}: {error}"
-        return self._end(request, "error", cut=True, error=message)
-
     def _end(
         self,
         request: Request,
         reason: FinishReason,
-        new: _Increment | None = None,
+        new: Increment | None = None,
         *,
         cut: bool = False,
         error: str | None = None,
     ) -> RequestOutput:
         """Finishes a request; text that was held back goes out unless it is cut off."""
-        new = new or _Increment()
+        new = new or Increment()
         if not cut:
             tail, found = request.stop_strings.push(request.detokenizer.finish())
             if not found:
@@ -364,75 +325,32 @@ class Engine:
             new.text += tail
         self.scheduler.finish(request)
         del self._requests[request.request_id]
-        output = _output(request, new)
+        output = output_of(request, new)
         output.finish_reason = reason
         output.digest = request.digest.hexdigest()
         output.error = error
         return output
 
 
-def _make_runner(config: EngineConfig) -> Runner:
-    if config.numerics == "native" or config.device == "cuda":
-        from detinfer.engine.native_runner import NativeRunner
-
-        return NativeRunner(config)
-    from detinfer.engine.model_runner import ModelRunner
-
-    return ModelRunner(config)
-
-
-def _describe(runner: Runner, config: EngineConfig) -> EngineInfo:
-    assert config.max_num_seqs is not None
-    parts = dict(runner.fingerprint.parts)
-    return EngineInfo(
-        model_name=runner.model_name,
-        max_model_len=runner.max_model_len,
-        vocab_size=runner.vocab_size,
-        eos_token_ids=tuple(sorted(runner.eos_token_ids)),
-        num_pages=runner.num_pages,
-        max_num_seqs=config.max_num_seqs,
-        allow_fast=config.allow_fast,
-        plan=runner.plan,
-        dtype=str(runner.dtype).removeprefix("torch."),
-        numerics=parts.get("profile", "portable"),
-        fingerprint=parts,
-        system_fingerprint=runner.fingerprint.system_fingerprint,
-    )
+def _lay_out(
+    rows: list[ScheduledRow], failed: dict[Request, Exception]
+) -> tuple[Batch | None, list[ScheduledRow]]:
+    """The batch of a step's rows, and which they are: without those that fail alone as well."""
+    try:
+        return (make_batch(rows), rows) if rows else (None, [])
+    except Exception:
+        failed |= {row.request: fault for row in rows if (fault := _fault(row)) is not None}
+    rows = [row for row in rows if row.request not in failed]
+    try:
+        return (make_batch(rows), rows) if rows else (None, [])
+    except Exception as error:  # nobody's in particular
+        failed |= {row.request: error for row in rows}
+        return None, []
 
 
-def _is_finite(one: TokenLogprob) -> bool:
-    return all(math.isfinite(logprob) for logprob in (one.logprob, *(p for _, p in one.top[-1:])))
-
-
-def _sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:
-    """How the token after a request's own and ``guessed`` ones is sampled."""
-    masked = request.completion_tokens + len(guessed) < request.params.min_tokens
-    token_ids = [*request.token_ids, *guessed] if guessed else request.token_ids
-    return sampling.SamplingRow(
-        params=request.params,
-        seed=request.seed or 0,
-        position=len(token_ids),
-        masked=np.array(sorted(request.stop_ids) if masked else [], dtype=np.int64),
-        token_ids=token_ids,
-        prompt_tokens=request.prompt_tokens,
-    )
-
-
-def _output(request: Request, new: _Increment) -> RequestOutput:
-    is_first = bool(new.token_ids) and len(new.token_ids) == request.completion_tokens
-    scored = request.params.prompt_logprobs is not None and is_first
-    return RequestOutput(
-        request_id=request.request_id,
-        text=new.text,
-        token_ids=list(new.token_ids),
-        logprobs=None if request.params.logprobs is None else list(new.logprobs),
-        finish_reason=None,
-        digest=None,
-        seed=request.seed,
-        deterministic=request.params.deterministic,
-        prompt_tokens=request.prompt_tokens,
-        completion_tokens=request.completion_tokens,
-        cached_tokens=request.cached_tokens or 0,
-        queue_time=(request.started or time.monotonic()) - request.arrived,
-        prompt_logprobs=request.prompt_logprobs if scored else None,
-    )
+def _fault(row: ScheduledRow) -> Exception | None:
+    try:
+        make_batch([row])
+    except Exception as error:
+        return error
+    return None

@@ -115,27 +115,39 @@ class LLM:
 
         Raises:
             RequestError: if a prompt or its parameters cannot be served; nothing has run then.
+            KeyboardInterrupt: on Ctrl-C; nothing is left of the call, and another one works.
         """
         batch: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
         each = _one_for_each(params, len(batch))
         self._calls += 1
         completions: dict[str, Completion] = {}
+        # An interrupt may come at any point, in the inner clean-up too; then the outer one runs.
         try:
-            for prompt, chosen in zip(batch, each, strict=True):
-                token_ids = self._token_ids(prompt)
-                for choice in choices(chosen):
-                    request_id = f"generate-{self._calls}-{len(completions)}"
-                    self.engine.add_request(request_id, token_ids, choice)
-                    completions[request_id] = Completion(
-                        token_ids, choice.deterministic, self.engine.info.system_fingerprint
-                    )
-            while any(c.finish_reason is None for c in completions.values()):
-                for output in self.engine.step():
-                    completions[output.request_id].add(output)
+            try:
+                self._run(batch, each, completions)
+            finally:
+                self.engine.discard(completions)
         finally:
-            for request_id in completions:
-                self.engine.abort(request_id)
+            self.engine.discard(completions)
         return list(completions.values())
+
+    def _run(
+        self,
+        batch: Sequence[Prompt],
+        each: Sequence[SamplingParams],
+        completions: dict[str, Completion],
+    ) -> None:
+        for prompt, chosen in zip(batch, each, strict=True):
+            token_ids = self._token_ids(prompt)
+            for choice in choices(chosen):
+                request_id = f"generate-{self._calls}-{len(completions)}"
+                completions[request_id] = Completion(
+                    token_ids, choice.deterministic, self.engine.info.system_fingerprint
+                )
+                self.engine.add_request(request_id, token_ids, choice)
+        while any(c.finish_reason is None for c in completions.values()):
+            for output in self.engine.step():
+                completions[output.request_id].add(output)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -64,3 +64,7 @@ class PrefixCache:
     def remove(self, page: int) -> None:
         """Forget a page whose memory is to be used again."""
         del self._pages[self._entries.pop(page).key]
+
+    def rebuild(self) -> None:
+        """Find the pages' entries by their keys, and by no others."""
+        self._pages = {entry.key: page for page, entry in self._entries.items()}

@@ -70,7 +70,7 @@ class Stepped(NamedTuple):
     """What one round brought: all increments, requests refused, and the engine's counts."""
 
     outputs: list[Wire]
-    refused: list[tuple[str, RequestError]]
+    refused: list[tuple[str, DetinferError]]
     stats: dict[str, int]
 
     @property
@@ -122,7 +122,7 @@ def _load(connection: Connection, config: EngineConfig, factory: EngineFactory) 
 def _serve(engine: Engine, connection: Connection) -> None:
     while True:
         outputs: list[Wire] = []
-        refused: list[tuple[str, RequestError]] = []
+        refused: list[tuple[str, DetinferError]] = []
         busy = engine.has_unfinished()
         while connection.poll(0 if busy else None):  # blocks only while there is nothing to do
             busy = True
@@ -133,6 +133,9 @@ def _serve(engine: Engine, connection: Connection) -> None:
                         engine.add_request(*command)
                     except RequestError as error:
                         refused.append((command.request_id, error))
+                    except Exception as error:
+                        message = f"the request failed: {type(error).__name__}: {error}"
+                        refused.append((command.request_id, DetinferError(message)))
                 case Abort():
                     engine.abort(command.request_id)
                 case AbortAll():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,6 +77,11 @@ class Request:
         return len(self.token_ids) - self.prompt_tokens
 
     @property
+    def longest(self) -> int:
+        """Tokens it can come to; the last of them is never fed to the model."""
+        return self.prompt_tokens + self.max_tokens
+
+    @property
     def pending_tokens(self) -> int:
         """Tokens not yet in the cache: the rest of the prompt, or the one last chosen."""
         return len(self.token_ids) - self.num_computed
@@ -92,6 +98,13 @@ class Request:
         known = len(self.prompt_logprobs)
         end = min(self.num_computed + count, self.prompt_tokens - 1)
         return range(max(self.num_computed, known), max(end, known))
+
+    def draft(self, most: int) -> Sequence[int]:
+        """Guesses of its next tokens, at most ``most``; none that it could not go beyond."""
+        room = min(most, self.longest - 1 - len(self.token_ids))
+        if self.lookup is None or room < 1:
+            return ()
+        return self.lookup.propose(self.token_ids, room)
 
     def page_key(self, page: int) -> tuple[bytes, bytes, bytes]:
         """Chain key, parent's key and tokens of a full page."""

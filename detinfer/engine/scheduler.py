@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,6 +66,7 @@ class Scheduler:
         preemptions: requests sent back to wait so far.
         prefix_hits: pages taken from the prefix cache so far.
         prefix_queries: prompt tokens that pages were looked up for.
+        current: whom the scheduler was busy with last: who is to blame if that raised.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Scheduler:
         self.preemptions = 0
         self.prefix_hits = 0
         self.prefix_queries = 0
+        self.current: Request | None = None
         # What the step being laid out has left, in tokens and in positions to score.
         self._budget = self._scorable = 0
         self._blocks = block_manager
@@ -90,25 +92,40 @@ class Scheduler:
         """Lays out one step, at most one row a request, and admits what fits."""
         limits, rows = self.limits, dict[Request, int]()
         self._budget, self._scorable = limits.max_num_batched_tokens, limits.max_scored
+        self.current = None
         runnable = self.running[: limits.max_num_seqs]
         preempted = self.preemptions
-        for request in sorted(runnable, key=lambda one: not one.decoding):  # stable: by arrival
+        decodes: list[Request] = []
+        prefills: list[Request] = []
+        for request in runnable:
+            self.current = request
+            (decodes if request.decoding else prefills).append(request)
+        for request in (*decodes, *prefills):
+            self.current = request
             self._give_row(request, rows)
         while self.waiting and preempted == self.preemptions:
             if len(self.running) >= limits.max_num_seqs or not self._budget:
                 break
-            if not self._admit(self.waiting[0]):
+            self.current = self.waiting[0]
+            if not self._admit(self.current):
                 break
-            self._give_row(self.running[-1], rows)
-        return [
-            ScheduledRow(
-                request,
-                count,
-                self._draft(request) if request.decoding else (),
-                request.to_score(count),
-            )
-            for request, count in rows.items()
-        ]
+            self._give_row(self.current, rows)
+        scheduled = []
+        for request, count in rows.items():
+            self.current = request
+            draft = self._draft(request) if request.decoding else ()
+            scheduled.append(ScheduledRow(request, count, draft, request.to_score(count)))
+        return scheduled
+
+    def rebuild(self, requests: Iterable[Request]) -> None:
+        """Makes the queues and the pages anew from ``requests``, in order of arrival, alone."""
+        self.running, self.waiting = [], deque()
+        for request in requests:
+            if request.state is RequestState.RUNNING:
+                self.running.append(request)
+            elif request.state is RequestState.WAITING:
+                self.waiting.append(request)
+        self._blocks.rebuild(request.request_id for request in self.running)
 
     def name_pages(self, request: Request) -> None:
         """Tell the prefix cache of the pages that a request has filled."""
@@ -141,8 +158,10 @@ class Scheduler:
             count = min(count, self._scorable)
         wanted = BlockManager.pages_for(request.num_computed + count) - len(request.block_table)
         while wanted > self._blocks.num_free and self.running[-1] is not request:
-            self._budget += rows.pop(self.running[-1], 0)
-            self._preempt(self.running[-1])
+            self.current = self.running[-1]
+            self._take_back(self.current, rows)
+            self._preempt(self.current)
+        self.current = request
         granted = min(wanted, self._blocks.num_free)
         if granted > 0:
             self._blocks.extend(request.request_id, granted)
@@ -153,18 +172,22 @@ class Scheduler:
             self._budget -= rows[request]
             self._scorable -= len(request.to_score(rows[request]))
 
+    def _take_back(self, request: Request, rows: dict[Request, int]) -> None:
+        """Free what a row was to have of the step."""
+        count = rows.pop(request, 0)
+        self._budget += count
+        self._scorable += len(request.to_score(count))
+
     def _draft(self, request: Request) -> Sequence[int]:
         """A draft that the step, the request and its pages have room for."""
-        if request.lookup is None:
-            return ()
         limits = self.limits
-        room = min(
-            self._budget,
-            self._budget + limits.max_with_drafts - limits.max_num_batched_tokens,
-            request.max_tokens - request.completion_tokens - 1,
-            len(request.block_table) * PAGE_SIZE - len(request.token_ids),
+        draft = request.draft(
+            min(
+                self._budget,
+                self._budget + limits.max_with_drafts - limits.max_num_batched_tokens,
+                len(request.block_table) * PAGE_SIZE - len(request.token_ids),
+            )
         )
-        draft = request.lookup.propose(request.token_ids, room) if room > 0 else ()
         self._budget -= len(draft)
         return draft
 
@@ -234,6 +257,7 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
         input_ids.extend(draft)
         if end == len(request.token_ids):
             logit_rows.extend(range(len(input_ids) - len(draft) - 1, len(input_ids)))
+        assert end + len(draft) < request.longest, f"{request.request_id}: past its last position"
         used = BlockManager.pages_for(end + len(draft))
         block_tables[i, :used] = request.block_table[:used]
     offsets = np.arange(len(input_ids), dtype=np.int32) - np.repeat(query_start[:-1], counts)

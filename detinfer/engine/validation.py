@@ -30,8 +30,11 @@ def encode_text(tokenizer: Any, text: str, field: str = "prompt") -> list[int]:
 
 def stop_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:
     """Token ids of the vocabulary that end the request's output."""
-    ids = frozenset(token for token in params.stop_token_ids if token < info.vocab_size)
-    return ids if params.ignore_eos else ids.union(info.eos_token_ids)
+    ids = [*params.stop_token_ids, *(() if params.ignore_eos else info.eos_token_ids)]
+    # A model's own may be anything: an id that no token has ends nothing and masks nothing.
+    return frozenset(
+        token for token in ids if isinstance(token, int) and 0 <= token < info.vocab_size
+    )
 
 
 def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info: EngineInfo) -> int:

@@ -15,15 +15,15 @@ import torch
 from detinfer import sampling
 from detinfer.backends import portable
 from detinfer.config import PAGE_SIZE
+from detinfer.engine import choosing, prefix_cache
 from detinfer.engine import engine as engine_module
-from detinfer.engine import prefix_cache
 from detinfer.engine import request as request_module
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.engine import Engine
 
 # The right ones, whatever is patched later.
 linear, attention, activation = portable.linear, portable.attention, portable.activation
-make_batch, sampling_row = engine_module.make_batch, engine_module._sampling_row
+make_batch, sampling_row = engine_module.make_batch, choosing.sampling_row
 choose, gumbel_argmax = sampling.choose, sampling.gumbel_argmax
 page_key, root_key = request_module.Request.page_key, request_module.root_key
 
@@ -223,8 +223,8 @@ def noise_by_slot(patch):
 def draft_accepted_without_its_penalties(patch):
     """A draft's tokens are judged by penalties of the tokens before the draft."""
     patch.setattr(
-        engine_module,
-        "_sampling_row",
+        choosing,
+        "sampling_row",
         lambda request, guessed: replace(
             sampling_row(request, guessed), token_ids=request.token_ids
         ),
@@ -239,13 +239,13 @@ def draft_accepted_without_min_tokens(patch):
         row = sampling_row(request, guessed)
         return replace(row, masked=row.masked[:0]) if guessed else row
 
-    patch.setattr(engine_module, "_sampling_row", mutated)
+    patch.setattr(choosing, "sampling_row", mutated)
 
 
 @mutant()
 def every_token_of_a_draft_taken(patch):
     """What is chosen after a wrong guess is taken too."""
-    patch.setattr(engine_module.itertools, "takewhile", lambda _, pairs: pairs)
+    patch.setattr(engine_module, "accepted", lambda draft, choices: len(draft))
 
 
 # Batches and pages.

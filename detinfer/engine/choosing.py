@@ -1,0 +1,133 @@
+"""From a step's logits to each row's tokens and log-probabilities, one row blind to the others."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from detinfer import sampling
+from detinfer.engine.batch import Batch
+from detinfer.engine.outputs import TokenLogprob
+from detinfer.engine.request import Request
+from detinfer.engine.scheduler import ScheduledRow
+
+
+class Choice(NamedTuple):
+    """The token chosen from a row of logits (-1: none could be), and what is said of the row."""
+
+    token: int
+    sums: tuple[int, int]
+    logprob: TokenLogprob | None
+
+
+class Outcome(NamedTuple):
+    """What a step's logits say of one row.
+
+    Attributes:
+        scores: log-probabilities of the prompt's tokens after ``ScheduledRow.scored``.
+        choices: one for the row's last token and each of its draft; none while it prefills.
+    """
+
+    scores: list[TokenLogprob]
+    choices: list[Choice]
+
+
+def read_logits(
+    logits: Tensor, batch: Batch, rows: Sequence[ScheduledRow]
+) -> list[Outcome | Exception]:
+    """An outcome for each row, or what its own part in making it raised.
+
+    All rows are read at once. If that fails, each is read alone, which gives the same bits.
+
+    Args:
+        logits: of ``batch.logit_rows``. [L, V] float32
+        batch: made of ``rows``.
+        rows: the step's.
+    """
+    # Where each row's logits begin: nothing of a request has a say in which are whose.
+    edges = np.searchsorted(batch.logit_rows, batch.query_start).tolist()
+    try:
+        return list(_read(logits, rows, edges))
+    except Exception:
+        return [
+            _read_alone(logits[start:end], row)
+            for row, start, end in zip(rows, edges, edges[1:], strict=False)
+        ]
+
+
+def accepted(draft: Sequence[int], choices: Sequence[Choice]) -> int:
+    """How many tokens of a draft are those that were chosen, up to the first that is not."""
+    pairs = zip(draft, choices, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1].token, pairs))
+
+
+def is_finite(one: TokenLogprob) -> bool:
+    """Whether a log-probability, and the least of those beside it, are finite."""
+    return all(math.isfinite(logprob) for logprob in (one.logprob, *(p for _, p in one.top[-1:])))
+
+
+def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:
+    """How the token after a request's own and ``guessed`` ones is sampled."""
+    masked = request.completion_tokens + len(guessed) < request.params.min_tokens
+    token_ids = [*request.token_ids, *guessed] if guessed else request.token_ids
+    return sampling.SamplingRow(
+        params=request.params,
+        seed=request.seed or 0,
+        position=len(token_ids),
+        masked=np.array(sorted(request.stop_ids) if masked else [], dtype=np.int64),
+        token_ids=token_ids,
+        prompt_tokens=request.prompt_tokens,
+    )
+
+
+def _read_alone(logits: Tensor, row: ScheduledRow) -> Outcome | Exception:
+    try:
+        return _read(logits, [row], [0, len(logits)])[0]
+    except Exception as error:
+        return error
+
+
+def _read(logits: Tensor, rows: Sequence[ScheduledRow], edges: Sequence[int]) -> list[Outcome]:
+    """Outcomes of rows whose logits are those from one edge to the next."""
+    scores = [_score(row, logits[edge:]) for row, edge in zip(rows, edges, strict=False)]
+    starts = [edge + len(row.scored) for row, edge in zip(rows, edges, strict=False)]
+    counts = [end - start for start, end in zip(starts, edges[1:], strict=True)]
+    if any(row.scored for row in rows):
+        ends = zip(starts, edges[1:], strict=True)
+        logits = logits[[i for start, end in ends for i in range(start, end)]]
+    choices = iter(_choose(logits, rows, counts))
+    return [
+        Outcome(score, list(itertools.islice(choices, count)))
+        for score, count in zip(scores, counts, strict=True)
+    ]
+
+
+def _score(row: ScheduledRow, logits: Tensor) -> list[TokenLogprob]:
+    """Log-probabilities of a row's prompt tokens; its logits are the first."""
+    if not row.scored:
+        return []
+    request = row.request
+    tokens = [request.token_ids[position + 1] for position in row.scored]
+    counts = [request.params.prompt_logprobs] * len(tokens)
+    found = sampling.token_logprobs(logits[: len(tokens)], tokens, counts)
+    return [one for one in found if one is not None]
+
+
+def _choose(logits: Tensor, rows: Sequence[ScheduledRow], counts: Sequence[int]) -> list[Choice]:
+    """A choice from each row of logits, ``counts`` of them for each row of the step."""
+    if not len(logits):
+        return []
+    sampling_rows: list[sampling.SamplingRow] = []
+    logprobs: list[int | None] = []
+    for row, count in zip(rows, counts, strict=True):
+        # A draft's tokens are judged as if those before them had been chosen.
+        sampling_rows += [sampling_row(row.request, row.draft[:i]) for i in range(count)]
+        logprobs += [row.request.params.logprobs] * count
+    tokens, sums = sampling.choose(logits, sampling_rows)
+    found = sampling.token_logprobs(logits, tokens, logprobs)
+    return list(map(Choice, tokens, sums, found))
