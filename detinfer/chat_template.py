@@ -16,6 +16,25 @@ def render_chat(
     options: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
 ) -> list[int]:
+    """The token ids of ``chat_text``.
+
+    Raises:
+        RequestError: as ``chat_text``.
+    """
+    return encode_chat(tokenizer, chat_text(tokenizer, messages, options, add_generation_prompt))
+
+
+def encode_chat(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of what a template wrote, special tokens and all: none is added."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def chat_text(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    options: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+) -> str:
     """The messages as the model's template spells them; it writes every special token itself.
 
     Args:
@@ -35,11 +54,11 @@ def render_chat(
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError("messages: got text that is not valid UTF-8", "messages")
     try:
-        return list(
+        return str(
             tokenizer.apply_chat_template(
                 list(messages),
+                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                return_dict=False,
                 **(options or {}),
             )
         )

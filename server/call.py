@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,6 @@ def in_words_of_client(error: RequestError, sources: Mapping[str, str]) -> Reque
     name = error.param or ""
     source = sources.get(name, name)
     message = str(error)
-    if message.startswith(name):
-        message = source + message[len(name) :]
+    if name:
+        message = re.sub(rf"(^|However, ){name}\b", lambda found: found[1] + source, message)
     return RequestError(message, source or None, error.code)

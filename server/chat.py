@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detinfer.chat_template import render_chat
+from detinfer.chat_template import chat_text, encode_chat
 from detinfer.errors import RequestError
-from detinfer.server.generation import aside
+from detinfer.server.generation import aside, check_length
 from detinfer.server.protocol_chat import ChatMessage
+
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
 
 
 async def render(
-    tokenizer: Any,
+    engine: AsyncEngine,
     messages: Sequence[ChatMessage] | None,
     options: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
@@ -21,14 +24,16 @@ async def render(
     """The messages as the model's template spells them; it writes every special token itself.
 
     Args:
-        tokenizer: has the template, which transformers runs in a sandbox.
+        engine: its tokenizer has the template, which transformers runs in a sandbox.
         messages: at least one.
         options: further variables of the template.
         add_generation_prompt: end with what begins the assistant's answer.
 
     Raises:
-        RequestError: no messages, no template, or what the template says against them.
+        RequestError: no messages, no template, what the template says against them, or more text
+            than the model's length can hold, before the template runs and before it is tokenised.
     """
+    tokenizer = engine.tokenizer
     if not messages:
         got = "missing" if messages is None else "got an empty list"
         raise RequestError(f"messages: {got}, expected at least one message", "messages")
@@ -42,10 +47,11 @@ async def render(
     # A message costs some work however short it is; what an option is for, only templates know.
     size = sum(len(message.content) + 40 for message in messages)
     size += sum(len(str(option)) for option in options.values())
-    return await aside(
-        size,
-        lambda: render_chat(tokenizer, conversation, options, add_generation_prompt),
-    )
+    written = sum(len(message.content) for message in messages)
+    check_length(engine, written, "messages")
+    text = await aside(size, chat_text, tokenizer, conversation, options, add_generation_prompt)
+    check_length(engine, len(text), "messages")
+    return await aside(len(text), encode_chat, tokenizer, text)
 
 
 def _plain(message: ChatMessage) -> dict[str, str]:

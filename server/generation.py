@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer.engine.validation import encode_text
+from detinfer.engine.validation import encode_text, too_long
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 from detinfer.server.errors import GenerationError, UnavailableError, model_not_found
@@ -64,20 +64,28 @@ async def tokenize(engine: AsyncEngine, texts: Sequence[str], field: str) -> lis
     Raises:
         RequestError: a text without a token, or one that no tokens of the model's length spell.
     """
-    longest = engine.info.max_model_len * longest_token(engine.tokenizer)
     for text in texts:
-        if len(text) > longest:
-            raise RequestError(
-                f"{field}: got {len(text)} characters, at most {longest} can fit the model's "
-                f"length of {engine.info.max_model_len} tokens",
-                field,
-                "context_length_exceeded",
-            )
+        check_length(engine, len(text), field)
     encode = partial(encode_text, engine.tokenizer, field=field)
     encoded = [await aside(len(text), encode, text) for text in texts]
     if not all(encoded):
         raise RequestError(f"{field}: got text without a single token", field)
     return encoded
+
+
+def check_length(engine: AsyncEngine, characters: int, field: str) -> None:
+    """Refuse text that no tokens of the model's length spell, before it is worked on.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    longest = engine.info.max_model_len * longest_token(engine.tokenizer)
+    if characters > longest:
+        raise too_long(
+            engine.info.max_model_len,
+            field,
+            f"got {characters} characters, at most {longest} can fit",
+        )
 
 
 @lru_cache(maxsize=4)

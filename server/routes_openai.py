@@ -78,7 +78,7 @@ async def chat_completions(request: Request) -> Response:
     body = parse_body(ChatCompletionRequest, await request.body())
     if (refusal := other_model(service, body.model)) is not None:
         return refusal
-    prompt = await chat.render(engine.tokenizer, body.messages, body.chat_template_kwargs)
+    prompt = await chat.render(engine, body.messages, body.chat_template_kwargs)
     call = chat_call(body, prompt, service.default_deterministic)
     texts = token_texts(engine.tokenizer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +17,9 @@ from detinfer.server.protocol import Neutral, StrictBody, TokenIds, exactly_one,
 from detinfer.server.protocol_chat import ChatMessages, TemplateOptions
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
+
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 
@@ -86,7 +89,7 @@ async def tokenize(request: Request) -> Response:
     body = parse_body(TokenizeRequest, await request.body())
     if (refusal := other_model(service, body.model)) is not None:
         return refusal
-    tokens = await _tokens(engine.tokenizer, body)
+    tokens = await _tokens(engine, body)
     strings = engine.tokenizer.convert_ids_to_tokens(tokens) if body.return_token_strs else None
     return json_response(
         {
@@ -143,7 +146,7 @@ async def tokenizer_info(request: Request) -> Response:
     )
 
 
-async def _tokens(tokenizer: Any, body: TokenizeRequest) -> list[int]:
+async def _tokens(engine: AsyncEngine, body: TokenizeRequest) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         got = "neither" if body.prompt is None else "both"
         raise RequestError(f"prompt: got {got} of prompt and messages, expected one", "prompt")
@@ -154,10 +157,10 @@ async def _tokens(tokenizer: Any, body: TokenizeRequest) -> list[int]:
                 "add_special_tokens",
             )
         generate = body.add_generation_prompt is not False
-        return await chat.render(tokenizer, body.messages, body.chat_template_kwargs, generate)
+        return await chat.render(engine, body.messages, body.chat_template_kwargs, generate)
     tokens = await aside(
         len(body.prompt),
-        tokenizer.encode,
+        engine.tokenizer.encode,
         body.prompt,
         add_special_tokens=body.add_special_tokens is not False,
     )

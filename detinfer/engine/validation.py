@@ -28,6 +28,15 @@ def encode_text(tokenizer: Any, text: str, field: str = "prompt") -> list[int]:
     return list(tokenizer.encode(text))
 
 
+def too_long(longest: int, field: str, complaint: str) -> RequestError:
+    """What does not fit ``longest`` tokens, in the sentence that clients of OpenAI look for."""
+    return RequestError(
+        f"This model's maximum context length is {longest} tokens. However, {field}: {complaint}",
+        field,
+        "context_length_exceeded",
+    )
+
+
 def stop_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:
     """Token ids of the vocabulary that end the request's output."""
     ids = [*params.stop_token_ids, *(() if params.ignore_eos else info.eos_token_ids)]
@@ -52,28 +61,26 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
     prompt = len(prompt_token_ids)
     room = info.max_model_len - prompt
     if room < 1:
-        raise RequestError(
-            f"prompt: got {prompt} tokens, at most {info.max_model_len - 1} leave room for an "
-            f"answer within the model's length of {info.max_model_len}",
+        raise too_long(
+            info.max_model_len,
             "prompt",
-            "context_length_exceeded",
+            f"got {prompt} tokens, at most {info.max_model_len - 1} leave room for an answer",
         )
     max_tokens = room if params.max_tokens is None else params.max_tokens
     if max(max_tokens, params.min_tokens) > room:
         name = "max_tokens" if max_tokens > room else "min_tokens"
-        raise RequestError(
-            f"{name}: got {getattr(params, name)} after a prompt of {prompt} tokens, at most "
-            f"{room} fit the model's length of {info.max_model_len}",
+        raise too_long(
+            info.max_model_len,
             name,
-            "context_length_exceeded",
+            f"got {getattr(params, name)} after a prompt of {prompt} tokens, at most {room} fit",
         )
     pages = -(-(prompt + max_tokens) // PAGE_SIZE)
     if pages > info.num_pages:
-        raise RequestError(
-            f"max_tokens: a prompt of {prompt} tokens and {max_tokens} to generate need {pages} "
-            f"pages of {PAGE_SIZE} tokens, the KV cache has {info.num_pages}",
+        raise too_long(
+            info.num_pages * PAGE_SIZE,
             "max_tokens",
-            "context_length_exceeded",
+            f"a prompt of {prompt} tokens and {max_tokens} to generate need {pages} pages of "
+            f"{PAGE_SIZE} tokens, the KV cache has {info.num_pages}",
         )
     if params.min_tokens and len(stop_ids(params, info)) >= info.vocab_size:
         raise RequestError("min_tokens: every token of the vocabulary is a stop id", "min_tokens")

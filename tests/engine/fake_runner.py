@@ -43,7 +43,7 @@ class FakeBackend:
 class FakeTokenizer:
     backend_tokenizer = FakeBackend()
 
-    def encode(self, text):
+    def encode(self, text, add_special_tokens=True):
         return [ord(character) - 33 for character in text]
 
     def get_vocab(self):

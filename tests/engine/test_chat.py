@@ -17,10 +17,10 @@ class ChatTokenizer(FakeTokenizer):
 
     chat_template = "there is one"
 
-    def apply_chat_template(self, messages, add_generation_prompt, return_dict):
-        assert return_dict is False
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        assert tokenize is False
         text = "".join(f"{m['role'][0]}:{m['content']}|" for m in messages)
-        return self.encode(text + "a:" * add_generation_prompt)
+        return text + "a:" * add_generation_prompt
 
 
 def chat_engine(**options):

@@ -11,6 +11,8 @@ from detinfer.server import call
 from detinfer.server.limits import MAX_CHOICES
 
 MESSAGE = {"role": "user", "content": ""}
+LONG = {"role": "user", "content": "x" * 3_900_000}
+LONG_PARTS = {"role": "user", "content": [{"type": "text", "text": "x" * 3_900_000}]}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,9 @@ MESSAGE = {"role": "user", "content": ""}
         ("/generate", {"inputs": ["a", "x" * 3_900_000]}, "inputs"),
         ("/v1/completions", {"prompt": "x" * 3_900_000}, "prompt"),
         ("/generate_stream", {"inputs": "x" * 3_900_000}, "inputs"),
+        ("/v1/chat/completions", {"messages": [LONG]}, "messages"),
+        ("/v1/chat/completions", {"messages": [LONG_PARTS]}, "messages"),
+        ("/tokenize", {"messages": [LONG]}, "messages"),
     ],
 )
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(client, route, body, param):
@@ -30,6 +35,43 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(client, route,
     assert (response.status_code, error["param"]) == (400, param)
     assert error["code"] == "context_length_exceeded"
     assert "3900000 characters" in error["message"]
+    assert error["message"].startswith("This model's maximum context length is 256 tokens. However")
+
+
+def test_what_a_template_makes_of_short_messages_is_bounded_too(make_client):
+    engine = FakeEngine(chat_template="{% for m in messages %}{{ m.content * 1000 }}{% endfor %}")
+    engine.tokenizer.encode = None  # the refusal comes before
+    client = make_client(engine)
+    for route in ("/v1/chat/completions", "/tokenize"):
+        error = client.post(route, {"messages": [{"role": "user", "content": "x" * 100}]}).json()
+        assert (error["error"]["param"], error["error"]["code"]) == (
+            "messages",
+            "context_length_exceeded",
+        )
+        assert "got 100000 characters" in error["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "field"),
+    [
+        ("/v1/completions", {"prompt": "x" * 300}, "prompt"),
+        ("/v1/completions", {"prompt": "x" * 200, "max_tokens": 57}, "max_tokens"),
+        ("/v1/chat/completions", {"messages": [{**MESSAGE, "content": "x" * 300}]}, "messages"),
+        (
+            "/v1/chat/completions",
+            {"messages": [MESSAGE], "max_completion_tokens": 999},
+            "max_completion_tokens",
+        ),
+        ("/generate", {"prompt": "x" * 300}, "prompt"),
+        ("/generate_stream", {"inputs": "x" * 300}, "inputs"),
+    ],
+)
+def test_too_long_is_said_in_the_sentence_that_clients_look_for(client, route, body, field):
+    error = client.post(route, body).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == field
+    said = f"This model's maximum context length is 256 tokens. However, {field}: got "
+    assert error["message"].startswith(said)
 
 
 def test_more_answers_than_the_server_has_room_for_are_a_400_not_a_429(make_client):
