@@ -109,6 +109,11 @@ class ServerConfig:
     access_log: bool = True
 
 
+def longest_sequence(max_model_len: int, num_pages: int) -> int:
+    """Most tokens of one prompt and its answer: the model's length, or the pool if that is less."""
+    return min(max_model_len, num_pages * PAGE_SIZE)
+
+
 def cache_dir() -> Path:
     """Fetched models and compiled kernels: ``$DETINFER_CACHE``, else ~/.cache/detinfer."""
     configured = os.environ.get("DETINFER_CACHE")

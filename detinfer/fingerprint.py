@@ -6,15 +6,22 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 from detinfer import __version__
 from detinfer.errors import ConfigError
-from detinfer.models.loader import ModelFiles, config_digest, tokenizer_digest, weights_digest
+from detinfer.models.loader import ModelFiles, config_digest, load_tokenizer, weights_digest
+from detinfer.models.tokenizer import tokenizer_digest
 
 # The arithmetic contract, docs/arithmetic.md: profile and version.
 PORTABLE_CONTRACT = "portable-1"
 NATIVE_CONTRACT = "native-1"
 SAMPLER_VERSION = "1"  # rules 7 and 8 of the contract: filters, noise, checksum
+
+# Packages whose releases decide what is computed: transformers reads the configuration and has the
+# models' code, tokenizers makes tokens of text and back, Jinja renders chat templates.
+PACKAGES = ("transformers", "tokenizers", "jinja2")
 
 PARTS = (
     "weights",
@@ -26,6 +33,8 @@ PARTS = (
     "dtype",
     "rope",
     "sampler",
+    "length",
+    *PACKAGES,
 )
 # What the bits of profile ``native`` depend on besides.
 NATIVE_PARTS = ("architecture", "compiler", "launch_tables")
@@ -36,7 +45,8 @@ class Fingerprint:
     """Two engines of equal fingerprint answer the same request with the same bits.
 
     Thread counts, instruction sets, batch limits and cache sizes are not in it: under the
-    ``portable`` profile no bit depends on them.
+    ``portable`` profile no bit depends on them. ``length`` is in it: what bounds an answer whose
+    request does not.
 
     Attributes:
         parts: what the bits depend on, each by name (``PARTS``, under the ``native`` profile
@@ -67,12 +77,12 @@ class Fingerprint:
         return f"detinfer-{__version__}-{self.parts['contract']}-{digest[:12]}"
 
 
-def file_parts(files: ModelFiles) -> dict[str, str]:
-    """The parts that name a model's files."""
+def file_parts(files: ModelFiles, tokenizer: Any = None) -> dict[str, str]:
+    """The parts that name a model: its files, and its tokenizer as loaded (from them if None)."""
     return {
         "weights": weights_digest(files),
         "weight_format": files.weight_format,
-        "tokenizer": tokenizer_digest(files),
+        "tokenizer": tokenizer_digest(load_tokenizer(files) if tokenizer is None else tokenizer),
         "config": config_digest(files),
     }
 
@@ -82,6 +92,7 @@ def make_fingerprint(
     *,
     dtype: str,
     rope: str,
+    length: int,
     contract: str = PORTABLE_CONTRACT,
     **native: str,
 ) -> Fingerprint:
@@ -91,6 +102,7 @@ def make_fingerprint(
         files: the model, or its ``file_parts``.
         dtype: dtype of activations and KV cache, ``"float32"`` and so on.
         rope: how the frequencies were pinned, as the loader of the model puts it.
+        length: tokens of prompt and answer together, for a request without ``max_tokens``.
         contract: profile and version of the arithmetic contract.
         **native: ``NATIVE_PARTS``, for that profile.
     """
@@ -103,6 +115,8 @@ def make_fingerprint(
             "dtype": dtype,
             "rope": rope,
             "sampler": SAMPLER_VERSION,
+            "length": str(length),
+            **{name: version(name) for name in PACKAGES},
             **native,
         }
     )

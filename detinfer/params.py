@@ -22,7 +22,8 @@ class SamplingParams:
     """How tokens are chosen and when a request ends.
 
     Attributes:
-        max_tokens: most tokens to generate; None means up to the model's length.
+        max_tokens: most tokens to generate; None means up to the model's length, or
+            what the KV cache holds if that is less; the fingerprint has it.
         temperature: 0 is greedy (ties to the lowest token id).
         top_k: 0 keeps all.
         repetition_penalty: divides the positive logits of tokens in the prompt or the output, and

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from detinfer.choices import choices
-from detinfer.config import PAGE_SIZE
 from detinfer.engine.outputs import EngineInfo
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
@@ -48,8 +47,7 @@ class Call:
         params = self.params
         try:
             if "max_tokens" not in self.sources:
-                longest = min(info.max_model_len, info.num_pages * PAGE_SIZE)
-                room = max(1, longest - len(prompt_token_ids))
+                room = max(1, info.longest - len(prompt_token_ids))
                 params = replace(params, max_tokens=min(params.max_tokens or room, room))
             answers = choices(params)
             check_request(prompt_token_ids, answers[0], info)

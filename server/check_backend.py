@@ -10,7 +10,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from detinfer.check import Answer, Bounds, Load, Row
-from detinfer.config import PAGE_SIZE
 from detinfer.engine.validation import encode_text
 from detinfer.errors import DetinferError, QueueFullError
 
@@ -35,7 +34,7 @@ class AsyncEngineBackend:
         self.fingerprint = info.system_fingerprint
         self.bounds = Bounds(
             vocab_size=info.vocab_size,
-            longest=min(info.max_model_len, info.num_pages * PAGE_SIZE),
+            longest=info.longest,
             max_rows=min(MAX_ROWS, info.max_num_seqs),
             allow_fast=info.allow_fast,
         )

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from detinfer.config import EngineConfig
 from detinfer.errors import ConfigError
-from detinfer.fingerprint import PARTS, Fingerprint, make_fingerprint
+from detinfer.fingerprint import PACKAGES, PARTS, Fingerprint, make_fingerprint
 
 VALUES = {name: f"{name} value" for name in PARTS} | {"contract": "portable-1"}
 
@@ -20,7 +21,7 @@ def test_its_form_is_fixed():
     name = Fingerprint(VALUES).system_fingerprint
     assert re.fullmatch(r"detinfer-0\.1\.0-portable-1-[0-9a-f]{12}", name)
     # Pinned: clients compare it between machines and versions.
-    assert name == "detinfer-0.1.0-portable-1-5f1313e6ec17"
+    assert name == "detinfer-0.1.0-portable-1-04b332101b26"
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -59,14 +60,14 @@ def test_no_setting_of_load_or_machine_is_a_part():
 
 
 def test_a_model_has_one_whatever_the_machine_does(default_model, monkeypatch):
-    before = make_fingerprint(default_model, dtype="float32", rope="default")
+    before = make_fingerprint(default_model, dtype="float32", rope="default", length=8192)
     threads = torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     try:
-        after = make_fingerprint(default_model, dtype="float32", rope="default")
+        after = make_fingerprint(default_model, dtype="float32", rope="default", length=8192)
     finally:
         torch.set_num_threads(threads)
     assert after == before
@@ -74,9 +75,9 @@ def test_a_model_has_one_whatever_the_machine_does(default_model, monkeypatch):
     assert (before.parts["contract"], before.parts["profile"]) == ("portable-1", "portable")
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"rope": "linear 2"}])
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"rope": "linear 2"}, {"length": 4096}])
 def test_the_runners_choices_are_in_it(default_model, change):
-    choices = {"dtype": "float32", "rope": "default"}
+    choices = {"dtype": "float32", "rope": "default", "length": 8192}
     assert (
         make_fingerprint(default_model, **choices).system_fingerprint
         != make_fingerprint(default_model, **(choices | change)).system_fingerprint
@@ -94,5 +95,14 @@ def test_where_a_model_lies_is_not_in_it(default_model, tmp_path):
         name="other",
         weights=tuple(moved / Path(path).name for path in default_model.weights),
     )
-    same = {"dtype": "float32", "rope": "default"}
+    same = {"dtype": "float32", "rope": "default", "length": 8192}
     assert make_fingerprint(files, **same) == make_fingerprint(default_model, **same)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_releases_that_decide_what_is_computed_are_in_it(default_model, monkeypatch, package):
+    same = {"dtype": "float32", "rope": "default", "length": 8192}
+    before = make_fingerprint(default_model, **same)
+    assert before.parts[package] == version(package)
+    monkeypatch.setattr("detinfer.fingerprint.version", lambda name: version(name) + ".post1")
+    assert make_fingerprint(default_model, **same).parts[package] != before.parts[package]

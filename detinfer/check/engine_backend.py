@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from detinfer.check.load import Bounds, Load, Row
 from detinfer.check.result import Answer
 from detinfer.check.target import Prompt
-from detinfer.config import PAGE_SIZE
 from detinfer.engine.outputs import RequestOutput
 from detinfer.errors import DetinferError
 
@@ -32,7 +31,7 @@ class EngineBackend:
         self.fingerprint = info.system_fingerprint
         self.bounds = Bounds(
             vocab_size=info.vocab_size,
-            longest=min(info.max_model_len, info.num_pages * PAGE_SIZE),
+            longest=info.longest,
             max_rows=max_rows,
             allow_fast=info.allow_fast,
             max_num_seqs=limits.max_num_seqs,

@@ -10,7 +10,7 @@ from typing import Any
 from detinfer.check.client import Client
 from detinfer.check.load import Bounds, Load, Row
 from detinfer.check.result import Answer
-from detinfer.config import PAGE_SIZE
+from detinfer.config import longest_sequence
 from detinfer.errors import DetinferError
 from detinfer.params import SamplingParams
 
@@ -41,7 +41,7 @@ class ServerBackend:
             self.fingerprint = str(info["system_fingerprint"])
             self.bounds = Bounds(
                 vocab_size=int(engine["vocab_size"]),
-                longest=min(int(engine["max_model_len"]), int(engine["num_pages"]) * PAGE_SIZE),
+                longest=longest_sequence(int(engine["max_model_len"]), int(engine["num_pages"])),
                 max_rows=concurrency,
                 allow_fast=bool(engine["allow_fast"]),
             )

@@ -69,6 +69,9 @@ class Detokenizer:
     ) -> None:
         self._decode = decode
         self._skipped = skipped
+        self._window: list[int] = []
+        self._read = 0  # tokens of the window whose text was given out
+        self._given: tuple[str, ...] = ("",)  # what that text may be, likeliest first
         tokens = (token for token in reversed(context) if token not in skipped)
         last = list(islice(tokens, _CONTEXT[-1]))[::-1] or list(context[-_CONTEXT[0] :])
         self._start(last)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detinfer import ops
 from detinfer.backends import portable
-from detinfer.config import EngineConfig, cpu_threads
+from detinfer.config import EngineConfig, cpu_threads, longest_sequence
 from detinfer.engine.batch import Batch
 from detinfer.engine.loading import (
     check_config,
@@ -21,7 +21,7 @@ from detinfer.engine.loading import (
 )
 from detinfer.environment import check_environment
 from detinfer.errors import RequestError, UnsupportedModelError
-from detinfer.fingerprint import make_fingerprint
+from detinfer.fingerprint import file_parts, make_fingerprint
 from detinfer.kernels.cpu.jit import numba
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext, forward_context
@@ -75,7 +75,12 @@ class ModelRunner:
         page = sum(portable.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
         self.num_pages = num_pages(config.kv_cache_memory, page)
         self.cache = ops.KVCache(report.cache_specs, self.num_pages, self.torch_dtype)
-        self.fingerprint = make_fingerprint(files, dtype=self.dtype, rope=report.rope)
+        self.fingerprint = make_fingerprint(
+            file_parts(files, self.tokenizer),
+            dtype=self.dtype,
+            rope=report.rope,
+            length=longest_sequence(self.max_model_len, self.num_pages),
+        )
 
         self._logits = torch.empty(0, self.vocab_size)
         self._fused: FusedStep | None = None

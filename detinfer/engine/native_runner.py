@@ -21,7 +21,7 @@ from detinfer.backends.native_batch import (
     fill,
     make_plans,
 )
-from detinfer.config import EngineConfig
+from detinfer.config import EngineConfig, longest_sequence
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.decode_graphs import DecodeGraphs
@@ -117,6 +117,7 @@ class NativeRunner:
                 source.parts,
                 dtype=self.dtype,
                 rope=report.rope,
+                length=longest_sequence(self.max_model_len, self.num_pages),
                 contract=NATIVE_CONTRACT,
                 **_native_parts(device),
             )
@@ -214,8 +215,9 @@ def _device(config: EngineConfig) -> torch.device:
 
 def _read(config: EngineConfig) -> Source:
     files = resolve_model(config.model, progress=sys.stderr.isatty())
+    tokenizer = load_tokenizer(files)
     return Source(
-        load_model(files), load_tokenizer(files), files.name, stored_dtype(files), file_parts(files)
+        load_model(files), tokenizer, files.name, stored_dtype(files), file_parts(files, tokenizer)
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
+from detinfer.config import longest_sequence
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 Wire = tuple[Any, ...]
 
@@ -78,3 +80,8 @@ class EngineInfo:
     numerics: str
     fingerprint: dict[str, str]
     system_fingerprint: str
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt and its answer; what bounds an answer without ``max_tokens``."""
+        return longest_sequence(self.max_model_len, self.num_pages)

@@ -66,7 +66,7 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
             "prompt",
             f"got {prompt} tokens, at most {info.max_model_len - 1} leave room for an answer",
         )
-    max_tokens = room if params.max_tokens is None else params.max_tokens
+    max_tokens = max(1, info.longest - prompt) if params.max_tokens is None else params.max_tokens
     if max(max_tokens, params.min_tokens) > room:
         name = "max_tokens" if max_tokens > room else "min_tokens"
         raise too_long(

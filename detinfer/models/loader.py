@@ -19,22 +19,12 @@ from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, co
 from detinfer.models.hub import fetch_from_hub
 from detinfer.models.progress import progress_bar
 from detinfer.models.store import build_once
+from detinfer.models.tokenizer import settle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 # Fields of config.json that cannot change a logit; any other, known or not, counts.
 _IDLE_FIELDS = {
     "_name_or_path",
@@ -109,6 +99,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
 
     Raises:
         ModelLoadError: the folder has no tokenizer, or one that cannot be loaded.
+        UnsupportedModelError: one that draws tokens at random.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -127,6 +118,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
             f"{files.folder}: its tokenizer is a {type(tokenizer).__name__}, expected a fast one "
             "(tokenizer.json)"
         )
+    settle(tokenizer, files.folder)
     return tokenizer
 
 
@@ -136,12 +128,6 @@ def weights_digest(files: ModelFiles) -> str:
     Files are read once; after that their size and times tell whether they have changed.
     """
     return _digest(files.weights)
-
-
-def tokenizer_digest(files: ModelFiles) -> str:
-    """SHA-256, in hex, over names and contents of the tokenizer's files and chat template."""
-    paths = (files.folder / name for name in _TOKENIZER_FILES)
-    return _digest(tuple(path for path in paths if path.is_file()))
 
 
 def config_digest(files: ModelFiles) -> str:

@@ -64,6 +64,18 @@ def test_ignore_eos_and_length():
     assert outputs[-1].finish_reason == "length"
 
 
+def test_without_max_tokens_the_pool_bounds_what_the_model_would_not():
+    params = SamplingParams(max_tokens=None, ignore_eos=True)
+    for options, length in (
+        ({"num_pages": 2}, 128),
+        ({"num_pages": 40}, 400),
+        ({"max_model_len": 100}, 100),
+    ):
+        outputs = generate(params, ScriptedRunner(script("abc"), **options))
+        assert len(ids_of(outputs)) == length - 1
+        assert outputs[-1].finish_reason == "length"
+
+
 def test_stop_ids():
     params = SamplingParams(stop_token_ids=(ord("c") - 33, 10**6))
     outputs = generate(params, ScriptedRunner(script("abcd")))
