@@ -34,6 +34,7 @@ from detinfer.engine.loading import (
     stored_dtype,
 )
 from detinfer.engine.model_runner import run_modules
+from detinfer.environment import check_environment
 from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
 from detinfer.fingerprint import NATIVE_CONTRACT, file_parts, make_fingerprint
 from detinfer.kernels.triton import launch
@@ -84,6 +85,7 @@ class NativeRunner:
     """
 
     def __init__(self, config: EngineConfig, source: Source | None = None) -> None:
+        check_environment()  # tokens are chosen on the host
         check_config(config)
         config = config.resolve()
         device = _device(config)

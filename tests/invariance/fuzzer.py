@@ -74,11 +74,14 @@ class World:
 
     Args:
         plan: of the model: ``fused``, or ``modules``, whose ops a test can replace.
+        model: of ``tiny_runner.MODELS``.
+        faults: share of operations after which a step fails.
     """
 
-    def __init__(self, plan="fused"):
-        self.runner = TinyModelRunner(POOL, plan)
-        self._alone = TinyModelRunner(4, plan)
+    def __init__(self, plan="fused", model="windowed", faults=0.0):
+        self.faults = faults
+        self.runner = TinyModelRunner(POOL, plan, model=model)
+        self._alone = TinyModelRunner(4, plan, model=model)
         self._answers = {}
 
     def alone(self, number):
@@ -100,7 +103,7 @@ class Episode:
     def __init__(self, world):
         self.world, self.runner = world, world.runner
         self.runner.spoil(range(POOL))
-        self.runner.threads, self.runner.split_chunks = 1, 0
+        self.runner.threads, self.runner.split_chunks, self.runner.failing = 1, 0, None
         self.engine = Engine(EngineConfig(), self.runner)
         self.limits(*ROOMY)
         self.live = {}  # request id -> its number in the population and its answer so far
@@ -154,6 +157,10 @@ class Episode:
     def forget(self):
         self.engine.block_manager.forget()
 
+    def fail(self, when):
+        """The next step fails: those in it end with an error, and leave nothing wrong behind."""
+        self.runner.failing = when
+
     def drain(self):
         """Steps until all have ended; nothing may be left behind."""
         self.limits(*ROOMY)
@@ -173,6 +180,9 @@ class Episode:
         if answer.finish_reason is None:
             return
         del self.live[output.request_id]
+        if answer.finish_reason == "error" and "injected fault" in output.error:
+            self._counts["failed"] += 1
+            return
         if answer.finish_reason == "error":
             raise Difference(f"request {number} ended with an error: {output.error}")
         if request(number).params.deterministic and answer.finish_reason != "abort":
@@ -225,6 +235,17 @@ def draw_operations(seed):
     return operations
 
 
+def with_faults(operations, share, seed):
+    """The same operations, some of them followed by a step that fails."""
+    rng = random.Random(f"faults of {seed}")
+    mixed = []
+    for operation in operations:
+        mixed.append(operation)
+        if rng.random() < share:
+            mixed += [("fail", rng.choice(["before", "after"])), ("step",)]
+    return mixed
+
+
 def run_episode(world, operations):
     """Runs operations and drains the engine; returns the counts, or raises what went wrong."""
     episode = Episode(world)
@@ -246,7 +267,7 @@ def fuzz(world, steps, seed=0, shrinking=True, progress=lambda counts: None):
     """
     total = Counter()
     while total["steps"] < steps:
-        operations = draw_operations(seed)
+        operations = with_faults(draw_operations(seed), world.faults, seed)
         try:
             total += run_episode(world, operations)
         except Exception as error:

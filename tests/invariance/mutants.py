@@ -30,19 +30,28 @@ page_key, root_key = request_module.Request.page_key, request_module.root_key
 
 @dataclass(frozen=True)
 class Mutant:
-    """A defect: ``patch(monkeypatch)`` puts it in; ``plan`` is one that runs what is patched."""
+    """A defect.
+
+    Attributes:
+        patch: ``patch(monkeypatch)`` puts it in.
+        plan: one that runs what is patched.
+        hunt: what finds it, of ``hunts.HUNTS``.
+        unseen_by_check: why ``detinfer check`` cannot see it; empty if it must.
+    """
 
     patch: Callable
     plan: str
+    hunt: str
+    unseen_by_check: str
 
 
 MUTANTS = {}
 REWRITTEN = {}  # controls: the same code without the defect, which must pass
 
 
-def mutant(plan="fused", found=MUTANTS):
+def mutant(plan="fused", found=MUTANTS, hunt="fuzz", unseen_by_check=""):
     def register(patch):
-        found[patch.__name__] = Mutant(patch, plan)
+        found[patch.__name__] = Mutant(patch, plan, hunt, unseen_by_check)
         return patch
 
     return register

@@ -20,6 +20,12 @@ def test_answers_do_not_depend_on_what_happens_around_them():
     assert all(counts[name] for name in (*MUST_HAPPEN, "accepted_tokens")), counts
 
 
+def test_steps_that_fail_leave_nothing_wrong_behind():
+    counts = fuzz(World(faults=0.02), steps=600)
+    assert counts["failed"] > 10
+    assert counts["compared"] > 15
+
+
 def test_the_models_own_modules_give_the_answers_of_the_fused_step():
     """Both plans, against answers that one of them gave alone."""
     modules, fused = World("modules"), World()

@@ -1,6 +1,6 @@
-"""A real model of two layers on the real CPU kernels, small enough for thousands of steps a minute.
+"""Real models of two layers on the real CPU kernels, small enough for thousands of steps a minute.
 
-Grouped queries, one layer with a sliding window that crosses pages, one without.
+Grouped queries; the first has one layer with a sliding window that crosses pages, one without.
 """
 
 import functools
@@ -20,32 +20,43 @@ from detinfer.models.context import ForwardContext
 from detinfer.models.fused import FusedStep
 from detinfer.models.patches import patch_model
 
-MAX_LEN = 256
+# No multiple of a page: the last page has room for positions that the rotary table lacks.
+MAX_LEN = 250
+LONG = 4290
 WINDOW = 70
+
+_COMMON = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+
+
+def _windowed(window):
+    return {**_COMMON, "use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
+
+
+# Architecture, what it is given, and the model's length.
+MODELS = {
+    "windowed": ("qwen2", _windowed(WINDOW), MAX_LEN),
+    # Contexts of several segments of 512 keys, one layer with a window over two of them.
+    "long": ("qwen2", {**_windowed(700), "max_position_embeddings": LONG}, LONG),
+    # A sum of two numbers has no order: three and four experts a token.
+    "experts-3": ("mixtral", {**_COMMON, "num_experts_per_tok": 3}, MAX_LEN),
+    "experts-4": ("mixtral", {**_COMMON, "num_experts_per_tok": 4}, MAX_LEN),
+}
 
 
 @functools.cache
-def patched_model(loud=None):
-    """The model and the report of its patching, made once: a page pool is all a runner adds.
+def patched_model(name="windowed", loud=None):
+    """A model of MODELS, the report of its patching and the model's length, made once.
 
     Args:
         loud: a token whose embedding is 10,000 times larger than it was.
     """
-    config = tiny_config(
-        "qwen2",
-        hidden_size=64,
-        intermediate_size=128,
-        num_attention_heads=4,
-        use_sliding_window=True,
-        sliding_window=WINDOW,
-        max_window_layers=1,
-    )
-    model = tiny_model(config)
+    architecture, given, max_len = MODELS[name]
+    model = tiny_model(tiny_config(architecture, **given))
     if loud is not None:
         with torch.no_grad():
             model.model.embed_tokens.weight[loud] *= 1e4
     model.config._attn_implementation = ATTN_IMPLEMENTATION
-    return model, patch_model(model, torch.float32, MAX_LEN, allow_fast=True)
+    return model, patch_model(model, torch.float32, max_len, allow_fast=True), max_len
 
 
 class TinyModelRunner:
@@ -57,21 +68,34 @@ class TinyModelRunner:
     """
 
     profile = ops.PORTABLE
-    vocab_size, max_model_len = VOCAB, MAX_LEN
+    vocab_size = VOCAB
     eos_token_ids = frozenset([EOS])
     model_name, dtype = "tiny", "float32"
     fingerprint = SimpleNamespace(parts={"profile": "portable"}, system_fingerprint="tiny")
 
-    def __init__(self, num_pages, plan="fused", loud=None):
+    def __init__(self, num_pages, plan="fused", loud=None, model="windowed"):
         self.tokenizer = FakeTokenizer()
         self.num_pages, self.plan = num_pages, plan
-        self.model, report = patched_model(loud)
+        self.model, report, self.max_model_len = patched_model(model, loud)
         self.cache = ops.KVCache(report.cache_specs, num_pages)
         self._fused = FusedStep(self.model, report.calls, self.cache) if plan == "fused" else None
         self.threads = 1
         self.split_chunks = 0
+        self.rows = []  # of every step
+        self.failing = None  # "before" or "after" the model has run: what the next step meets
 
     def forward(self, batch):
+        failing, self.failing = self.failing, None
+        if failing == "before":
+            raise RuntimeError("injected fault")
+        self.rows.append(len(batch.input_ids))
+        assert batch.positions.max() < self.max_model_len, "past the rotary table"
+        logits = self._forward(batch)
+        if failing == "after":
+            raise RuntimeError("injected fault")
+        return logits
+
+    def _forward(self, batch):
         numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
         whole = np.searchsorted(batch.query_start, batch.logit_rows, side="right")
         self.split_chunks += len(batch.query_start) - 1 - len(set(whole.tolist()))

@@ -255,6 +255,35 @@ def test_experts_do_not_see_which_tokens_share_them() -> None:
             assert torch.equal(whole[:, i : i + 1].view(torch.int32), part.view(torch.int32))
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_experts_are_summed_in_ascending_id(count: int) -> None:
+    """Three numbers have several sums, of which the contract wants one."""
+    runner = TinyRunner(tiny_model(tiny_config("mixtral", num_experts_per_tok=count)))
+    experts = runner.model.model.layers[0].mlp.experts
+    generator = torch.Generator().manual_seed(6)
+    x, weights = (
+        torch.randn(30, 72, generator=generator),
+        torch.rand(30, count, generator=generator),
+    )
+    ids = torch.stack([torch.randperm(5, generator=generator)[:count] for _ in range(30)])
+
+    def sums(order: Any) -> torch.Tensor:
+        rows = []
+        for row in range(30):
+            total = torch.zeros(1, 72)
+            for slot in order(ids[row]).tolist():
+                one = torch.tensor([[int(ids[row, slot])]])
+                total = total + experts(x[row : row + 1], one, weights[row : row + 1, slot, None])
+            rows.append(total)
+        return torch.cat(rows)
+
+    with torch.inference_mode(), forward_context(PROBE):
+        got = experts(x, ids, weights)
+        assert torch.equal(got.view(torch.int32), sums(torch.argsort).view(torch.int32))
+        falling = sums(lambda one: torch.argsort(one, descending=True))
+        assert not torch.equal(got, falling)  # the negative control
+
+
 def test_patching_needs_a_linear_output_layer() -> None:
     model = tiny_model(tiny_config("llama"))
     model.lm_head = nn.Identity()

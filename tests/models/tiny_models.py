@@ -33,7 +33,8 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "num_experts": 5, "num_local_experts": 5}
+# Three experts a token or more: two numbers have one sum, whatever their order.
+_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 3, "num_experts": 5, "num_local_experts": 5}
 _WINDOWED: dict[str, Any] = {
     "sliding_window": 6,
     "layer_types": ["sliding_attention", "full_attention"],
@@ -81,12 +82,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "arcee": {},
     "helium": {"head_dim": 12},
     "bitnet": {},
-    "mixtral": _EXPERTS,
+    "mixtral": {**_EXPERTS, "num_experts_per_tok": 4},
     "qwen2_moe": {**_EXPERTS, "moe_intermediate_size": 36, "shared_expert_intermediate_size": 44},
     "qwen3_moe": {**_EXPERTS, "moe_intermediate_size": 36, "norm_topk_prob": True, "head_dim": 12},
     "olmoe": _EXPERTS,
-    "gpt_oss": {**_EXPERTS, **_WINDOWED, "head_dim": 16},
-    "phimoe": {**_EXPERTS, "num_local_experts": 4},
+    "gpt_oss": {**_EXPERTS, **_WINDOWED, "num_experts_per_tok": 4, "head_dim": 16},
+    # Its router knows two experts a token only.
+    "phimoe": {**_EXPERTS, "num_experts_per_tok": 2, "num_local_experts": 4},
     "granitemoe": {**_EXPERTS, "logits_scaling": 3.0},
     "deepseek_v3": {
         **_EXPERTS,
