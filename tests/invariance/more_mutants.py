@@ -25,7 +25,6 @@ from detinfer.backends import portable
 from detinfer.engine import engine as engine_module
 from detinfer.engine import prefix_cache
 from detinfer.engine import request as request_module
-from detinfer.engine import scheduler as scheduler_module
 from detinfer.engine.engine import Engine
 from detinfer.models import moe, rope_table
 
@@ -88,9 +87,10 @@ def numpy_exp_in_top_p(patch):
 @mutant(hunt="end", unseen_by_check="what it reads past the table reaches no answer")
 def drafts_past_the_last_token(patch):
     """A draft may be longer than what the request may still generate."""
-    old = "            request.max_tokens - request.completion_tokens - 1,\n"
-    scheduler = scheduler_module.Scheduler
-    patch.setattr(scheduler, "_draft", rewritten(scheduler._draft, old.strip(), ""))
+    old, new = "min(most, self.longest - 1 - len(self.token_ids))", "most"
+    patch.setattr(
+        request_module.Request, "draft", rewritten(request_module.Request.draft, old, new)
+    )
 
 
 @mutant("modules", hunt="crowd")
@@ -160,12 +160,12 @@ def pages_named_before_they_are_written(patch):
     """What a step is about to compute is offered to others, and still is when the step fails."""
     run = Engine._run
 
-    def mutated(self, rows):
+    def mutated(self, batch, rows, failed):
         for row in rows:
             row.request.num_computed += row.num_tokens
             self.scheduler.name_pages(row.request)
             row.request.num_computed -= row.num_tokens
-        return run(self, rows)
+        return run(self, batch, rows, failed)
 
     patch.setattr(Engine, "_run", mutated)
 
