@@ -14,11 +14,15 @@ DEVICES = ("auto", "cpu", "cuda")
 NUMERICS = ("auto", "portable", "native")
 PLANS = ("auto", "modules", "fused")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_CHOICES = {"device": DEVICES, "numerics": NUMERICS, "plan": PLANS, "dtype": DTYPES}
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """What an engine is started with. ``None`` means: decided from the model or the machine.
+
+    Raises:
+        ConfigError: naming the first field that cannot work.
 
     Attributes:
         model: folder, ``.gguf`` file or hub id; None is the default model.
@@ -54,6 +58,21 @@ class EngineConfig:
     default_deterministic: bool = True
     allow_fast: bool = True
 
+    def __post_init__(self) -> None:
+        if self.model is not None and not (
+            isinstance(self.model, str | os.PathLike) and self.model
+        ):
+            raise ConfigError(f"model: got {self.model!r}, expected a path, a hub id or None")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory"):
+            _integer(self, name, low=1, optional=True)
+        _integer(self, "threads", low=None, optional=True)  # the bounds are the machine's
+        for name in ("prefix_caching", "speculation", "default_deterministic", "allow_fast"):
+            _boolean(self, name)
+
     def resolve(self) -> EngineConfig:
         """The same settings with what the device decides filled in; the model's stay None.
 
@@ -72,15 +91,18 @@ class EngineConfig:
             self,
             device=device,
             numerics=by_device if self.numerics == "auto" else self.numerics,
-            max_num_seqs=self.max_num_seqs or (64 if on_cpu else 256),
-            max_num_batched_tokens=self.max_num_batched_tokens or (512 if on_cpu else 8192),
-            kv_cache_memory=self.kv_cache_memory or (1 << 30 if on_cpu else None),
+            max_num_seqs=_given(self.max_num_seqs, 64 if on_cpu else 256),
+            max_num_batched_tokens=_given(self.max_num_batched_tokens, 512 if on_cpu else 8192),
+            kv_cache_memory=_given(self.kv_cache_memory, 1 << 30 if on_cpu else None),
         )
 
 
 @dataclass(frozen=True)
 class ServerConfig:
     """What the HTTP side is started with.
+
+    Raises:
+        ConfigError: naming the first field that cannot work.
 
     Attributes:
         api_keys: one of them is needed for all but the public routes; empty opens everything.
@@ -107,6 +129,49 @@ class ServerConfig:
     generation_timeout: float = 600.0
     shutdown_timeout: float = 30.0
     access_log: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not self.host:
+            raise ConfigError(f"host: got {self.host!r}, expected an address or a name")
+        _integer(self, "port", low=0, high=65535)
+        _integer(self, "max_queue_size", low=0)
+        for name in ("request_timeout", "generation_timeout", "shutdown_timeout"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}: got {value!r}, expected seconds, 0 or more")
+        for name in ("share_prefix_cache", "access_log"):
+            _boolean(self, name)
+        for name in ("api_keys", "cors_origins"):
+            value = getattr(self, name)
+            several = isinstance(value, tuple | list)
+            if not several or not all(isinstance(one, str) and one for one in value):
+                raise ConfigError(f"{name}: expected a tuple of strings that are not empty")
+        served: object = self.served_model_name
+        if served is not None and not (isinstance(served, str) and served.strip()):
+            raise ConfigError(f"served_model_name: got {served!r}, expected a name or None")
+
+
+def _given(value: int | None, default: int | None) -> int | None:
+    return default if value is None else value
+
+
+def _integer(
+    config: object, name: str, low: int | None, high: int | None = None, optional: bool = False
+) -> None:
+    value = getattr(config, name)
+    if value is None and optional:
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (low is not None and value < low) or (high is not None and value > high):
+        bounds = "" if low is None else f" in {low}..{high}" if high else f" of at least {low}"
+        raise ConfigError(f"{name}: got {value!r}, expected an integer{bounds}")
+
+
+def _boolean(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: got {value!r}, expected True or False")
 
 
 def longest_sequence(max_model_len: int, num_pages: int) -> int:

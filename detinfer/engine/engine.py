@@ -19,6 +19,7 @@ from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batc
 from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
+from detinfer.memory import check_logits, check_pool
 from detinfer.params import SamplingParams
 
 NON_FINITE = "the model's logits became NaN or infinite for this request"
@@ -41,7 +42,9 @@ class Engine:
     def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
         config = config.resolve()
         if runner is None:
+            check_pool(config)
             runner = make_runner(config)
+            check_logits(config, runner.vocab_size)
         self.runner: Runner = runner
         self.tokenizer = runner.tokenizer
         self.info = describe(runner, config)

@@ -6,30 +6,12 @@ from typing import Any
 
 import torch
 
-from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig
 from detinfer.errors import ConfigError, ModelLoadError
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.loader import ModelFiles
 from detinfer.models.weight_file import read_header
 
 MIN_PAGES = 2
-
-
-def check_config(config: EngineConfig) -> None:
-    """Raises ``ConfigError`` on a value no runner takes."""
-    for name, known in (
-        ("device", DEVICES),
-        ("numerics", NUMERICS),
-        ("plan", PLANS),
-        ("dtype", DTYPES),
-    ):
-        value = getattr(config, name)
-        if value not in known:
-            raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
-    for name in ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: got {value}, expected at least 1")
 
 
 def stored_dtype(files: ModelFiles) -> torch.dtype:

@@ -13,7 +13,6 @@ from detinfer.backends import portable
 from detinfer.config import EngineConfig, cpu_threads, longest_sequence
 from detinfer.engine.batch import Batch
 from detinfer.engine.loading import (
-    check_config,
     eos_token_ids,
     load_model,
     max_model_len,
@@ -52,7 +51,6 @@ class ModelRunner:
 
     def __init__(self, config: EngineConfig) -> None:
         check_environment()
-        check_config(config)
         config = config.resolve()
         assert config.kv_cache_memory is not None
         self.threads = cpu_threads(config.threads)

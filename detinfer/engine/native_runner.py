@@ -26,7 +26,6 @@ from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.decode_graphs import DecodeGraphs
 from detinfer.engine.loading import (
-    check_config,
     eos_token_ids,
     load_model,
     max_model_len,
@@ -86,7 +85,6 @@ class NativeRunner:
 
     def __init__(self, config: EngineConfig, source: Source | None = None) -> None:
         check_environment()  # tokens are chosen on the host
-        check_config(config)
         config = config.resolve()
         device = _device(config)
         self.profile = ops.Profile("native", device)

@@ -19,8 +19,8 @@ from detinfer.config import EngineConfig
 from detinfer.engine import model_runner, native_runner
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 
-PORTABLE = ("check_environment", "check_config", "audit_model", "plans_agree", "make_fingerprint")
-NATIVE = ("check_environment", "check_config", "audit_model", "_plans_agree", "make_fingerprint")
+PORTABLE = ("check_environment", "audit_model", "plans_agree", "make_fingerprint")
+NATIVE = ("check_environment", "audit_model", "_plans_agree", "make_fingerprint")
 
 
 class Asked(Exception):
