@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     doctor = commands.add_parser("doctor", help="what this machine can run")
+    add_model_argument(doctor, "what to load, a folder, a .gguf file or a hub id")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument(
         "--compile-audit",
@@ -250,7 +251,7 @@ def _doctor(args: argparse.Namespace) -> int:
         raise ConfigError("--full: expected beside --compile-audit")
     from detinfer.doctor import run
 
-    return run(as_json=args.json)
+    return run(args.model, as_json=args.json)
 
 
 def _pull(args: argparse.Namespace) -> int:

@@ -36,13 +36,17 @@ class Finding:
     problem: str | None = None
 
 
-def run(*, as_json: bool) -> int:
+def run(model: str | None = None, *, as_json: bool) -> int:
     """Print the report.
+
+    Args:
+        model: what to load at the end; None is the default model, if it was fetched before.
+        as_json: print JSON.
 
     Returns:
         0 if everything works, 2 if something would be refused.
     """
-    findings = list(examine())
+    findings = list(examine(model))
     problems = [finding for finding in findings if finding.problem]
     if as_json:
         rows = [{"name": one.name, "value": one.value, "problem": one.problem} for one in findings]
@@ -52,8 +56,8 @@ def run(*, as_json: bool) -> int:
     return 2 if problems else 0
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything, cheapest first; the model only if it is on this machine already."""
+def examine(model: str | None = None) -> Iterator[Finding]:
+    """Look at everything, cheapest first; the default model only if it was fetched before."""
     yield Finding("detinfer", __version__, _problem(_check_distribution))
     yield Finding("python", f"{platform.python_version()} on {platform.system()}")
     yield _cores()
@@ -66,7 +70,7 @@ def examine() -> Iterator[Finding]:
     yield _gpu()
     yield _cache()
     yield Finding("profile", "portable (device cpu); native with --device cuda")
-    yield from _default_model()
+    yield from _model(model)
 
 
 def _problem(check: Callable[[], object]) -> str | None:
@@ -154,21 +158,33 @@ def _cache() -> Finding:
     return Finding("cache", f"{folder}, {free / (1 << 30):.1f} GiB free")
 
 
-def _default_model() -> Iterator[Finding]:
-    from detinfer.models import default_model
+def _model(model: str | None) -> Iterator[Finding]:
+    name = "model" if model else "default model"
+    if model is None:
+        from detinfer.models import default_model
 
-    fetched = list((cache_dir() / "models").glob(f"gguf-{default_model.GGUF_SHA256[:16]}-*"))
-    if not fetched:
-        yield Finding("default model", f"{default_model.NAME}: not fetched yet (detinfer pull)")
+        fetched = (cache_dir() / "models").glob(f"gguf-{default_model.GGUF_SHA256[:16]}-*")
+        if not any(fetched):
+            yield Finding(name, f"{default_model.NAME}: not fetched yet (detinfer pull)")
+            return
+    from detinfer.models.loader import check_model
+
+    problem = _problem(lambda: check_model(model))
+    if problem:
+        yield Finding(name, str(model), problem)
         return
     from detinfer.engine.model_runner import ModelRunner
+    from detinfer.models.generation_defaults import not_applied
 
+    config = EngineConfig(model=model, kv_cache_memory=_MODEL_KV_MEMORY, allow_fast=False)
     try:
-        runner = ModelRunner(EngineConfig(kv_cache_memory=_MODEL_KV_MEMORY, allow_fast=False))
+        runner = ModelRunner(config)
     except DetinferError as error:
-        yield Finding("default model", default_model.NAME, str(error))
+        yield Finding(name, model or default_model.NAME, str(error))
         return
-    yield Finding("default model", f"{runner.model_name}, plan {runner.plan}, {runner.dtype}")
+    yield Finding(name, f"{runner.model_name}, plan {runner.plan}, {runner.dtype}")
+    if runner.generation_defaults:
+        yield Finding("sampling", not_applied(runner.generation_defaults))
     yield Finding("fingerprint", runner.fingerprint.system_fingerprint)
 
 

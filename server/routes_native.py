@@ -140,6 +140,7 @@ async def server_info(request: Request) -> Response:
                 "allow_fast": info.allow_fast,
                 "default_deterministic": service.default_deterministic,
             },
+            "generation_defaults_not_applied": info.generation_defaults,
             "stats": await engine.stats(),
         }
     )

@@ -15,6 +15,7 @@ import uvicorn
 
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
+from detinfer.models.generation_defaults import not_applied
 from detinfer.server.access_log import install_access_log
 from detinfer.server.app import create_app
 from detinfer.server.http_protocol import http_protocol
@@ -140,6 +141,8 @@ class _Run:
             f"ready on {url}  model {self._service.model_id(engine)}  "
             f"fingerprint {engine.info.system_fingerprint}  in {time.monotonic() - start:.1f} s"
         )
+        if engine.info.generation_defaults:
+            _say(not_applied(engine.info.generation_defaults))
         return engine
 
     async def _until(self, event: asyncio.Event, task: asyncio.Task[object]) -> None:

@@ -25,6 +25,7 @@ from detinfer.kernels.cpu.jit import numba
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext, forward_context
 from detinfer.models.fused import FusedStep, plans_agree
+from detinfer.models.generation_defaults import generation_defaults
 from detinfer.models.loader import load_tokenizer, resolve_model
 from detinfer.models.patches import patch_model
 from detinfer.models.pattern import PatternMismatch
@@ -59,6 +60,7 @@ class ModelRunner:
         files = resolve_model(config.model, progress=sys.stderr.isatty())
         self.tokenizer = load_tokenizer(files)
         self.model_name = files.name
+        self.generation_defaults = generation_defaults(files.folder)
         self.torch_dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
 

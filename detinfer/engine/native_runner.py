@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from detinfer.fingerprint import NATIVE_CONTRACT, file_parts, make_fingerprint
 from detinfer.kernels.triton import launch
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext
+from detinfer.models.generation_defaults import generation_defaults
 from detinfer.models.loader import load_tokenizer, resolve_model
 from detinfer.models.native_step import NativeStep
 from detinfer.models.patches import patch_model
@@ -55,6 +56,7 @@ class Source:
         model: on the CPU, with attention implementation ``detinfer``.
         dtype: its weights are stored in.
         parts: of the fingerprint, those that name the files.
+        generation_defaults: see ``EngineInfo``.
     """
 
     model: Any
@@ -62,6 +64,7 @@ class Source:
     name: str
     dtype: torch.dtype
     parts: dict[str, str]
+    generation_defaults: dict[str, Any] = field(default_factory=dict)
 
 
 class NativeRunner:
@@ -90,6 +93,7 @@ class NativeRunner:
         self.profile = ops.Profile("native", device)
         source = source or _read(config)
         self.tokenizer, self.model_name = source.tokenizer, source.name
+        self.generation_defaults = source.generation_defaults
         self.torch_dtype = source.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
         self.model = model = source.model
@@ -217,7 +221,12 @@ def _read(config: EngineConfig) -> Source:
     files = resolve_model(config.model, progress=sys.stderr.isatty())
     tokenizer = load_tokenizer(files)
     return Source(
-        load_model(files), tokenizer, files.name, stored_dtype(files), file_parts(files, tokenizer)
+        load_model(files),
+        tokenizer,
+        files.name,
+        stored_dtype(files),
+        file_parts(files, tokenizer),
+        generation_defaults(files.folder),
     )
 
 

@@ -66,7 +66,11 @@ _fields = attrgetter(*RequestOutput.__slots__)
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What the other side of the process boundary needs to know about a loaded engine."""
+    """What the other side of the process boundary needs to know about a loaded engine.
+
+    Attributes:
+        generation_defaults: sampling that generation_config.json suggests, which is not applied.
+    """
 
     model_name: str
     max_model_len: int
@@ -80,6 +84,7 @@ class EngineInfo:
     numerics: str
     fingerprint: dict[str, str]
     system_fingerprint: str
+    generation_defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:

@@ -28,6 +28,7 @@ class Runner(Protocol):
     dtype: Any
     fingerprint: Fingerprint
     profile: ops.Profile
+    generation_defaults: dict[str, Any]
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
@@ -61,4 +62,5 @@ def describe(runner: Runner, config: EngineConfig) -> EngineInfo:
         numerics=parts.get("profile", "portable"),
         fingerprint=parts,
         system_fingerprint=runner.fingerprint.system_fingerprint,
+        generation_defaults=runner.generation_defaults,
     )

@@ -66,6 +66,7 @@ class FakeRunner:
         self.model_name = "fake"
         self.plan = "modules"
         self.dtype = "torch.float32"
+        self.generation_defaults = {}
         self.fingerprint = SimpleNamespace(
             parts={"profile": "portable"}, system_fingerprint="detinfer-test"
         )
@@ -123,6 +124,12 @@ def make_engine(config, runner=None):
 
     numba.set_num_threads(1)  # as in conftest.py, which a spawned process does not read
     return fake_engine(config, runner)
+
+
+def make_engine_with_suggestions(config):
+    runner = FakeRunner()
+    runner.generation_defaults = {"temperature": 0.6, "bad_words_ids": [[7]] * 50}
+    return make_engine(config, runner)
 
 
 def make_engine_that_cannot_load(config):

@@ -5,6 +5,7 @@ Grouped queries; the first has one layer with a sliding window that crosses page
 
 import functools
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +72,7 @@ class TinyModelRunner:
     vocab_size = VOCAB
     eos_token_ids = frozenset([EOS])
     model_name, dtype = "tiny", "float32"
+    generation_defaults: ClassVar[dict] = {}
     fingerprint = SimpleNamespace(parts={"profile": "portable"}, system_fingerprint="tiny")
 
     def __init__(self, num_pages, plan="fused", loud=None, model="windowed"):

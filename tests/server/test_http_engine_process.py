@@ -213,3 +213,15 @@ def test_a_killed_server_takes_its_engine_along_and_its_successor_gives_the_same
             again = httpx.post(f"{server.url}/generate", json=BODY, timeout=30).json()
             assert again["digest"] == digest
         _wait_gone(server.engine)
+
+
+def test_sampling_that_the_model_suggests_is_said_to_be_left_alone():
+    with served("make_engine_with_suggestions") as server:
+        assert server.process.stderr is not None
+        line = server.process.stderr.readline()
+        info = httpx.get(f"{server.url}/server_info").json()
+    assert line == (
+        "detinfer: generation_config.json suggests temperature 0.6, bad_words_ids "
+        "[[7], [7], [7], [7], [7], [7], [7], [7],: not applied, requests decide\n"
+    )
+    assert info["generation_defaults_not_applied"]["temperature"] == 0.6
