@@ -45,20 +45,21 @@ def test_one_line_whatever_is_in_there():
     assert len(line) < 150
 
 
-def test_a_loaded_model_tells_them_and_answers_as_without(tmp_path, cache):
+def test_a_loaded_model_tells_them_and_answers_as_without(tmp_path, cache, monkeypatch):
     folder = resolve_model(str(write_gguf(tmp_path / "m.gguf"))).folder
     params = SamplingParams(max_tokens=5, ignore_eos=True)
-    plain = LLM(str(folder), kv_cache_memory=1 << 24)
+    plain = LLM(str(folder), kv_cache_memory=1 << 24, plan="modules")
     [before] = plain.generate([[3, 4, 5]], params)
     assert plain.engine.info.generation_defaults == {}
 
     path = folder / "generation_config.json"
     given = {"do_sample": True, "temperature": 0.6}
     path.write_text(json.dumps(json.loads(path.read_text()) | given))
-    told = LLM(str(folder), kv_cache_memory=1 << 24)
+    told = LLM(str(folder), kv_cache_memory=1 << 24, plan="modules")
     assert told.generate([[3, 4, 5]], params) == [before]
     assert told.engine.info.generation_defaults == given
 
+    monkeypatch.setattr("detinfer.engine.model_runner.ModelRunner", lambda _: told.engine.runner)
     findings = {one.name: one for one in doctor.examine(str(folder))}
     assert findings["sampling"].value == not_applied(given)
     assert findings["fingerprint"].value == before.system_fingerprint
