@@ -66,11 +66,11 @@ def chat(config: EngineConfig, params: SamplingParams, system: str | None) -> in
 
 def _answer(engine: Engine, messages: list[Message], params: SamplingParams) -> Completion:
     token_ids = render_chat(engine.tokenizer, messages)
-    room = engine.info.max_model_len - len(token_ids)
+    room = engine.info.longest - len(token_ids)
     if room < 1:
         raise RequestError(
             f"the conversation has {len(token_ids)} tokens, which leaves no room for an answer in "
-            f"the model's length of {engine.info.max_model_len}"
+            f"the model's length of {engine.info.longest}"
         )
     if params.max_tokens is not None:
         params = replace(params, max_tokens=min(params.max_tokens, room))
