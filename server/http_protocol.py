@@ -129,7 +129,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.0":
             # Neither chunks nor 100 Continue are known there.
             self.cycle.waiting_for_100_continue = False
-            self.cycle.send = _SendUntilClose(self.cycle)
+            self.cycle.send = _SendUntilClose(self.cycle)  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
