@@ -17,6 +17,7 @@ import torch
 from benchmarks.common import EngineDriver, arguments, interleaved, median, prompt_ids, report
 from detinfer.config import usable_cores
 from detinfer.models.loader import resolve_model
+from detinfer.testing.transformers_cache import new_cache
 
 
 class Transformers:
@@ -43,11 +44,12 @@ class Transformers:
     @torch.inference_mode()
     def decode(self, prompts: list[list[int]], tokens: int) -> float:
         """Seconds a token takes each of ``prompts`` (of equal length) together."""
-        out = self.model(torch.tensor(prompts), use_cache=True, logits_to_keep=1)
+        cache = new_cache(self.model)
+        out = self.model(torch.tensor(prompts), **cache, use_cache=True, logits_to_keep=1)
         start = time.perf_counter()
         for _ in range(tokens):
             ids = out.logits[:, -1].argmax(-1, keepdim=True)
-            out = self.model(ids, past_key_values=out.past_key_values, use_cache=True)
+            out = self.model(ids, **cache, use_cache=True)
         return (time.perf_counter() - start) / tokens
 
 

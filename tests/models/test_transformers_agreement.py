@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from detinfer import LLM, SamplingParams
 from detinfer.engine.batch import Batch
 from detinfer.models.loader import ModelFiles
+from detinfer.testing.transformers_cache import new_cache
 
 pytestmark = pytest.mark.slow
 
@@ -40,14 +41,14 @@ def eager_greedy(
     model: Any, prompt: list[int], stop: frozenset[int]
 ) -> tuple[list[int], list[float]]:
     """Greedy tokens, and by how much each led the runner-up."""
-    ids, margins, cache = [], [], None
+    ids, margins, cache = [], [], new_cache(model)
     step = torch.tensor([prompt])
     while len(ids) < TOKENS and (not ids or ids[-1] not in stop):
-        out = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = model(step, **cache, use_cache=True, logits_to_keep=1)
         best = out.logits[0, -1].topk(2)
         ids.append(int(best.indices[0]))
         margins.append(float(best.values[0] - best.values[1]))
-        cache, step = out.past_key_values, best.indices[:1].reshape(1, 1)
+        step = best.indices[:1].reshape(1, 1)
     return ids, margins
 
 
