@@ -1,5 +1,8 @@
 """Prometheus metrics under ``detinfer:``, with the suffixes, labels and buckets of vLLM's.
 
+Always in the classic text format: where a scraper accepts OpenMetrics as well, the library's
+encoders write samples without the colon under types that have it, and dashboards find nothing.
+
 Plain numbers, touched from the event loop only and read when scraped: an observation costs well
 under a microsecond, so that each token may have one. What the engine counts is read from its own
 statistics, and so is exact.
@@ -13,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,6 +27,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
     from detinfer.engine.process import Stepped
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # fmt: off
 _TTFT = (
@@ -88,7 +93,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class _Families(Collector):
-    """One scrape, in the form the encoders read."""
+    """One scrape, in the form the encoder reads."""
 
     families: list[Metric]
 
@@ -119,7 +124,7 @@ class Metrics:
             "request_queue_time_seconds", "From a request's start to its first step.", _REQUEST
         )
         self.iteration_tokens = Histogram(
-            "iteration_tokens_total", "Tokens that went through the model in a step.", _STEP_TOKENS
+            "iteration_tokens", "Tokens that went through the model in a step.", _STEP_TOKENS
         )
         self.check_mismatches = 0
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -130,20 +135,16 @@ class Metrics:
         if step.num_tokens:
             self.iteration_tokens.observe(step.num_tokens)
 
-    def exposition(
-        self, accept: str, model_name: str, stats: Mapping[str, int]
-    ) -> tuple[bytes, str]:
-        """The page and its content type: OpenMetrics if ``accept`` asks for it.
+    def exposition(self, model_name: str, stats: Mapping[str, int]) -> bytes:
+        """The page, of ``CONTENT_TYPE``.
 
         Args:
-            accept: the scraper's header.
             model_name: the label of all that is about the model.
             stats: the engine's counts; none before there is one.
         """
-        encode, content_type = choose_encoder(accept)
         registry = CollectorRegistry()
         registry.register(_Families(list(self._families({"model_name": model_name}, stats))))
-        return encode(registry), content_type
+        return generate_latest(registry)
 
     def _families(self, labels: dict[str, str], stats: Mapping[str, int]) -> Iterator[Metric]:
         pages = stats.get("num_pages", 0)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from detinfer.server.metrics import CONTENT_TYPE
 from detinfer.server.openapi import failures
 from detinfer.server.service import Service
 
@@ -17,7 +18,7 @@ router = APIRouter()
     response_model=None,
     responses={
         200: {
-            "description": "Prometheus metrics; OpenMetrics if `Accept` says so",
+            "description": "Prometheus metrics, in its text format",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
         **failures(401),
@@ -30,6 +31,5 @@ async def metrics(request: Request) -> Response:
     name, stats = service.config.served_model_name or "", {}
     if engine is not None:
         name, stats = service.model_id(engine), await engine.stats()
-    accept = request.headers.get("accept", "")
-    page, content_type = service.metrics.exposition(accept, name, stats)
-    return Response(page, headers={"content-type": content_type})
+    page = service.metrics.exposition(name, stats)
+    return Response(page, headers={"content-type": CONTENT_TYPE})

@@ -117,7 +117,7 @@ def test_metrics_are_the_engines_own_counts_and_survive_its_death():
             "generation_tokens_total": "generated_tokens",
             "prefix_cache_queries_total": "prefix_queries",
             "prefix_cache_hits_total": "prefix_hit_tokens",
-            "iteration_tokens_total_count": "steps",
+            "iteration_tokens_count": "steps",
         }.items():
             assert got[f"detinfer:{name}[]"] == stats[key] > 0, name
         assert got["detinfer:generation_tokens_total[]"] == 12

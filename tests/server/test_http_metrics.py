@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from detinfer.server.metrics import Histogram
@@ -35,7 +32,7 @@ VLLM_SUFFIXES = {
             "inter_token_latency_seconds",
             "e2e_request_latency_seconds",
             "request_queue_time_seconds",
-            "iteration_tokens_total",
+            "iteration_tokens",
         )
         for part in ("bucket", "sum", "count")
     ),
@@ -121,12 +118,28 @@ def test_metrics_are_answered_in_every_state_and_guarded_like_the_rest(make_clie
     assert make_client(api_keys=("k",)).get("/metrics").status_code == 401
 
 
-def test_openmetrics_is_spoken_when_asked_for(client):
-    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
-    response = client.get("/metrics", headers=accept)
-    assert response.headers["content-type"].startswith("application/openmetrics-text")
-    assert response.text.endswith("# EOF\n")
-    assert {one.name for one in parse_openmetrics(response.text)} >= {"detinfer:prompt_tokens"}
+# What Prometheus 2 and 3 send, a demand for OpenMetrics, and nothing.
+ACCEPTED = (
+    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;"
+    "q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3",
+    "application/openmetrics-text; version=1.0.0",
+    "",
+)
+
+
+@pytest.mark.parametrize("accept", ACCEPTED)
+def test_samples_have_the_names_of_their_types_whatever_the_scraper_accepts(client, accept):
+    response = client.get("/metrics", headers={"accept": accept})
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    typed = dict(re.findall(r"^# TYPE (\S+) (\S+)$", response.text, re.MULTILINE))
+    documented = re.findall(r"^# HELP (\S+) .", response.text, re.MULTILINE)
+    assert list(typed) == documented
+    for name in re.findall(r"^([^#\s{]+)", response.text, re.MULTILINE):
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert typed[name if name in typed else family], name
+        assert name.endswith("_total") == (typed.get(name) == "counter"), name
 
 
 def test_each_app_counts_for_itself(make_client):
