@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detinfer.server.token_text import Offsets, TokenTexts
+from detinfer.engine.detokenizer import Detokenizer
+from detinfer.server.token_text import Echo, Offsets, TokenTexts
 
 if TYPE_CHECKING:
     from detinfer.engine.outputs import RequestOutput, TokenLogprob
@@ -20,7 +21,7 @@ class CompletionChoice:
         index: among the choices.
         texts: spells tokens.
         prompt_token_ids: what the choice answers.
-        echoed: the prompt's text if it is to come first, else None.
+        echo: the prompt if it is to come first, else None.
         prompt_only: whether to give nothing of the answer itself.
     """
 
@@ -29,16 +30,16 @@ class CompletionChoice:
         index: int,
         texts: TokenTexts,
         prompt_token_ids: Sequence[int],
-        echoed: str | None,
+        echo: Echo | None,
         prompt_only: bool,
     ) -> None:
         self.index = index
         self.last: RequestOutput | None = None
         self._texts = texts
         self._prompt = prompt_token_ids
-        self._echoed = echoed
+        self._echo = echo
         self._prompt_only = prompt_only
-        self._offsets = Offsets(texts)
+        self._offsets: Offsets | None = None  # made for the first token whose place is asked for
         self._text: list[str] = []
         self._logprobs: Value | None = None
 
@@ -78,30 +79,37 @@ class CompletionChoice:
         text, entries = output.text, output.logprobs
         if self._prompt_only:
             text, entries = "", None if entries is None else []
-        echoes = self.last is None and self._echoed is not None
-        logprobs = self._prompt_entries(output) if echoes and entries is not None else None
+        echo = self._echo if self.last is None else None
+        logprobs = self._prompt_entries(echo, output) if echo and entries is not None else None
         if entries is not None:
-            logprobs = _joined(logprobs, self._entries(entries))
+            offsets = [self._offset(one.token_id) for one in entries]
+            logprobs = _joined(logprobs, self._entries(entries, offsets))
         self.last = output
-        return f"{self._echoed}{text}" if echoes else text, logprobs
+        return f"{echo.text}{text}" if echo else text, logprobs
 
-    def _entries(self, entries: Sequence[TokenLogprob], text: str | None = None) -> Value:
+    def _offset(self, token_id: int) -> int:
+        if self._offsets is None:
+            detokenizer = Detokenizer(self._texts.decode, self._prompt, self._texts.special)
+            self._offsets = Offsets(detokenizer, len(self._echo.text) if self._echo else 0)
+        return self._offsets.next(token_id)
+
+    def _entries(self, entries: Sequence[TokenLogprob], offsets: Sequence[int]) -> Value:
         return {
             "tokens": [self._texts.text_of(one.token_id) for one in entries],
             "token_logprobs": [one.logprob for one in entries],
             "top_logprobs": [self._top(one) for one in entries],
-            "text_offset": [self._offsets.next(one.token_id, text) for one in entries],
+            "text_offset": list(offsets),
         }
 
-    def _prompt_entries(self, output: RequestOutput) -> Value:
-        first = self._prompt[0]
+    def _prompt_entries(self, echo: Echo, output: RequestOutput) -> Value:
+        assert echo.offsets is not None
         logprobs: Value = {
-            "tokens": [self._texts.text_of(first)],
+            "tokens": [self._texts.text_of(self._prompt[0])],
             "token_logprobs": [None],
             "top_logprobs": [None],
-            "text_offset": [self._offsets.next(first, self._echoed)],
+            "text_offset": echo.offsets[:1],
         }
-        return _joined(logprobs, self._entries(output.prompt_logprobs or [], self._echoed))
+        return _joined(logprobs, self._entries(output.prompt_logprobs or [], echo.offsets[1:]))
 
     def _top(self, one: TokenLogprob) -> dict[str, float]:
         # Likeliest first: of tokens that spell alike the likeliest stands, so that the largest

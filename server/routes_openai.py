@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from detinfer.server.disconnect import until_disconnect
 from detinfer.server.generation import (
     Job,
     Outputs,
+    aside,
     cache_salt,
     digest_header,
     other_model,
@@ -30,7 +31,7 @@ from detinfer.server.protocol_chat import ChatCompletionRequest, chat_call
 from detinfer.server.protocol_openai import CompletionRequest, OpenAICall, completion_call
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
-from detinfer.server.token_text import token_texts
+from detinfer.server.token_text import Echo, TokenTexts, echo_of, token_texts
 from detinfer.server.wire import json_response
 
 router = APIRouter()
@@ -55,14 +56,16 @@ async def completions(request: Request) -> Response:
     call = completion_call(body, service.default_deterministic)
     texts = token_texts(engine.tokenizer)
 
-    def choice(index: int, job: Job) -> CompletionChoice:
-        echoed = None
-        if call.echo:
-            prompt = call.prompts[index // call.params.n]
-            echoed = prompt if isinstance(prompt, str) else texts.text(prompt)
-        return CompletionChoice(index, texts, job.prompt_token_ids, echoed, call.prompt_only)
+    async def choices(jobs: Sequence[Job]) -> list[Choice]:
+        echoes = await _echoes(call, texts, jobs) if call.echo else [None] * len(call.prompts)
+        return [
+            CompletionChoice(
+                index, texts, job.prompt_token_ids, echoes[index // call.params.n], call.prompt_only
+            )
+            for index, job in enumerate(jobs)
+        ]
 
-    return await _answer(request, _Exchange(service, call, choice, "cmpl", _COMPLETION))
+    return await _answer(request, _Exchange(service, call, choices, "cmpl", _COMPLETION))
 
 
 @router.post(
@@ -82,10 +85,23 @@ async def chat_completions(request: Request) -> Response:
     call = chat_call(body, prompt, service.default_deterministic)
     texts = token_texts(engine.tokenizer)
 
-    def choice(index: int, job: Job) -> ChatChoice:
-        return ChatChoice(index, texts)
+    async def choices(jobs: Sequence[Job]) -> list[Choice]:
+        return [ChatChoice(index, texts) for index in range(len(jobs))]
 
-    return await _answer(request, _Exchange(service, call, choice, "chatcmpl", _CHAT))
+    return await _answer(request, _Exchange(service, call, choices, "chatcmpl", _CHAT))
+
+
+async def _echoes(call: OpenAICall, texts: TokenTexts, jobs: Sequence[Job]) -> list[Echo]:
+    """Every prompt as it comes before its answers."""
+    placed = call.params.logprobs is not None
+    echoes = []
+    for prompt, job in zip(call.prompts, jobs[:: call.params.n], strict=True):
+        size = len(prompt) * (1 if isinstance(prompt, str) else _CHARACTERS_A_TOKEN)
+        echoes.append(await aside(size, echo_of, texts, prompt, job.prompt_token_ids, placed))
+    return echoes
+
+
+_CHARACTERS_A_TOKEN = 8  # in time: what decoding a token costs, in characters to tokenise
 
 
 # The object's name, of whole answers and of chunks.
@@ -98,14 +114,14 @@ class _Exchange:
     """What the two routes differ in.
 
     Attributes:
-        choice: makes the choice of an index and its job.
+        choices: makes the choices of all jobs, in their order.
         prefix: of the answer's id.
         objects: names of the whole answer and of a chunk.
     """
 
     service: Service
     call: OpenAICall
-    choice: Callable[[int, Job], Choice]
+    choices: Callable[[Sequence[Job]], Awaitable[list[Choice]]]
     prefix: str
     objects: tuple[str, str]
 
@@ -174,5 +190,5 @@ async def _start(exchange: _Exchange, name: str, salt: str) -> tuple[Outputs, Se
     """The outputs to come, and the choices they are to be put in."""
     engine = exchange.service.ready_engine()
     jobs = await exchange.call.jobs(engine, name, salt)
-    choices = [exchange.choice(index, job) for index, job in enumerate(jobs)]
+    choices = await exchange.choices(jobs)
     return run_jobs(engine, jobs), choices

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import functools
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from detinfer.engine.detokenizer import Detokenizer, token_decoder
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -21,6 +24,7 @@ class TokenTexts:
 
     Attributes:
         special: ids of the tokens that an answer's text leaves out.
+        decode: the text of several tokens, special ones by name.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -30,6 +34,7 @@ class TokenTexts:
         self.special = frozenset(
             i for i, token in tokenizer.added_tokens_decoder.items() if token.special
         )
+        self.decode = token_decoder(tokenizer)
         self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token_id: int) -> bytes:
@@ -43,9 +48,9 @@ class TokenTexts:
         """The token's text; bytes that are no whole characters become replacement characters."""
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
-    def text(self, token_ids: Iterable[int]) -> str:
-        """The text of several tokens, special ones by name."""
-        return b"".join(map(self.bytes_of, token_ids)).decode("utf-8", "replace")
+    def encode(self, text: str) -> Any:
+        """A text's tokens with their places in it, and which of them were added to it."""
+        return self._tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
 
     def _spell_out(self, token_id: int) -> bytes:
         if token_id in self._added:
@@ -66,30 +71,74 @@ def token_texts(tokenizer: Any) -> TokenTexts:
     return TokenTexts(tokenizer)
 
 
-class Offsets:
-    """Where tokens begin in a text, in characters.
+@dataclass(frozen=True)
+class Echo:
+    """A prompt as it comes before its answer.
 
-    A token that is not in the text as it stands takes no room: a special token of the answer, a
-    BOS that the tokenizer added, the space that SentencePiece puts in front.
+    Attributes:
+        text: what the client sent, or what its token ids decode to.
+        offsets: where each token begins in the text, in characters; None if nobody asks.
     """
 
-    def __init__(self, texts: TokenTexts) -> None:
-        self._texts = texts
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at = 0
+    text: str
+    offsets: list[int] | None
 
-    def next(self, token_id: int, text: str | None = None) -> int:
-        """Where the token begins; ``text`` is the whole text if it is known."""
+
+def echo_of(
+    texts: TokenTexts, prompt: str | list[int], token_ids: Sequence[int], with_offsets: bool
+) -> Echo:
+    """The echo of a prompt that was sent as a text, or as ids, and came to ``token_ids``."""
+    if isinstance(prompt, str):
+        return Echo(prompt, _offsets_in(texts, prompt, token_ids) if with_offsets else None)
+    text = texts.decode(prompt)
+    return Echo(text, _offsets_of(texts, prompt)[0] if with_offsets else None)
+
+
+def _offsets_of(texts: TokenTexts, token_ids: Iterable[int]) -> tuple[list[int], str]:
+    """Where tokens begin in the text that they decode to, and that text."""
+    detokenizer = Detokenizer(texts.decode)
+    starts, text = [], ""
+    for token_id in token_ids:
+        starts.append(len(text))
+        text += detokenizer.push(token_id)
+    return starts, text + detokenizer.finish()
+
+
+def _offsets_in(texts: TokenTexts, text: str, token_ids: Sequence[int]) -> list[int]:
+    """Where tokens begin in the text they were made of; those that were added take no room."""
+    encoding = texts.encode(text)
+    added = encoding["special_tokens_mask"]
+    own, spelled = _offsets_of(texts, [t for t, a in zip(token_ids, added, strict=True) if not a])
+    lost = len(text) - len(spelled)  # a space in front, which some decoders drop
+    if text.endswith(spelled) and not text[:lost].strip(" "):
+        own = [start + lost if i else 0 for i, start in enumerate(own)]
+        ends = iter([*own[1:], len(text)])
+    else:  # another spelling: what the tokenizer itself keeps of it, which may be coarse
+        spans = [s for s, a in zip(encoding["offset_mapping"], added, strict=True) if not a]
+        own = list(itertools.accumulate((start for start, _ in spans), max))
+        ends = iter([end for _, end in spans])
+    starts, end, place = [], 0, iter(own)
+    for template in added:
+        starts.append(end if template else next(place))
+        end = end if template else next(ends)
+    return starts
+
+
+class Offsets:
+    """Where tokens begin in the text that a detokenizer makes of them, in characters.
+
+    A token that only begins a character begins where the character does, one that the text leaves
+    out where the next one does, and one of a stop string beyond the text that goes out.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, at: int = 0) -> None:
+        self._detokenizer = detokenizer
+        self._at = at
+
+    def next(self, token_id: int) -> int:
+        """Where the token begins."""
         start = self._at
-        piece = self._decoder.decode(self._texts.bytes_of(token_id))
-        if text is None:
-            piece = "" if token_id in self._texts.special else piece
-        elif not text.startswith(piece, start):
-            if token_id in self._texts.special:
-                piece = ""
-            elif start == 0:
-                piece = piece.removeprefix(" ")
-        self._at += len(piece)
+        self._at += len(self._detokenizer.push(token_id))
         return start
 
 
