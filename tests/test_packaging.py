@@ -36,6 +36,10 @@ def test_every_install_of_the_project_is_constrained(name: str) -> None:
     assert installs
 
 
+def test_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text().splitlines()) < 200
+
+
 def test_the_oldest_releases_are_the_lower_ends() -> None:
     assert "transformers==5.17" in list(chosen("oldest", []))
     assert "torch==2.13.0" in list(chosen("oldest", ["torch"]))
