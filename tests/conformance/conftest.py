@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from environments import client_python
 from model_server import assert_idle, served
 
+from detinfer.testing.environments import environment_python
+
+REQUIREMENTS = Path(__file__).with_name("requirements")
 CLIENTS = Path(__file__).with_name("clients")
 CLIENT_SECONDS = 300
 
@@ -36,7 +38,7 @@ def run_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     inherited |= {"HOME": home, "PYTHONPATH": str(CLIENTS), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(environment: str, *command: str) -> str:
-        python = client_python(environment)
+        python = environment_python(REQUIREMENTS / f"{environment}.txt")
         started = time.monotonic()
         done = subprocess.run(
             [str(python), *(str(CLIENTS / part) if part in files else part for part in command)],

@@ -1,4 +1,4 @@
-"""Virtual environments for third-party clients, one each.
+"""Virtual environments for third-party programs, clients and peers, one each.
 
 Their pins exclude one another and ours: one wants ``huggingface_hub`` below 2 and ``httpx`` below 1
 where another, or the server's own transformers, wants newer ones. Apart, each runs exactly as its
@@ -18,20 +18,18 @@ from filelock import FileLock
 
 from detinfer.config import cache_dir
 
-REQUIREMENTS = Path(__file__).with_name("requirements")
 
-
-def client_python(name: str) -> Path:
-    """The interpreter that has ``requirements/NAME.txt``, every package at its pinned version.
+def environment_python(requirements: Path) -> Path:
+    """The interpreter of an environment that has what a file lists, each at its pinned version.
 
     Kept in the cache folder for as long as the file and the interpreter stay the same.
 
     Raises:
         RuntimeError: pip could not install it; has pip's own words.
     """
-    requirements = REQUIREMENTS / f"{name}.txt"
+    name = requirements.stem
     key = sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    parent = cache_dir() / "conformance"
+    parent = cache_dir() / "environments"
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{name}-{key}"
     python, complete = folder / "bin" / "python", folder / "complete"
