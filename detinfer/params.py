@@ -16,6 +16,8 @@ MAX_LOGIT_BIAS = 1024
 MAX_TOKENS_LIMIT = 1 << 20
 MAX_N = 128
 
+_SWITCHES = ("ignore_eos", "deterministic", "include_stop_str_in_output", "skip_special_tokens")
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -33,8 +35,11 @@ class SamplingParams:
         logit_bias: token id to what is added to its logit; kept as sorted pairs.
         n: answers to give, each with a seed of its own (``detinfer.choices``).
         seed: key of the noise; None draws one (reported in the output) when temperature > 0.
+        top_p: 0 keeps the likeliest token alone.
         stop: strings that end the output; not part of the text.
         stop_token_ids: token ids that end the output; part of ``token_ids``, not of the text.
+        include_stop_str_in_output: whether what ended the output is part of the text after all.
+        skip_special_tokens: whether the text leaves special tokens out.
         min_tokens: end-of-sequence and stop ids cannot be chosen before this many tokens.
         logprobs: number of top log-probabilities per output token; None for none at all.
         prompt_logprobs: the same for each token of the prompt but the first.
@@ -57,6 +62,8 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None
@@ -74,7 +81,7 @@ class SamplingParams:
         if self.max_tokens is not None:
             _integer("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
         _number("temperature", self.temperature, 0.0, 100.0)
-        _number("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _number("top_p", self.top_p, 0.0, 1.0)
         _integer("top_k", self.top_k, 0, 1 << 31)
         _number("min_p", self.min_p, 0.0, 1.0)
         # The low end is not 0: a logit over a subnormal penalty would be infinite.
@@ -107,7 +114,7 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
-        for name in ("ignore_eos", "deterministic"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name}: got {getattr(self, name)!r}, expected a boolean", name)
 
@@ -136,8 +143,7 @@ def _integer(name: str, value: object, low: int, high: int) -> None:
         raise RequestError(f"{name}: got {value!r}, expected an integer in {low}..{high}", name)
 
 
-def _number(name: str, value: object, low: float, high: float, low_open: bool = False) -> None:
+def _number(name: str, value: object, low: float, high: float) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high or (low_open and value == low):  # type: ignore[operator]
-        bracket = "(" if low_open else "["
-        raise RequestError(f"{name}: got {value!r}, expected {bracket}{low}, {high}]", name)
+    if not good or not low <= value <= high:  # type: ignore[operator]
+        raise RequestError(f"{name}: got {value!r}, expected [{low}, {high}]", name)

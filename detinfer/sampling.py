@@ -156,6 +156,12 @@ def rank(x: Floats, k: int = 0) -> Ids:
     return (keys[: k or None] & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
+def _place(x: Floats, index: int) -> int:
+    """Where ``rank`` has an index, counted from 1."""
+    value = x[index]
+    return 1 + int(np.count_nonzero(x > value) + np.count_nonzero(x[:index] == value))
+
+
 def token_logprobs(
     logits: Tensor, tokens: list[int], counts: list[int | None]
 ) -> list[TokenLogprob | None]:
@@ -173,6 +179,6 @@ def token_logprobs(
     table: Floats = ops.log_softmax(logits[asking]).cpu().numpy()
     for i, row, values in zip(asking, table, _on_host(logits, asking), strict=True):
         token, count = tokens[i], counts[i] or 0
-        top = rank(values, count) if count else ()
-        found[i] = TokenLogprob(token, float(row[token]), [(int(t), float(row[t])) for t in top])
+        top = [(int(t), float(row[t])) for t in rank(values, count)] if count else []
+        found[i] = TokenLogprob(token, float(row[token]), top, _place(values, token))
     return found

@@ -25,7 +25,6 @@ from detinfer.server.protocol import (
     documented,
     exactly_one,
     shown,
-    stated,
 )
 
 # Under the same names in every dialect.
@@ -59,7 +58,7 @@ Temperature = Annotated[float, documented(0.0, 100.0)]
 Penalty = Annotated[float, documented(-2.0, 2.0)]
 Choices = Annotated[Integer, documented(1, MAX_N)]
 TopK = Annotated[Integer, documented(-1, 1 << 31)]
-TopP = Annotated[float, stated(exclusiveMinimum=0.0, maximum=1.0)]
+TopP = Annotated[float, documented(0.0, 1.0)]
 
 
 class _Sampling(StrictBody):

@@ -79,6 +79,7 @@ FILTERS = [
     {"top_k": 1},
     {"top_k": 5},
     {"top_k": 5000},
+    {"top_p": 0.0},
     {"top_p": 0.3},
     {"top_p": 0.95},
     {"min_p": 0.02},
@@ -187,8 +188,18 @@ def test_token_logprobs_are_those_of_the_raw_logits():
     got = token_logprobs(torch.from_numpy(logits), [4, 5, -1], [2, None, 3])
     order = np.argsort(-logits[0], kind="stable")[:2].tolist()
     top = [(token, float(table[0, token])) for token in order]
-    assert got == [TokenLogprob(4, float(table[0, 4]), top), None, None]
+    place = 1 + np.argsort(-logits[0], kind="stable").tolist().index(4)
+    assert got == [TokenLogprob(4, float(table[0, 4]), top, place), None, None]
     assert token_logprobs(torch.from_numpy(logits), [4, 5, 6], [None] * 3) == [None] * 3
+
+
+def test_rank_of_a_token_is_its_place_among_all_ties_by_id():
+    logits = np.array([[1, 3, -0.0, 3, 0.0, -np.inf, 3]], dtype=np.float32)
+    order = rank(logits[0]).tolist()
+    for token in range(7):
+        [one] = token_logprobs(torch.from_numpy(logits), [token], [7])
+        assert one.rank == 1 + order.index(token)
+        assert one.top[one.rank - 1] == (token, one.logprob)
 
 
 def test_checksums_are_pairs_of_plain_integers():

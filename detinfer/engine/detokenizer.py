@@ -152,11 +152,16 @@ class StopStrings:
     Text that could be the beginning of a stop string is held back, so that nothing of a stop
     string is ever given out. The names of special tokens can be (part of) a stop string though the
     text leaves them out.
+
+    Args:
+        stops: the stop strings.
+        included: whether the text ends with the one found; then nothing is held back.
     """
 
-    __slots__ = ("_failures", "_held", "_matched", "_stops")
+    __slots__ = ("_failures", "_held", "_included", "_matched", "_stops")
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], included: bool = False) -> None:
+        self._included = included
         self._stops = tuple(stops)
         self._failures = [_failure_table(stop) for stop in self._stops]
         self._matched = [0] * len(self._stops)  # of each stop string, characters matched so far
@@ -177,8 +182,8 @@ class StopStrings:
             complete = self._advance(buffer[index][0])
             if complete:
                 self._held = []
-                return _shown(buffer[: index + 1 - complete]), True
-        keep = len(buffer) - max(self._matched)
+                return _shown(buffer[: index + 1 - (0 if self._included else complete)]), True
+        keep = len(buffer) - (0 if self._included else max(self._matched))
         self._held = buffer[keep:]
         return _shown(buffer[:keep]), False
 

@@ -93,6 +93,7 @@ class Engine:
         if request_id in self._requests:
             raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
         max_tokens = check_request(prompt_token_ids, params, self.info)
+        left_out = self._special if params.skip_special_tokens else {}
         request = Request(
             request_id=request_id,
             arrival=self._arrivals,
@@ -102,8 +103,9 @@ class Engine:
             max_tokens=max_tokens,
             seed=noise_seed(params),
             stop_ids=stop_ids(params, self.info),
-            detokenizer=Detokenizer(self._decode, prompt_token_ids, self._special),
-            stop_strings=StopStrings(params.stop),
+            left_out=left_out,
+            detokenizer=Detokenizer(self._decode, prompt_token_ids, left_out),
+            stop_strings=StopStrings(params.stop, params.include_stop_str_in_output),
             cache_salt=cache_salt,
             lookup=PromptLookup() if self._speculation else None,
         )
@@ -297,10 +299,12 @@ class Engine:
         if choice.logprob is not None:
             new.logprobs.append(choice.logprob)
         if token in request.stop_ids:
+            if request.params.include_stop_str_in_output:
+                new.text += request.stop_strings.push(request.detokenizer.push(token))[0]
             return self._end(request, "stop", new)
         text, stopped = request.detokenizer.push(token), False
         if request.completion_tokens > request.params.min_tokens:
-            text, stopped = request.stop_strings.push(text, self._special.get(token, ""))
+            text, stopped = request.stop_strings.push(text, request.left_out.get(token, ""))
         new.text += text
         if stopped:
             return self._end(request, "stop", new, cut=True)

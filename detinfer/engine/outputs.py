@@ -17,11 +17,13 @@ class TokenLogprob(NamedTuple):
 
     Attributes:
         top: (token id, log-probability), likeliest first, ties to the lowest id.
+        rank: the token's place in that order, were it of the whole vocabulary; 1 is the likeliest.
     """
 
     token_id: int
     logprob: float
     top: list[tuple[int, float]]
+    rank: int
 
 
 @dataclass(slots=True)

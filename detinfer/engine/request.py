@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +36,7 @@ class Request:
         max_tokens: ``params.max_tokens``, or what the model's length leaves.
         seed: key of the noise; drawn if none was given and noise is needed.
         stop_ids: token ids that end the output.
+        left_out: names of the special tokens that its text leaves out, by id.
         num_computed: tokens whose keys and values are in the cache.
         block_table: its pages, in order of position; empty while it waits.
         page_keys: chain keys of its full pages, as far as they were needed.
@@ -56,6 +57,7 @@ class Request:
     max_tokens: int
     seed: int | None
     stop_ids: frozenset[int]
+    left_out: Mapping[int, str]
     detokenizer: Detokenizer
     stop_strings: StopStrings
     state: RequestState = RequestState.WAITING

@@ -104,8 +104,8 @@ def test_the_work_for_a_token_is_bounded(tokens):
     assert longest <= 32
 
 
-def cut(stops, pieces):
-    matcher, given = StopStrings(stops), []
+def cut(stops, pieces, included=False):
+    matcher, given = StopStrings(stops, included), []
     for piece in pieces:
         text, found = matcher.push(piece)
         given.append(text)
@@ -134,6 +134,11 @@ def test_stop_strings(stops, text, kept):
         given, found = cut(stops, pieces)
         assert "".join(given) == kept, size
         assert found == (kept != text)
+        # With the stop string itself nothing waits, and nothing after it comes out.
+        given, found = cut(stops, pieces, included=True)
+        whole = min((text.find(s) + len(s) for s in stops if s in text), default=len(text))
+        assert "".join(given) == text[:whole]
+        assert all(given[: len(pieces)]) or found
 
 
 def test_stop_strings_equal_a_plain_search_and_hold_back_no_more_than_needed():

@@ -1,5 +1,6 @@
 """Engine.step: finish reasons, faults, bad requests, pages, scheduling order."""
 
+import dataclasses
 import logging
 import math
 
@@ -119,6 +120,37 @@ def test_a_stop_string_that_names_a_special_token(stop, text):
     assert outputs[-1].finish_reason == ("length" if text == "abcd" else "stop")
     held = SamplingParams(stop=(stop,), max_tokens=5, min_tokens=5)
     assert generate(held, ScriptedRunner(tokens))[-1].completion_tokens == 5
+
+
+@pytest.mark.parametrize("max_tokens", [20, 5])
+def test_what_ended_the_output_is_part_of_the_text_if_asked_for(max_tokens):
+    params = SamplingParams(
+        stop=("cd",), stop_token_ids=(64,), include_stop_str_in_output=True, max_tokens=max_tokens
+    )
+    outputs = generate(params, ScriptedRunner(script("bcde")))
+    assert [o.text for o in outputs] == ["b", "c", "d"]  # nothing is held back
+    assert outputs[-1].finish_reason == "stop"
+    assert text_of(generate(params, ScriptedRunner(script("xa")))) == "xa"
+    # The first byte of a character comes out with the stop that cuts it off.
+    assert text_of(generate(params, ScriptedRunner([90, 64]))) == "\ufffda"
+    # A special token ends the text by its name only where those are shown.
+    assert text_of(generate(params, ScriptedRunner(script("xy")))) == "xy"
+    shown = dataclasses.replace(params, skip_special_tokens=False)
+    assert text_of(generate(shown, ScriptedRunner(script("xy")))) == "xy<96>"
+    held = dataclasses.replace(params, include_stop_str_in_output=False)
+    assert text_of(generate(held, ScriptedRunner(script("xa")))) == "x"
+
+
+def test_special_tokens_are_shown_by_name_if_asked_for():
+    tokens = [*script("ab")[:2], 95, *script("cd")]
+    shown = SamplingParams(skip_special_tokens=False, max_tokens=5)
+    outputs = generate(shown, ScriptedRunner(tokens))
+    assert [o.text for o in outputs] == ["a", "b", "<95>", "c", "d"]
+    hidden = generate(SamplingParams(max_tokens=5), ScriptedRunner(tokens))
+    assert text_of(hidden) == "abcd"
+    assert [o.digest for o in hidden] == [o.digest for o in outputs]
+    stopped = SamplingParams(skip_special_tokens=False, max_tokens=5, stop=("b<95>c",))
+    assert text_of(generate(stopped, ScriptedRunner(tokens))) == "a"
 
 
 def test_min_tokens_holds_off_every_kind_of_stop():

@@ -158,10 +158,10 @@ class _Answer:
         self._seed = noise_seed(params)
         noise = 0 if is_greedy(params) else self._seed or 0
         self._start = sum(prompt) + noise + 1
-        self._special = special_tokens(engine.tokenizer)
+        self._special = special_tokens(engine.tokenizer) if params.skip_special_tokens else {}
         decode = token_decoder(engine.tokenizer)
         self._detokenizer = Detokenizer(decode, prompt, self._special)
-        self._stops = StopStrings(params.stop)
+        self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
         self.count = 0
 
     def next(self) -> RequestOutput:
@@ -203,4 +203,4 @@ class _Answer:
 
 def logprob(token: int, count: int) -> TokenLogprob:
     """The likeliest token is always the one chosen; the others are those after it."""
-    return TokenLogprob(token, -0.5, [((token + i) % 256, -0.5 - i) for i in range(count)])
+    return TokenLogprob(token, -0.5, [((token + i) % 256, -0.5 - i) for i in range(count)], 1)

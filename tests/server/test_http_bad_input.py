@@ -33,7 +33,7 @@ def _error(response) -> dict:
         (f'{{{P}, "temperature": true}}', "temperature", "got true, expected a number"),
         (f'{{{P}, "temperature": "hot"}}', "temperature", 'got "hot", expected a number'),
         (f'{{{P}, "temperature": -0.5}}', "temperature", "got -0.5, expected [0.0, 100.0]"),
-        (f'{{{P}, "top_p": 0}}', "top_p", "expected (0.0, 1.0]"),
+        (f'{{{P}, "top_p": -0.1}}', "top_p", "expected [0.0, 1.0]"),
         (f'{{{P}, "top_k": -2}}', "top_k", "got -2, expected an integer"),
         (f'{{{P}, "min_p": 1.5}}', "min_p", "got 1.5, expected [0.0, 1.0]"),
         (f'{{{P}, "seed": -1}}', "seed", "got -1, expected an integer"),

@@ -14,7 +14,7 @@ BOTH = [
     ('"temperature": NaN', "temperature", "expected a finite number"),
     ('"temperature": "1"', "temperature", 'got "1", expected a number'),
     ('"temperature": -1', "temperature", "got -1.0, expected [0.0, 100.0]"),
-    ('"top_p": 0', "top_p", "expected (0.0, 1.0]"),
+    ('"top_p": 1.1', "top_p", "expected [0.0, 1.0]"),
     ('"top_k": -2', "top_k", "got -2, expected an integer in 0.."),
     ('"n": 0', "n", "got 0, expected an integer in 1..128"),
     ('"n": 129', "n", "got 129, expected an integer in 1..128"),

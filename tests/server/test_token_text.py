@@ -142,8 +142,8 @@ def _choice(tokenizer, prompt, answer_ids):
     for i, token_id in enumerate(answer_ids):
         last = i == len(answer_ids) - 1
         text = detokenizer.push(token_id) + (detokenizer.finish() if last else "")
-        entry = TokenLogprob(token_id, -1.0, [])
-        scores = [TokenLogprob(one, -1.0, []) for one in ids[1:]]
+        entry = TokenLogprob(token_id, -1.0, [], 1)
+        scores = [TokenLogprob(one, -1.0, [], 1) for one in ids[1:]]
         choice.add(
             RequestOutput(
                 "r", text, [token_id], [entry], "length" if last else None, "d", None, True,
