@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from detinfer.errors import ConfigError, ModelLoadError
+from detinfer.errors import ConfigError, DetinferError, ModelLoadError
+from detinfer.fingerprint import file_parts
 from detinfer.models.attention import ATTN_IMPLEMENTATION
-from detinfer.models.loader import ModelFiles
+from detinfer.models.checkpoint import check_whole, open_tensors
+from detinfer.models.generation_defaults import generation_defaults
+from detinfer.models.loader import ModelFiles, load_tokenizer, resolve_model
+from detinfer.models.stamps import check_unchanged
 from detinfer.models.weight_file import read_header
 
 MIN_PAGES = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in memory, before it is patched.
+
+    Attributes:
+        model: on the CPU, with attention implementation ``detinfer``.
+        dtype: its weights are stored in.
+        parts: of the fingerprint, those that name the files.
+        generation_defaults: see ``EngineInfo``.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    dtype: torch.dtype
+    parts: dict[str, str]
+    generation_defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def stored_dtype(files: ModelFiles) -> torch.dtype:
@@ -20,31 +45,74 @@ def stored_dtype(files: ModelFiles) -> torch.dtype:
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get("".join(stored), torch.float32)
 
 
+def read_source(model: str | None) -> Source:
+    """Finds and reads a model.
+
+    Args:
+        model: see ``EngineConfig``.
+
+    Raises:
+        ModelLoadError: it cannot be found or read, is not whole, or changed while it was read.
+        UnsupportedModelError: a kind of model, or of file, that is not supported; named.
+    """
+    files = resolve_model(model, progress=sys.stderr.isatty())
+    tokenizer = load_tokenizer(files)
+    source = Source(
+        load_model(files),
+        tokenizer,
+        files.name,
+        stored_dtype(files),
+        file_parts(files, tokenizer),
+        generation_defaults(files.folder),
+    )
+    check_unchanged(files.folder, files.stamps)
+    return source
+
+
 def load_model(files: ModelFiles) -> Any:
     """A causal language model with our attention, in the widest dtype its weights are stored in.
 
+    transformers is handed the tensors of ``files`` by name; it opens no weights of its own, so
+    that no setting and no other file of the folder decides what is loaded.
+
     Raises:
-        ModelLoadError: transformers cannot build or fill it.
+        ModelLoadError: transformers cannot build or fill it, or a tensor is missing, has no place
+            or holds what is no number.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    dtype = torch.bfloat16 if stored_dtype(files) == torch.bfloat16 else torch.float32
+    logging.set_verbosity_error()  # what it warns of is either harmless or refused here
+    local: dict[str, Any] = {"local_files_only": True}
+    given: dict[str, Any] = {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            files.folder,
-            dtype=dtype,
-            attn_implementation=ATTN_IMPLEMENTATION,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, **local)
+        if (files.folder / "generation_config.json").is_file():
+            given["generation_config"] = GenerationConfig.from_pretrained(files.folder, **local)
+        with torch.device("meta"):  # only to learn which class it is
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        with open_tensors(files.weights) as tensors:
+            model, info = type(empty).from_pretrained(
+                None,
+                config=empty.config,
+                state_dict=tensors,
+                dtype=torch.bfloat16 if stored_dtype(files) == torch.bfloat16 else torch.float32,
+                attn_implementation=ATTN_IMPLEMENTATION,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+                **local,
+                **given,
+            )
+            check_whole(model, tensors, info, files.folder)
+    except DetinferError:
+        raise
     except Exception as error:  # its loaders let all kinds through
         reason = str(error).strip().splitlines()
         raise ModelLoadError(
             f"{files.folder}: cannot be loaded ({reason[0] if reason else type(error).__name__})"
         ) from error
+    return model
 
 
 def max_model_len(asked: int | None, config: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -14,19 +13,17 @@ from detinfer.config import EngineConfig, cpu_threads, longest_sequence
 from detinfer.engine.batch import Batch
 from detinfer.engine.loading import (
     eos_token_ids,
-    load_model,
     max_model_len,
     num_pages,
+    read_source,
 )
 from detinfer.environment import check_environment
 from detinfer.errors import RequestError, UnsupportedModelError
-from detinfer.fingerprint import file_parts, make_fingerprint
+from detinfer.fingerprint import make_fingerprint
 from detinfer.kernels.cpu.jit import numba
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext, forward_context
 from detinfer.models.fused import FusedStep, plans_agree
-from detinfer.models.generation_defaults import generation_defaults
-from detinfer.models.loader import load_tokenizer, resolve_model
 from detinfer.models.patches import patch_model
 from detinfer.models.pattern import PatternMismatch
 
@@ -57,14 +54,13 @@ class ModelRunner:
         self.threads = cpu_threads(config.threads)
         torch.set_num_threads(self.threads)
         numba.set_num_threads(self.threads)
-        files = resolve_model(config.model, progress=sys.stderr.isatty())
-        self.tokenizer = load_tokenizer(files)
-        self.model_name = files.name
-        self.generation_defaults = generation_defaults(files.folder)
+        source = read_source(config.model)
+        self.tokenizer, self.model_name = source.tokenizer, source.name
+        self.generation_defaults = source.generation_defaults
         self.torch_dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
 
-        model = load_model(files)
+        model = source.model
         text_config = model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size
         self.max_model_len = max_model_len(config.max_model_len, text_config)
@@ -76,7 +72,7 @@ class ModelRunner:
         self.num_pages = num_pages(config.kv_cache_memory, page)
         self.cache = ops.KVCache(report.cache_specs, self.num_pages, self.torch_dtype)
         self.fingerprint = make_fingerprint(
-            file_parts(files, self.tokenizer),
+            source.parts,
             dtype=self.dtype,
             rope=report.rope,
             length=longest_sequence(self.max_model_len, self.num_pages),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,45 +24,24 @@ from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.decode_graphs import DecodeGraphs
 from detinfer.engine.loading import (
+    Source,
     eos_token_ids,
-    load_model,
     max_model_len,
     num_pages,
-    stored_dtype,
+    read_source,
 )
 from detinfer.engine.model_runner import run_modules
 from detinfer.environment import check_environment
 from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
-from detinfer.fingerprint import NATIVE_CONTRACT, file_parts, make_fingerprint
+from detinfer.fingerprint import NATIVE_CONTRACT, make_fingerprint
 from detinfer.kernels.triton import launch
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext
-from detinfer.models.generation_defaults import generation_defaults
-from detinfer.models.loader import load_tokenizer, resolve_model
 from detinfer.models.native_step import NativeStep
 from detinfer.models.patches import patch_model
 from detinfer.models.pattern import PatternMismatch, match
 
 _FREE_SHARE = 0.9  # of the memory the weights leave, for pages
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model in memory, before it is patched.
-
-    Attributes:
-        model: on the CPU, with attention implementation ``detinfer``.
-        dtype: its weights are stored in.
-        parts: of the fingerprint, those that name the files.
-        generation_defaults: see ``EngineInfo``.
-    """
-
-    model: Any
-    tokenizer: Any
-    name: str
-    dtype: torch.dtype
-    parts: dict[str, str]
-    generation_defaults: dict[str, Any] = field(default_factory=dict)
 
 
 class NativeRunner:
@@ -91,7 +68,7 @@ class NativeRunner:
         config = config.resolve()
         device = _device(config)
         self.profile = ops.Profile("native", device)
-        source = source or _read(config)
+        source = source or read_source(config.model)
         self.tokenizer, self.model_name = source.tokenizer, source.name
         self.generation_defaults = source.generation_defaults
         self.torch_dtype = source.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -215,19 +192,6 @@ def _device(config: EngineConfig) -> torch.device:
         build = torch.version.cuda or "cpu"
         raise ConfigError(f"device: got 'cuda', but PyTorch sees no GPU (its build: {build})")
     return torch.device("cuda", torch.cuda.current_device())
-
-
-def _read(config: EngineConfig) -> Source:
-    files = resolve_model(config.model, progress=sys.stderr.isatty())
-    tokenizer = load_tokenizer(files)
-    return Source(
-        load_model(files),
-        tokenizer,
-        files.name,
-        stored_dtype(files),
-        file_parts(files, tokenizer),
-        generation_defaults(files.folder),
-    )
 
 
 def _free_memory(device: torch.device) -> int:

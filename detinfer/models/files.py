@@ -40,22 +40,35 @@ def sha256_file(path: Path, report: Callable[[int], None] = lambda done: None) -
 def cached_sha256(path: Path) -> str:
     """Like ``sha256_file``, but read again only when the file's stamp has changed.
 
-    The stamp is size, mtime and ctime in nanoseconds. Answers are kept under the cache folder, so
+    Answers are kept under the cache folder, so
     that a model folder may be read-only; failing to keep one is no error.
     """
     known = _read_json(_record_path(path))
-    if known is not None and known.get("stamp") == _stamp(path):
+    if known is not None and known.get("stamp") == stamp(path):
         return str(known["sha256"])
     # The stamp is taken before reading: a write meanwhile must not be covered by it.
-    stamp = _stamp(path)
+    before = stamp(path)
     digest = sha256_file(path)
-    _keep_sha256(path, stamp, digest)
+    _keep_sha256(path, before, digest)
     return digest
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file is written or replaced: inode, size, mtime and ctime in nanoseconds.
+
+    Raises:
+        ModelLoadError: there is no such file, or it cannot be looked at.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ModelLoadError(f"{path}: cannot be read ({error.strerror})") from error
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def remember_sha256(path: Path, digest: str) -> None:
     """Record the hash of a file that was hashed while it was written."""
-    _keep_sha256(path, _stamp(path), digest)
+    _keep_sha256(path, stamp(path), digest)
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -101,22 +114,14 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise ModelLoadError(f"cache folder {folder}: {reason}") from error
 
 
-def _stamp(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ModelLoadError(f"{path}: cannot be read ({error.strerror})") from error
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
 def _record_path(path: Path) -> Path:
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     return cache_dir() / "hashes" / f"{key[:32]}.json"
 
 
-def _keep_sha256(path: Path, stamp: list[int], digest: str) -> None:
+def _keep_sha256(path: Path, seen: list[int], digest: str) -> None:
     record = _record_path(path)
-    text = json.dumps({"path": str(path), "stamp": stamp, "sha256": digest})
+    text = json.dumps({"path": str(path), "stamp": seen, "sha256": digest})
     with contextlib.suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(record, text.encode(errors="surrogateescape"))

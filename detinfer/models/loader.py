@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from detinfer.models.folder import find_weights, peek_config, read_config, read_
 from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, convert_gguf
 from detinfer.models.hub import fetch_from_hub
 from detinfer.models.progress import progress_bar
+from detinfer.models.stamps import Stamps, check_unchanged, take_stamps
 from detinfer.models.store import build_once
 from detinfer.models.tokenizer import settle
 
@@ -47,12 +48,14 @@ class ModelFiles:
         weights: the safetensors files, in order of name.
         weight_format: how weights are stored, and from what: ``"bfloat16"``,
             ``"bfloat16 from gguf Q4_1+Q8_0"``.
+        stamps: of the folder's files, taken before any was read.
     """
 
     folder: Path
     name: str
     weights: tuple[Path, ...]
     weight_format: str
+    stamps: Stamps = field(default_factory=dict, compare=False)
 
 
 def resolve_model(model: str | None = None, *, progress: bool = False) -> ModelFiles:
@@ -168,21 +171,29 @@ def _default(progress: bool) -> ModelFiles:
 
 
 def _from_gguf(path: Path, progress: bool) -> ModelFiles:
+    stamps = take_stamps(path)
     folder = _converted_folder(cached_sha256(path))
+
+    def build(new: Path) -> None:
+        convert_gguf(path, new, report)
+        check_unchanged(path, stamps)  # else the folder would hold another file than it is named by
+
     with progress_bar(progress) as report:
-        build_once(folder, lambda new: convert_gguf(path, new, report), what=str(path))
+        build_once(folder, build, what=str(path))
     return _from_converted(folder, path.stem)
 
 
 def _from_converted(folder: Path, name: str) -> ModelFiles:
+    stamps = take_stamps(folder)
     files, _ = find_weights(folder)
-    return ModelFiles(folder, name, files, (folder / FORMAT_FILE).read_text().strip())
+    return ModelFiles(folder, name, files, (folder / FORMAT_FILE).read_text().strip(), stamps)
 
 
 def _from_folder(folder: Path, name: str) -> ModelFiles:
+    stamps = take_stamps(folder)
     read_config(folder)
     files, weight_format = find_weights(folder)
-    return ModelFiles(folder, name, files, weight_format)
+    return ModelFiles(folder, name, files, weight_format, stamps)
 
 
 def _converted_folder(sha256: str) -> Path:

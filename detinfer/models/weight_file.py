@@ -1,4 +1,4 @@
-"""Safetensors files: a cheap look at the header, and a writer whose bytes are always the same.
+"""Safetensors files: a look at the header, tensors read into own memory, a writer of equal bytes.
 
 The format is an unsigned 64-bit length, that many bytes of JSON, and the tensors' bytes:
 https://github.com/huggingface/safetensors#format
@@ -10,7 +10,8 @@ import json
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,23 @@ import numpy.typing as npt
 
 from detinfer.errors import ModelLoadError
 
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
+ITEM_BYTES |= {"U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
 _MAX_HEADER = 100_000_000  # the format's own limit
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: its dtype as safetensors spells it (``BF16``) and its shape."""
+    """One tensor of a file.
+
+    Attributes:
+        dtype: as safetensors spells it: ``BF16``.
+        span: the bytes of the file it takes, first and one past the last; empty if not in one.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    span: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -53,12 +61,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     except OSError as error:
         raise ModelLoadError(f"weights file {path}: cannot be read ({error.strerror})") from error
     try:
-        tensors, end = _parse(json.loads(text))
+        tensors, end = _parse(json.loads(text, object_pairs_hook=_unique), 8 + length)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelLoadError(
             f"weights file {path}: its safetensors header cannot be parsed"
         ) from error
-    expected = 8 + length + end
+    expected = end
     if size != expected:
         problem = "is truncated" if size < expected else "is damaged"
         raise ModelLoadError(
@@ -99,11 +107,30 @@ def write_weights(
             file.write(np.ascontiguousarray(values).data)
 
 
-def _parse(header: dict[str, Any]) -> tuple[dict[str, TensorInfo], int]:
-    tensors, end = {}, 0
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _parse(header: dict[str, Any], start: int) -> tuple[dict[str, TensorInfo], int]:
+    """Tensors by name, in the order of their bytes, which must leave no gap; where those end."""
+    tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(d) for d in entry["shape"]))
-        end = max(end, int(entry["data_offsets"][1]))
+        shape = tuple(int(d) for d in entry["shape"])
+        begin, end = (start + int(offset) for offset in entry["data_offsets"])
+        info = TensorInfo(str(entry["dtype"]), shape, (begin, end))
+        size = ITEM_BYTES.get(info.dtype)  # other dtypes are refused by whoever wants their values
+        if min(shape, default=0) < 0 or (size is not None and end - begin != prod(shape) * size):
+            raise ValueError("a tensor's bytes are not those of its shape")
+        tensors[name] = info
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].span))
+    end = start
+    for info in tensors.values():
+        if info.span[0] != end or info.span[1] < end:
+            raise ValueError("tensors overlap or leave a gap")
+        end = info.span[1]
     return tensors, end
