@@ -14,11 +14,7 @@ from dataclasses import dataclass
 
 from detinfer import __version__
 from detinfer.config import EngineConfig, cache_dir, usable_cores
-from detinfer.environment import (
-    check_package,
-    check_subnormals,
-    check_threading_layer,
-)
+from detinfer.environment import check_package, check_threading_layer
 from detinfer.errors import ConfigError, DetinferError
 
 _DISTRIBUTION = "detinfer-server"
@@ -65,8 +61,6 @@ def examine(model: str | None = None) -> Iterator[Finding]:
     yield Finding("libraries", ", ".join(_versions()))
     yield _openmp()
     yield _layer()
-    problem = _problem(check_subnormals)
-    yield Finding("subnormals", "flushed to zero" if problem else "kept", problem)
     yield _gpu()
     yield _cache()
     yield Finding("profile", "portable (device cpu); native with --device cuda")

@@ -17,13 +17,13 @@ SAFE_LAYERS = ("omp", "tbb")
 def check_environment() -> None:
     """Refuse an environment that would move bits or crash.
 
-    Call it in the thread that will compute: the denormal flags are a thread's own.
+    Call it in the thread that will compute, under ``contract_rounding``.
 
     Raises:
-        ConfigError: a foreign ``detinfer``, flushed subnormals or an unsafe threading layer.
+        ConfigError: a foreign ``detinfer``, wrong rounding or an unsafe threading layer.
     """
     check_package()
-    check_subnormals()
+    check_rounding()
     check_threading_layer()
 
 
@@ -50,15 +50,21 @@ def check_package() -> None:
             raise ConfigError(f"environment: another detinfer at {folder}, expected only {ours}")
 
 
-def check_subnormals() -> None:
-    """Subnormal numbers must not be flushed to zero in the calling thread.
+def check_rounding() -> None:
+    """The calling thread must round to nearest and keep subnormal numbers.
 
     Raises:
-        ConfigError: the host process has set the CPU's flush-to-zero or denormals-are-zero flag.
+        ConfigError: it does not, on a machine whose control word we do not know how to set.
     """
+    one, half = np.array([1, 1 + 2.0**-23], np.float32), np.float32(0.5)
+    hair = np.array([2.0**-30, -(2.0**-30)], np.float32)  # up moves the first, down the second
+    if not np.array_equal(one + hair, one):
+        raise ConfigError(
+            "environment: this process does not round to nearest, which changes bits: call "
+            "fesetround(FE_TONEAREST)"
+        )
     # A normal product that is subnormal shows FTZ; a subnormal factor read as zero shows DAZ.
-    smallest_normal = np.array([2.0**-126], np.float32)
-    product = smallest_normal * np.float32(0.5)
+    product = np.array([2.0**-126], np.float32) * half
     back = np.array([1], np.int32).view(np.float32) * np.float32(2.0**126)
     if product[0].view(np.int32) == 0 or back[0] == 0:
         raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 import detinfer
 from detinfer import cli, doctor, environment
 from detinfer.errors import ConfigError
+from detinfer.testing.control_words import foreign_word
 
 
 def test_this_environment_is_fine():
@@ -23,10 +24,17 @@ def test_flushed_subnormals_are_refused_and_kept_ones_are_not():
         pytest.skip("this CPU cannot flush subnormals")
     try:
         with pytest.raises(ConfigError, match="flushes subnormal numbers to zero"):
-            environment.check_subnormals()
+            environment.check_rounding()
     finally:
         torch.set_flush_denormal(False)
-    environment.check_subnormals()
+    environment.check_rounding()
+
+
+@pytest.mark.parametrize("mode", ["upward", "downward", "toward zero"])
+def test_another_rounding_is_refused(mode):
+    with foreign_word(mode), pytest.raises(ConfigError, match="does not round to nearest"):
+        environment.check_rounding()
+    environment.check_rounding()
 
 
 def test_workqueue_is_refused_with_the_fix(monkeypatch):
@@ -81,7 +89,6 @@ def test_doctor_is_0_when_all_is_well_and_creates_nothing(empty_cache, capsys):
     values = {one["name"]: one["value"] for one in report["findings"]}
     assert report["ok"] is True
     assert values["threading layer"] in environment.SAFE_LAYERS
-    assert values["subnormals"] == "kept"
     assert values["profile"].startswith("portable")
     assert "not fetched yet" in values["default model"]
     assert "torch " in values["libraries"]
@@ -89,17 +96,17 @@ def test_doctor_is_0_when_all_is_well_and_creates_nothing(empty_cache, capsys):
 
 
 def test_doctor_is_2_and_names_each_problem(empty_cache, monkeypatch, capsys):
-    def flushed():
-        raise ConfigError("environment: flushed [really]")
+    def foreign():
+        raise ConfigError("environment: foreign [really]")
 
-    monkeypatch.setattr(doctor, "check_subnormals", flushed)
+    monkeypatch.setattr(doctor, "check_package", foreign)
     assert cli.main(["doctor"]) == 2
-    assert "flushed [really]" in capsys.readouterr().out
+    assert "foreign [really]" in capsys.readouterr().out
     assert cli.main(["doctor", "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
     problems = {one["name"]: one["problem"] for one in report["findings"] if one["problem"]}
-    assert problems == {"subnormals": "environment: flushed [really]"}
+    assert problems == {"detinfer": "environment: foreign [really]"}
 
 
 def test_doctor_says_when_the_cache_cannot_be_written(monkeypatch):

@@ -14,6 +14,7 @@ from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens
 from detinfer.engine.increments import Increment, failure_of, output_of
 from detinfer.engine.outputs import FinishReason, RequestOutput
 from detinfer.engine.request import Request, RequestState
+from detinfer.engine.rounding import contract_rounding
 from detinfer.engine.runner import Runner, describe, make_runner
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
 from detinfer.engine.speculation import PromptLookup
@@ -39,6 +40,7 @@ class Engine:
         config: settings; the runner is made from it unless one is given.
     """
 
+    @contract_rounding()
     def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
         config = config.resolve()
         if runner is None:
@@ -145,6 +147,7 @@ class Engine:
         """Whether a step has work to do."""
         return bool(self._requests)
 
+    @contract_rounding()
     def step(self) -> list[RequestOutput]:
         """Runs the model once; returns the increments of the requests that got a token or ended.
 

@@ -11,6 +11,7 @@ from detinfer.choices import choices
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.outputs import FinishReason, RequestOutput, TokenLogprob
+from detinfer.engine.rounding import contract_rounding
 from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
 from detinfer.params import SamplingParams
@@ -79,6 +80,7 @@ class LLM:
         self.engine = engine or Engine(EngineConfig(model=model, **settings))
         self._calls = 0
 
+    @contract_rounding()  # some tokenizers add up scores
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
@@ -102,6 +104,7 @@ class LLM:
             [render_chat(self.engine.tokenizer, one) for one in _conversations(messages)], params
         )
 
+    @contract_rounding()
     def generate(
         self,
         prompts: str | Sequence[Prompt],

@@ -52,7 +52,6 @@ class ModelRunner:
         config = config.resolve()
         assert config.kv_cache_memory is not None
         self.threads = cpu_threads(config.threads)
-        torch.set_num_threads(self.threads)
         numba.set_num_threads(self.threads)
         source = read_source(config.model)
         self.tokenizer, self.model_name = source.tokenizer, source.name
@@ -104,6 +103,8 @@ class ModelRunner:
                 "deterministic: got false, but this engine runs without the fast mode",
                 "deterministic",
             )
+        if not batch.deterministic:
+            torch.set_num_threads(self.threads)  # the engine's step puts back what was
         context = ForwardContext(tensors, self.cache, batch.deterministic)
         return run_modules(self.model, batch, context)
 

@@ -6,6 +6,7 @@ from numba import prange, types
 
 from detinfer.kernels.cpu import elementary
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
+from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import ADDRESS, map_row, row_intrinsic
 
 BLOCK = 4096  # elements a thread takes at a time
@@ -73,8 +74,10 @@ def activation(which, x, out):
     """Elementwise over flat arrays."""
     n, x0, out0 = x.size, x.ctypes.data, out.ctypes.data
     for block in prange((n + BLOCK - 1) // BLOCK):
+        before = enter()
         at = block * BLOCK
         activation_row(which, x0 + at * 4, out0 + at * 4, min(BLOCK, n - at))
+        leave(before)
 
 
 @parallel_kernel
@@ -82,5 +85,7 @@ def gate(gelu, gates, ups, out):
     """Elementwise gated product over flat arrays."""
     n, g0, u0, out0 = gates.size, gates.ctypes.data, ups.ctypes.data, out.ctypes.data
     for block in prange((n + BLOCK - 1) // BLOCK):
+        before = enter()
         at = block * BLOCK
         gate_row(gelu, g0 + at * 4, u0 + at * 4, out0 + at * 4, min(BLOCK, n - at))
+        leave(before)

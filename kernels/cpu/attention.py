@@ -15,6 +15,7 @@ from detinfer.kernels.cpu import elementary
 from detinfer.kernels.cpu.elementary import exp32
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.microkernel import tile_f32, tile_narrow
+from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
@@ -282,6 +283,7 @@ def attention(threads, q, k, v, query_start, positions, tables, items, k_cache, 
         sequence[query_start[r] : query_start[r + 1]] = r
     team = regions(2)
     for _thread in prange(threads):
+        before = enter()
         writing = team.ctypes.data
         attending = writing + REGION
         t = take(writing)
@@ -299,3 +301,4 @@ def attention(threads, q, k, v, query_start, positions, tables, items, k_cache, 
                     scale, window, softcap, sinks, zero)  # fmt: skip
             i = done_take(attending)
         wait(attending, items.shape[0])
+        leave(before)

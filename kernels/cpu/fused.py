@@ -23,6 +23,7 @@ from detinfer.kernels.cpu.matmul import (
     tile_rows,
 )
 from detinfer.kernels.cpu.norms import rms_norm_row
+from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 from detinfer.kernels.cpu.vector import div, f32_at
 
@@ -360,5 +361,7 @@ def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, 
     h0, x0, q0, k0, v0 = h.ctypes.data, x.ctypes.data, q.ctypes.data, k.ctypes.data, v.ctypes.data
     a0, i0, zero, out0 = a.ctypes.data, inner.ctypes.data, zeros.ctypes.data, logits.ctypes.data
     for _thread in prange(threads):
+        before = enter()
         _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
              h0, x0, q0, k0, v0, a0, i0, zero, out0)  # fmt: skip
+        leave(before)

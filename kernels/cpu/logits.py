@@ -11,6 +11,7 @@ from detinfer.kernels import elementary as c
 from detinfer.kernels.cpu import elementary
 from detinfer.kernels.cpu.elementary import log32
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
+from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
     Emit,
@@ -110,12 +111,14 @@ def log_softmax(x, out):
     rows, n = x.shape
     x0, out0 = x.ctypes.data, out.ctypes.data
     for row in prange(rows):
+        before = enter()
         at = x0 + row * n * 4
         m = row_max(at, n)
         log_z = log32(exp_sum(at, m, n))
         source, target = f32_at(at, n), f32_at(out0 + row * n * 4, n)
         for i in range(n):
             target[i] = (source[i] - m) - log_z
+        leave(before)
 
 
 @parallel_kernel
@@ -124,6 +127,7 @@ def softmax(x, out):
     rows, n = x.shape
     x0, out0 = x.ctypes.data, out.ctypes.data
     for row in prange(rows):
+        before = enter()
         at, to = x0 + row * n * 4, out0 + row * n * 4
         m = row_max(at, n)
         z = exp_sum(at, m, n)
@@ -131,6 +135,7 @@ def softmax(x, out):
         target = f32_at(to, n)
         for i in range(n):
             target[i] = div(target[i], z)
+        leave(before)
 
 
 @kernel
@@ -151,7 +156,9 @@ def argmax(x, out):
     rows, n = x.shape
     x0 = x.ctypes.data
     for row in prange(rows):
+        before = enter()
         out[row] = argmax_row(x0 + row * n * 4, n)
+        leave(before)
 
 
 @parallel_kernel
@@ -160,5 +167,7 @@ def checksum(x, out):
     rows, n = x.shape
     x0 = x.ctypes.data
     for item in prange(rows * 2):
+        before = enter()
         row = item // 2
         out[row, item % 2] = checksum_row(x0 + row * n * 4, n, KEY_1 if item % 2 else KEY_0)
+        leave(before)

@@ -12,6 +12,7 @@ from numba import prange
 
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.microkernel import tile_bf16, tile_f32
+from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import f32_at, u16_at
 
 PANEL = 64
@@ -108,10 +109,12 @@ def linear(x, w, bf16, n, bias, zeros, out):
     blocks = row_blocks(m)
     size = (m + blocks - 1) // blocks
     for item in prange((n + PANEL - 1) // PANEL * blocks):
+        before = enter()
         row = item % blocks * size
         rows = min(size, m - row)
         at, to = x0 + row * k * 4, out0 + row * n * 4
         linear_panel(at, rows, k, w, bf16, item // blocks, bias, to, n, zeros0)
+        leave(before)
 
 
 @kernel
@@ -135,4 +138,6 @@ def embedding(ids, k, w, bf16, out):
     """``out[t] = weight[ids[t]]``."""
     out0 = out.ctypes.data
     for t in prange(ids.size):
+        before = enter()
         embedding_row(ids[t], k, w, bf16, out0 + t * k * 4)
+        leave(before)

@@ -6,6 +6,7 @@ import numpy as np
 from numba import prange, types
 
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
+from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
     div,
@@ -61,7 +62,9 @@ def rms_norm(x, w, eps, variant, out):
     rows, n = x.shape
     x0, out0 = x.ctypes.data, out.ctypes.data
     for row in prange(rows):
+        before = enter()
         rms_norm_row(x0 + row * n * 4, n, w, eps, variant, out0 + row * n * 4)
+        leave(before)
 
 
 @parallel_kernel
@@ -71,6 +74,7 @@ def layer_norm(x, w, bias, eps, out):
     x0, out0 = x.ctypes.data, out.ctypes.data
     size = np.float32(n)
     for row in prange(rows):
+        before = enter()
         source, target = f32_at(x0 + row * n * 4, n), f32_at(out0 + row * n * 4, n)
         mean = div(lane_sum(x0 + row * n * 4, n), size)
         for i in range(n):
@@ -87,3 +91,4 @@ def layer_norm(x, w, bias, eps, out):
             added = f32_at(bias, n)
             for i in range(n):
                 target[i] = target[i] + added[i]
+        leave(before)
