@@ -14,6 +14,7 @@ from detinfer.server import (
     routes_metrics,
     routes_native,
     routes_openai,
+    routes_sglang,
     routes_tgi,
     routes_tokenizer,
 )
@@ -26,9 +27,10 @@ from detinfer.server.protocol import StrictBody
 from detinfer.server.protocol_chat import ChatCompletionRequest
 from detinfer.server.protocol_native import GenerateRequest
 from detinfer.server.protocol_openai import CompletionRequest
+from detinfer.server.protocol_sglang import SGLangRequest
+from detinfer.server.protocol_tgi import TGIRequest
 from detinfer.server.request_id import RequestIdMiddleware
 from detinfer.server.routes_check import CheckRequest
-from detinfer.server.routes_tgi import TGIStreamRequest
 from detinfer.server.routes_tokenizer import DetokenizeRequest, TokenizeRequest
 from detinfer.server.service import Service
 
@@ -59,6 +61,7 @@ def create_app(
     install_error_handlers(app)
     app.include_router(routes_native.router)
     app.include_router(routes_openai.router)
+    app.include_router(routes_sglang.router)
     app.include_router(routes_tgi.router)
     app.include_router(routes_tokenizer.router)
     app.include_router(routes_check.router)
@@ -81,7 +84,8 @@ _BODIES: list[type[StrictBody]] = [
     GenerateRequest,
     CompletionRequest,
     ChatCompletionRequest,
-    TGIStreamRequest,
+    SGLangRequest,
+    TGIRequest,
     TokenizeRequest,
     DetokenizeRequest,
     CheckRequest,

@@ -28,6 +28,7 @@ class Call:
         prompt_field: the field the prompts came in.
         params: of every prompt; ``max_tokens`` of None is what the model's length leaves.
         sources: our name of each given field, to the name the client used.
+        truncate: how many of a prompt's last tokens to keep at most; None keeps all.
     """
 
     prompts: list[str] | list[list[int]]
@@ -35,6 +36,7 @@ class Call:
     params: SamplingParams
     sources: dict[str, str]
     stream: bool
+    truncate: int | None = None
 
     def choices_for(self, prompt_token_ids: list[int], info: EngineInfo) -> list[SamplingParams]:
         """The parameters of each answer to one prompt.
@@ -64,6 +66,8 @@ class Call:
         prompts: list[Any] = self.prompts
         if isinstance(prompts[0], str):
             prompts = await tokenize(engine, prompts, self.prompt_field)
+        if self.truncate is not None:
+            prompts = [ids[-self.truncate :] for ids in prompts]
         answers = [(ids, one) for ids in prompts for one in self.choices_for(ids, engine.info)]
         if len(answers) > engine.capacity:
             field = self.sources.get("n", "n") if self.params.n > 1 else self.prompt_field

@@ -1,8 +1,12 @@
-"""Every failure as the one error object: ``{"error": {"message", "type", "param", "code"}}``."""
+"""Every failure as the one error object: ``{"error": {"message", "type", "param", "code"}}``.
+
+A dialect whose clients read another one may say so (``speak``).
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +127,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_error(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.detail in ("Not Found", "Method Not Allowed"):
             return _routing_failure(request, error).response()
-        return failure_of(error).response()
+        return _in_dialect(request.scope, failure_of(error))
 
     async def on_disconnect(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -155,7 +159,17 @@ class CatchAllMiddleware:
             failure = failure_of(error)
             if started:
                 raise
-            await failure.response()(scope, receive, send)
+            await _in_dialect(scope, failure)(scope, receive, send)
+
+
+def speak(request: Request, payload: Callable[[Failure], dict[str, Any]]) -> None:
+    """Have the failures of this request from now on in the shape of its dialect."""
+    request.state.failure_payload = payload
+
+
+def _in_dialect(scope: Scope, failure: Failure) -> Response:
+    payload = scope.get("state", {}).get("failure_payload", Failure.payload)
+    return json_response(payload(failure), failure.status, failure.headers)
 
 
 _KINDS: dict[int, tuple[str, str | None]] = {

@@ -198,16 +198,23 @@ def answer_value(
         "text": text,
         "output_ids": token_ids,
         "finish_reason": last.finish_reason,
-        "deterministic": last.deterministic,
-        "seed": last.seed,
-        "digest": last.digest,
-        "system_fingerprint": system_fingerprint,
+        **proof(last, system_fingerprint),
         "usage": {
             "prompt_tokens": last.prompt_tokens,
             "completion_tokens": last.completion_tokens,
             "cached_tokens": last.cached_tokens,
         },
         "logprobs": logprobs,
+    }
+
+
+def proof(last: RequestOutput, system_fingerprint: str) -> dict[str, Any]:
+    """What makes a finished answer comparable and repeatable, in every dialect under our names."""
+    return {
+        "deterministic": last.deterministic,
+        "seed": last.seed,
+        "digest": last.digest,
+        "system_fingerprint": system_fingerprint,
     }
 
 
@@ -227,9 +234,9 @@ def digest_header(digests: Sequence[str]) -> dict[str, str]:
 
 
 def cache_salt(request: Request) -> str:
-    """Whose prefix-cache pages a request may share, as the API keys decided."""
-    salt: str = getattr(request.state, "cache_salt", "")
-    return salt
+    """Whose prefix-cache pages a request may share, as the API keys decided, since when."""
+    service: Service = request.app.state.service
+    return service.salted(request)
 
 
 def other_model(service: Service, model: str | None) -> Response | None:

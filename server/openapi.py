@@ -25,12 +25,9 @@ _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "require
 EVENTS = {"text/event-stream": {"itemSchema": _EVENT}}
 
 
-def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented failures of a route."""
-    return {
-        status: {"model": ErrorResponse, "description": _DESCRIPTIONS[status]}
-        for status in statuses
-    }
+def failures(*statuses: int, model: Any = ErrorResponse) -> dict[int | str, dict[str, Any]]:
+    """The documented failures of a route, in its dialect's ``model``."""
+    return {status: {"model": model, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
 def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
@@ -44,9 +41,8 @@ def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def body_of(model: type[StrictBody]) -> dict[str, Any]:
-    """The body of a route that reads it by itself; the application adds the model's schema."""
-    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
-    }
+def body_of(*models: type[StrictBody]) -> dict[str, Any]:
+    """The body of a route that reads it by itself; the application adds the models' schemas."""
+    references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic import ValidationError as PydanticValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema, from_json
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGIT_BIAS, MAX_STOP_LENGTH, MAX_STOP_STRINGS
@@ -171,6 +171,15 @@ def parse_body(model: type[Body], body: bytes) -> Body:
     Raises:
         RequestError: not UTF-8, not JSON, or a field that is unknown or of the wrong type.
     """
+    return validated(model, read_json(body))
+
+
+def read_json(body: bytes) -> Any:
+    """The JSON value that a body is.
+
+    Raises:
+        RequestError: not UTF-8, or not JSON.
+    """
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -178,7 +187,19 @@ def parse_body(model: type[Body], body: bytes) -> Body:
             f"body: got invalid UTF-8 at byte {error.start}, expected UTF-8 JSON"
         ) from None
     try:
-        return model.model_validate_json(body)
+        return from_json(body)
+    except ValueError as error:
+        raise RequestError(f"body: not valid JSON: {error}", code="invalid_json") from None
+
+
+def validated(model: type[Body], value: Any) -> Body:
+    """A JSON value as a body.
+
+    Raises:
+        RequestError: no object, or a field that is unknown or of the wrong type.
+    """
+    try:
+        return model.model_validate(value)
     except PydanticValidationError as error:
         raise _complaint(error.errors(include_url=False), model) from None
 
@@ -190,8 +211,6 @@ def _complaint(errors: list[ErrorDetails], model: type[StrictBody]) -> RequestEr
         key=lambda one: len(one["loc"]),
     )
     kind, location = error["type"], error["loc"]
-    if kind == "json_invalid":
-        return RequestError(f"body: not valid JSON: {error['ctx']['error']}", code="invalid_json")
     if kind == "unknown_field":
         field = _path((*location, error["ctx"]["name"]))
         return RequestError(f"{field}: unknown field{error['ctx']['hint']}", field, "unknown_field")

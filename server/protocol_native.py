@@ -24,7 +24,6 @@ from detinfer.server.protocol import (
     TokenIds,
     documented,
     exactly_one,
-    shown,
 )
 
 # Under the same names in every dialect.
@@ -50,6 +49,9 @@ _OWN_NAMES = {
     "min_new_tokens": "min_tokens",
     "sampling_seed": "seed",
 }
+Given = dict[str, Any]
+Sources = dict[str, str]
+
 _PROMPT_FIELDS = ("prompt", "text", "inputs", "input_ids")
 
 Tokens = Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)]
@@ -61,8 +63,8 @@ TopK = Annotated[Integer, documented(-1, 1 << 31)]
 TopP = Annotated[float, documented(0.0, 1.0)]
 
 
-class _Sampling(StrictBody):
-    """What the flat form and both nested forms share; null means left out."""
+class Sampling(StrictBody):
+    """What our flat form and the nested ones of other dialects share; null means left out."""
 
     temperature: Temperature | None = Field(None, description="0 is greedy")
     top_p: TopP | None = None
@@ -83,32 +85,7 @@ class _Sampling(StrictBody):
     spaces_between_special_tokens: Annotated[Any, Neutral(True)] = None
 
 
-class SGLangSampling(_Sampling):
-    """SGLang's nested ``sampling_params``."""
-
-    max_new_tokens: Tokens | None = None
-    min_new_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
-    sampling_seed: Seed | None = None
-
-
-class TGIParameters(_Sampling):
-    """Text Generation Inference's nested ``parameters``."""
-
-    max_new_tokens: Tokens | None = None
-    seed: Seed | None = None
-    do_sample: bool | None = Field(None, description="true alone means temperature 1")
-    details: Annotated[Any, Neutral(False)] = None
-    decoder_input_details: Annotated[Any, Neutral(False)] = None
-    return_full_text: Annotated[Any, Neutral(False)] = None
-    typical_p: Annotated[Any, Neutral(1.0)] = None
-    top_n_tokens: Annotated[Any, Neutral()] = None
-    truncate: Annotated[Any, Neutral()] = None
-    watermark: Annotated[Any, Neutral(False)] = None
-    grammar: Annotated[Any, Neutral()] = None
-    adapter_id: Annotated[Any, Neutral()] = None
-
-
-class GenerateRequest(_Sampling):
+class GenerateRequest(Sampling):
     """The body of ``POST /generate``; exactly one of prompt (text, inputs) and input_ids."""
 
     several_types: ClassVar[dict[str, str]] = {
@@ -131,14 +108,8 @@ class GenerateRequest(_Sampling):
     logprobs: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
     deterministic: bool | None = None
     stream: bool | None = None
-    sampling_params: SGLangSampling | None = None
-    parameters: TGIParameters | None = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
     use_beam_search: Annotated[Any, Neutral(False)] = None
-    return_logprob: Annotated[Any, Neutral(False)] = None
-    logprob_start_len: Annotated[Any, Neutral(-1)] = None
-    lora_path: Annotated[Any, Neutral()] = None
-    image_data: Annotated[Any, Neutral()] = None
 
 
 class Usage(BaseModel):
@@ -184,13 +155,13 @@ class NativeCall(Call):
 
 
 def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
-    """Resolve aliases and nested forms.
+    """Resolve aliases and defaults.
 
     Raises:
-        RequestError: no prompt, two prompts, a field given twice, or a value out of range.
+        RequestError: no prompt, two prompts, or a value out of range.
     """
-    prompt_field, prompts, many = _prompts(body)
-    values, sources = _sampling_values(body)
+    prompt_field, prompts, many = given_prompts(body, _PROMPT_FIELDS)
+    values, sources = given_sampling(body)
     values.setdefault("deterministic", default_deterministic)
     params = sampling_params(values, sources)
     check_prompts(prompts, prompt_field, params.n, sources)
@@ -205,13 +176,19 @@ def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
     )
 
 
-def _prompts(body: GenerateRequest) -> tuple[str, list[Any], bool]:
-    given = [name for name in _PROMPT_FIELDS if getattr(body, name) is not None]
+def given_prompts(body: StrictBody, fields: tuple[str, ...]) -> tuple[str, list[Any], bool]:
+    """The one of ``fields`` that was given, its prompts, and whether they came as a list.
+
+    Raises:
+        RequestError: none was given, or two.
+    """
+    given = [name for name in fields if getattr(body, name) is not None]
     if not given:
-        raise RequestError("prompt: missing, expected prompt or input_ids", "prompt")
+        names = f"{fields[0]} or {fields[-1]}"
+        raise RequestError(f"{fields[0]}: missing, expected {names}", fields[0])
     if len(given) > 1:
         raise RequestError(
-            f"{given[1]}: got it beside {given[0]}, expected one of {', '.join(_PROMPT_FIELDS)}",
+            f"{given[1]}: got it beside {given[0]}, expected one of {', '.join(fields)}",
             given[1],
         )
     name = given[0]
@@ -222,39 +199,18 @@ def _prompts(body: GenerateRequest) -> tuple[str, list[Any], bool]:
     return name, value if many else [value], many
 
 
-def _sampling_values(body: GenerateRequest) -> tuple[dict[str, Any], dict[str, str]]:
-    """The given sampling fields under our names, and for each the name the client used."""
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    forms: list[tuple[str, BaseModel | None]] = [
-        ("", body),
-        ("sampling_params.", body.sampling_params),
-        ("parameters.", body.parameters),
-    ]
-    for prefix, form in forms:
-        for field in type(form).model_fields if form is not None else ():
-            name = _OWN_NAMES.get(field, field)
-            value = getattr(form, field)
-            if value is None or name not in (*SAMPLING_FIELDS, "max_tokens", "logprobs"):
-                continue
-            if name in values:
-                raise RequestError(
-                    f"{prefix}{field}: got it beside {sources[name]}, expected one of them",
-                    f"{prefix}{field}",
-                )
+def given_sampling(form: BaseModel | None, prefix: str = "") -> tuple[Given, Sources]:
+    """The given sampling fields of a form under our names, and the names the client used.
+
+    Args:
+        form: the body, or an object in it, or none.
+        prefix: of the form's fields, as the client knows them.
+    """
+    values: Given = {}
+    sources: Sources = {}
+    for field in type(form).model_fields if form is not None else ():
+        name = _OWN_NAMES.get(field, field)
+        value = getattr(form, field)
+        if value is not None and name in (*SAMPLING_FIELDS, "max_tokens", "logprobs"):
             values[name], sources[name] = value, prefix + field
-    _apply_do_sample(body.parameters, values)
     return values, sources
-
-
-def _apply_do_sample(parameters: TGIParameters | None, values: dict[str, Any]) -> None:
-    """TGI's switch between greedy and sampling, where temperature alone decides here."""
-    if parameters is None or parameters.do_sample is None:
-        return
-    temperature = values.setdefault("temperature", 1.0 if parameters.do_sample else 0.0)
-    if parameters.do_sample != (temperature > 0):
-        raise RequestError(
-            f"parameters.do_sample: got {shown(parameters.do_sample)} with temperature = "
-            f"{temperature}, expected {shown(temperature > 0)}",
-            "parameters.do_sample",
-        )

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import detinfer
+from detinfer.server.dialects import DIALECTS, dialect_of
 from detinfer.server.disconnect import until_disconnect
-from detinfer.server.errors import ErrorResponse, model_not_found
+from detinfer.server.errors import ErrorResponse, model_not_found, speak
 from detinfer.server.generation import (
     Answer,
     answer_value,
@@ -23,18 +24,24 @@ from detinfer.server.generation import (
     run_jobs,
 )
 from detinfer.server.openapi import body_of, failures, streamed
-from detinfer.server.protocol import parse_body
+from detinfer.server.protocol import read_json, validated
 from detinfer.server.protocol_native import (
     GenerateRequest,
     GenerateResponse,
     NativeCall,
     to_call,
 )
+from detinfer.server.protocol_sglang import SGLangRequest, SGLangResponse
+from detinfer.server.protocol_tgi import TGIError, TGIRequest, TGIResponse, tgi_failure
+from detinfer.server.routes_sglang import answer_sglang
+from detinfer.server.routes_tgi import answer_tgi
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
 from detinfer.server.wire import json_response
 
 router = APIRouter()
+
+_Answer = GenerateResponse | SGLangResponse | TGIResponse
 
 
 @router.post(
@@ -42,18 +49,31 @@ router = APIRouter()
     response_model=None,
     responses={
         **streamed(
-            GenerateResponse | list[GenerateResponse],
+            _Answer | list[_Answer],
             "The answer; with `stream` server-sent events that end with `[DONE]`",
         ),
-        **failures(400, 401, 408, 413, 429, 500, 503, 504),
+        **failures(400, 401, 408, 413, 429, 500, 503, 504, model=ErrorResponse | TGIError),
     },
-    openapi_extra=body_of(GenerateRequest),
+    openapi_extra=body_of(*DIALECTS),
 )
 async def generate(request: Request) -> Response:
-    """Generate from raw text or token ids, for one prompt or a list."""
+    """Generate from raw text or token ids, for one prompt or a list, in the body's dialect."""
+    service: Service = request.app.state.service
+    service.ready_engine()
+    value = read_json(await request.body())
+    dialect = dialect_of(value)
+    if dialect is TGIRequest:
+        speak(request, tgi_failure)
+        tgi = validated(TGIRequest, value)
+        return await answer_tgi(request, tgi, bool(tgi.stream))
+    if dialect is SGLangRequest:
+        return await answer_sglang(request, validated(SGLangRequest, value))
+    return await _answer(request, validated(GenerateRequest, value))
+
+
+async def _answer(request: Request, body: GenerateRequest) -> Response:
     service: Service = request.app.state.service
     engine = service.ready_engine()
-    body = parse_body(GenerateRequest, await request.body())
     call = to_call(body, service.default_deterministic)
     salt = cache_salt(request)
     headers = {"x-detinfer-deterministic": str(call.params.deterministic).lower()}
@@ -115,6 +135,7 @@ async def version() -> Response:
 
 
 @router.get("/server_info", response_model=None, responses=failures(401, 503))
+@router.get("/get_server_info", response_model=None, responses=failures(401, 503))
 async def server_info(request: Request) -> Response:
     """What is served, what its bits depend on, and how busy it is."""
     service: Service = request.app.state.service

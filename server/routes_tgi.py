@@ -1,135 +1,157 @@
-"""Text Generation Inference's stream: ``POST /generate_stream``, one event a token."""
+"""TGI's routes: ``/``, ``/generate_stream`` and ``/info``; and its answers to ``/generate``."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer.errors import RequestError
-from detinfer.server.call import Call
-from detinfer.server.generation import cache_salt, run_jobs
-from detinfer.server.openapi import EVENTS, body_of, failures
-from detinfer.server.protocol import StrictBody, Text, parse_body
-from detinfer.server.protocol_native import GenerateRequest, TGIParameters, to_call
+import detinfer
+from detinfer.params import MAX_N, MAX_STOP_STRINGS
+from detinfer.server.disconnect import until_disconnect
+from detinfer.server.errors import Failure, speak
+from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
+from detinfer.server.limits import MAX_PROMPTS
+from detinfer.server.openapi import EVENTS, body_of, failures, streamed
+from detinfer.server.protocol import parse_body
+from detinfer.server.protocol_tgi import (
+    TGICall,
+    TGIError,
+    TGIRequest,
+    TGIResponse,
+    tgi_call,
+    tgi_failure,
+)
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
-from detinfer.server.token_text import TokenTexts, token_texts
-
-if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput
+from detinfer.server.tgi_values import TGIAnswer, tgi_values
+from detinfer.server.wire import json_response
 
 router = APIRouter()
 
-
-class TGIStreamParameters(TGIParameters):
-    """A stream has its details whether they are asked for or not."""
-
-    details: bool | None = Field(None, description="the last event has them either way")
-
-
-class TGIStreamRequest(StrictBody):
-    """The body of ``POST /generate_stream``."""
-
-    inputs: Text
-    parameters: TGIStreamParameters | None = None
-    stream: bool | None = Field(None, description="ignored")
+_EVENTS = "server-sent events, one a token; the last has `generated_text`"
+_FAILURES = failures(400, 401, 408, 413, 429, 500, 503, 504, model=TGIError)
 
 
 class _Stream(EventStream):
     end = b""  # a TGI client knows no [DONE]
+
+    @staticmethod
+    def failure_payload(failure: Failure) -> dict[str, Any]:
+        return tgi_failure(failure)
+
+
+@router.post(
+    "/",
+    response_model=None,
+    responses={
+        **streamed(list[TGIResponse], f"A list of the one answer; with `stream` {_EVENTS}"),
+        **_FAILURES,
+    },
+    openapi_extra=body_of(TGIRequest),
+)
+async def generate_or_stream(request: Request) -> Response:
+    """Generate from raw text, as Text Generation Inference does, whole or in a stream."""
+    speak(request, tgi_failure)
+    service: Service = request.app.state.service
+    service.ready_engine()
+    body = parse_body(TGIRequest, await request.body())
+    return await answer_tgi(request, body, bool(body.stream), as_list=True)
 
 
 @router.post(
     "/generate_stream",
     response_model=None,
     responses={
-        200: {
-            "description": "Server-sent events, one a token; the last has `generated_text`",
-            "content": EVENTS,
-        },
-        **failures(400, 401, 408, 413, 429, 500, 503, 504),
+        200: {"description": _EVENTS.capitalize(), "content": EVENTS},
+        **_FAILURES,
     },
-    openapi_extra=body_of(TGIStreamRequest),
+    openapi_extra=body_of(TGIRequest),
 )
 async def generate_stream(request: Request) -> Response:
-    """Generate from raw text, in the shape of Text Generation Inference."""
+    """Generate from raw text in a stream, as Text Generation Inference does."""
+    speak(request, tgi_failure)
     service: Service = request.app.state.service
     service.ready_engine()
-    body = parse_body(TGIStreamRequest, await request.body())
-    native = GenerateRequest.model_construct(inputs=body.inputs, parameters=body.parameters)
-    call = to_call(native, service.default_deterministic)
-    if call.params.n > 1:
-        raise RequestError(
-            f"parameters.n: got {call.params.n}, expected 1: a stream has one answer",
-            "parameters.n",
-        )
-    # Every event has its token's log-probability.
-    call = replace(call, params=replace(call.params, logprobs=0))
+    body = parse_body(TGIRequest, await request.body())
+    return await answer_tgi(request, body, stream=True)
+
+
+@router.get("/info", response_model=None, responses=failures(401, 503))
+async def info(request: Request) -> Response:
+    """What is served and its limits, in TGI's words."""
+    service: Service = request.app.state.service
+    engine = service.ready_engine()
+    longest = engine.info.longest
+    return json_response(
+        {
+            "model_id": service.model_id(engine),
+            "model_sha": None,
+            "model_dtype": engine.info.dtype,
+            "model_pipeline_tag": "text-generation",
+            "max_concurrent_requests": engine.capacity,
+            "max_best_of": MAX_N,
+            "max_stop_sequences": MAX_STOP_STRINGS,
+            "max_input_tokens": longest - 1,
+            "max_total_tokens": longest,
+            "max_client_batch_size": MAX_PROMPTS,
+            "router": "detinfer",
+            "version": detinfer.__version__,
+            "sha": None,
+            "docker_label": None,
+            "system_fingerprint": engine.info.system_fingerprint,
+        }
+    )
+
+
+async def answer_tgi(
+    request: Request, body: TGIRequest, stream: bool, as_list: bool = False
+) -> Response:
+    """The answer to a body; ``as_list`` makes a list of a single one too."""
+    service: Service = request.app.state.service
+    call = tgi_call(body, stream, service.default_deterministic)
+    salt = cache_salt(request)
     headers = {"x-detinfer-deterministic": str(call.params.deterministic).lower()}
-    return _Stream(_events(service, call, cache_salt(request)), headers)
+    if stream:
+        return _Stream(_events(service, call, salt), headers)
+    answers = await until_disconnect(request.receive, _answers(service, call, salt))
+    values = tgi_values(call, answers)
+    headers |= digest_header([str(value["digest"]) for value in values])
+    return json_response(values if call.many or as_list else values[0], headers=headers)
 
 
-async def _events(service: Service, call: Call, salt: str) -> AsyncGenerator[bytes, None]:
+async def _answers(service: Service, call: TGICall, salt: str) -> list[TGIAnswer]:
     with service.answering():
-        engine = service.ready_engine()
-        jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
-        eos = () if call.params.ignore_eos else engine.info.eos_token_ids
-        answer = _Answer(token_texts(engine.tokenizer), eos)
-        async with aclosing(run_jobs(engine, jobs)) as batches:
+        jobs, answers = await _start(service, call, salt)
+        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
+            async for batch in batches:
+                for index, output in batch:
+                    answers[index].add(output)
+    return answers
+
+
+async def _events(service: Service, call: TGICall, salt: str) -> AsyncGenerator[bytes, None]:
+    with service.answering():
+        jobs, [answer] = await _start(service, call, salt)
+        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
             async for batch in batches:
                 for _, output in batch:
-                    if chunks := [event(value) for value in answer.values(output)]:
+                    if chunks := [event(value) for value in answer.events(output)]:
                         yield b"".join(chunks)
 
 
-class _Answer:
-    """One answer, as its increments come."""
-
-    def __init__(self, texts: TokenTexts, eos_token_ids: tuple[int, ...]) -> None:
-        self._texts = texts
-        self._eos = eos_token_ids
-        self._parts: list[str] = []
-        self._count = 0
-
-    def values(self, output: RequestOutput) -> Iterator[dict[str, Any]]:
-        """An event for each token of an increment; the increment's text is the last one's."""
-        self._parts.append(output.text)
-        logprobs = output.logprobs or []
-        for place, one in enumerate(logprobs, 1):
-            self._count += 1
-            last = place == len(logprobs)
-            special = one.token_id in self._texts.special
-            text = output.text if last else ""
-            if special and not text:
-                text = self._texts.text_of(one.token_id)
-            ended = last and output.finish_reason is not None
-            yield {
-                "index": self._count,
-                "token": {
-                    "id": one.token_id,
-                    "text": text,
-                    "logprob": one.logprob,
-                    "special": special,
-                },
-                "generated_text": "".join(self._parts) if ended else None,
-                "details": self._details(output, one.token_id) if ended else None,
-            }
-
-    def _details(self, output: RequestOutput, token_id: int) -> dict[str, Any]:
-        reason = "length"
-        if output.finish_reason == "stop":
-            reason = "eos_token" if token_id in self._eos else "stop_sequence"
-        return {
-            "finish_reason": reason,
-            "generated_tokens": output.completion_tokens,
-            "seed": output.seed,
-            "input_length": output.prompt_tokens,
-        }
+async def _start(
+    service: Service, call: TGICall, salt: str
+) -> tuple[Sequence[Job], list[TGIAnswer]]:
+    """The jobs, and the answers that their outputs are to be put in."""
+    engine = service.ready_engine()
+    jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
+    prompts = [str(prompt) for prompt in call.prompts for _ in range(call.params.n)]
+    return jobs, [
+        TGIAnswer(call, job, prompt, engine) for job, prompt in zip(jobs, prompts, strict=True)
+    ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
+
+from starlette.requests import Request
 
 from detinfer.config import ServerConfig
 from detinfer.errors import QueueFullError
@@ -43,6 +46,7 @@ class Service:
         self.draining = False
         self.active = 0
         self._checking = False
+        self._flushed: Counter[str] = Counter()
         self.started_at = int(time.time())
 
     @property
@@ -78,6 +82,15 @@ class Service:
         """The name clients see."""
         return self.config.served_model_name or engine.info.model_name
 
+    def salted(self, request: Request) -> str:
+        """Whose pages of the prefix cache a request may share, and since which flush."""
+        salt = _caller(request)
+        return f"{salt}#{self._flushed[salt]}" if salt in self._flushed else salt
+
+    def flush(self, request: Request) -> None:
+        """Share no more of the pages that this caller's requests share; they age away."""
+        self._flushed[_caller(request)] += 1
+
     @contextmanager
     def checking(self) -> Iterator[None]:
         """One check at a time: each keeps several requests running.
@@ -101,3 +114,8 @@ class Service:
             yield
         finally:
             self.active -= 1
+
+
+def _caller(request: Request) -> str:
+    salt: str = getattr(request.state, "cache_salt", "")
+    return salt

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from detinfer.server.disconnect import until_disconnect
-from detinfer.server.errors import ClientDisconnectedError, failure_of
+from detinfer.server.errors import ClientDisconnectedError, Failure, failure_of
 from detinfer.server.wire import to_json_bytes
 
 DONE = b"data: [DONE]\n\n"
@@ -29,6 +30,11 @@ class EventStream(Response):
 
     end = DONE
 
+    @staticmethod
+    def failure_payload(failure: Failure) -> dict[str, Any]:
+        """What the event of a failure says."""
+        return failure.payload()
+
     def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
         # Not Response.__init__: it would promise a body of length 0.
         self.chunks = chunks
@@ -47,7 +53,7 @@ class EventStream(Response):
         except Exception as error:
             if not self._started:
                 raise
-            await _send_body(send, event(failure_of(error).payload()))
+            await _send_body(send, event(self.failure_payload(failure_of(error))))
         await _send_body(send, self.end)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

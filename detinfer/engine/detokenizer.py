@@ -156,11 +156,15 @@ class StopStrings:
     Args:
         stops: the stop strings.
         included: whether the text ends with the one found; then nothing is held back.
+
+    Attributes:
+        found: the one that ended the text, the longest if several end there; else None.
     """
 
-    __slots__ = ("_failures", "_held", "_included", "_matched", "_stops")
+    __slots__ = ("_failures", "_held", "_included", "_matched", "_stops", "found")
 
     def __init__(self, stops: Sequence[str], included: bool = False) -> None:
+        self.found: str | None = None
         self._included = included
         self._stops = tuple(stops)
         self._failures = [_failure_table(stop) for stop in self._stops]
@@ -179,10 +183,11 @@ class StopStrings:
         buffer += [(character, True) for character in text]
         buffer += [(character, False) for character in left_out]
         for index in range(start, len(buffer)):
-            complete = self._advance(buffer[index][0])
-            if complete:
+            self.found = self._advance(buffer[index][0])
+            if self.found is not None:
                 self._held = []
-                return _shown(buffer[: index + 1 - (0 if self._included else complete)]), True
+                cut = 0 if self._included else len(self.found)
+                return _shown(buffer[: index + 1 - cut]), True
         keep = len(buffer) - (0 if self._included else max(self._matched))
         self._held = buffer[keep:]
         return _shown(buffer[:keep]), False
@@ -192,17 +197,17 @@ class StopStrings:
         held, self._held = self._held, []
         return _shown(held)
 
-    def _advance(self, character: str) -> int:
-        """Steps every automaton; returns the length of the longest stop string now complete."""
-        complete = 0
+    def _advance(self, character: str) -> str | None:
+        """Steps every automaton; returns the longest stop string now complete."""
+        complete: str | None = None
         for i, (stop, failure) in enumerate(zip(self._stops, self._failures, strict=True)):
             matched = self._matched[i]
             while matched and stop[matched] != character:
                 matched = failure[matched - 1]
             matched += stop[matched] == character
             self._matched[i] = matched
-            if matched == len(stop):
-                complete = max(complete, matched)
+            if matched == len(stop) and (complete is None or matched > len(complete)):
+                complete = stop
         return complete
 
 

@@ -337,6 +337,9 @@ class Engine:
         del self._requests[request.request_id]
         output = output_of(request, new)
         output.finish_reason = reason
+        if reason == "stop":
+            last = request.token_ids[-1]
+            output.stop_reason = last if last in request.stop_ids else request.stop_strings.found
         output.digest = request.digest.hexdigest()
         output.error = error
         return output

@@ -39,6 +39,7 @@ class RequestOutput:
         seed: the key of the noise in use, drawn if the request gave none; None for greedy.
         completion_tokens: output tokens so far, this increment's included.
         queue_time: seconds from its arrival until it first ran, or ended.
+        stop_reason: the stop string, or the token id, that a ``finish_reason`` of "stop" is due to.
         error: why ``finish_reason`` is "error", or "abort" when the engine decided it.
     """
 
@@ -56,6 +57,7 @@ class RequestOutput:
     queue_time: float = field(default=0.0, compare=False)
     error: str | None = None
     prompt_logprobs: list[TokenLogprob] | None = None
+    stop_reason: str | int | None = None
 
     def to_wire(self) -> Wire:
         """The fields as a plain tuple, several times cheaper to pickle than the object."""

@@ -81,14 +81,23 @@ def test_stop_ids():
     params = SamplingParams(stop_token_ids=(ord("c") - 33, 10**6))
     outputs = generate(params, ScriptedRunner(script("abcd")))
     assert (text_of(outputs), ids_of(outputs)) == ("ab", script("abc")[:3])
-    assert outputs[-1].finish_reason == "stop"
+    assert (outputs[-1].finish_reason, outputs[-1].stop_reason) == ("stop", ord("c") - 33)
+    ended = generate(SamplingParams(), ScriptedRunner(script("ab")))[-1]
+    assert (ended.finish_reason, ended.stop_reason) == ("stop", EOS)
 
 
 def test_stop_strings_are_held_back_and_cut_off():
     outputs = generate(SamplingParams(stop=("cde", "x")), ScriptedRunner(script("abcdefg")))
     assert [o.text for o in outputs] == ["a", "b", "", "", ""]
     assert ids_of(outputs) == script("abcde")[:5]
-    assert outputs[-1].finish_reason == "stop"
+    assert (outputs[-1].finish_reason, outputs[-1].stop_reason) == ("stop", "cde")
+    assert {output.stop_reason for output in outputs[:-1]} == {None}
+
+
+def test_of_stop_strings_that_end_together_the_longest_is_named():
+    for stop in (("e", "cde", "de"), ("cde", "de"), ("x", "e", "de", "cde")):
+        [*_, last] = generate(SamplingParams(stop=stop), ScriptedRunner(script("abcdefg")))
+        assert (last.finish_reason, last.stop_reason) == ("stop", "cde")
 
 
 def test_text_held_back_comes_out_at_the_end():
@@ -109,6 +118,7 @@ def test_the_first_half_of_a_character_at_the_end_is_text_that_may_be_a_stop(sto
     runner = ScriptedRunner([ord("a") - 33, 90, 91])
     outputs = generate(SamplingParams(max_tokens=3, stop=(stop,)), runner)
     assert (outputs[-1].finish_reason, text_of(outputs)) == (reason, text)
+    assert outputs[-1].stop_reason == (stop if reason == "stop" else None)
 
 
 @pytest.mark.parametrize(("stop", "text"), [("<95>", "ab"), ("b<95>c", "a"), ("<95>d", "abcd")])

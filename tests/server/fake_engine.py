@@ -181,6 +181,7 @@ class _Answer:
         if reason and not stopped:
             tail, _ = self._stops.push(self._detokenizer.finish())
             text += tail + self._stops.finish()
+        reason_to_stop = (token if eos else self._stops.found) if reason == "stop" else None
         known = (self._prompt, self._seed, self.count)
         return RequestOutput(
             request_id=self._id,
@@ -188,6 +189,7 @@ class _Answer:
             token_ids=[] if failed else [token],
             logprobs=None if params.logprobs is None else [logprob(token, params.logprobs)],
             finish_reason="error" if failed else reason,  # type: ignore[arg-type]
+            stop_reason=reason_to_stop,
             digest=sha256(repr(known).encode()).hexdigest() if reason else None,
             seed=self._seed,
             deterministic=params.deterministic,

@@ -138,6 +138,7 @@ def test_openapi_describes_every_status_and_resolves(client):
     assert "HTTPValidationError" not in names
     generating = {"200", "400", "401", "408", "413", "429", "500", "503", "504"}
     for path, statuses in [
+        ("/", generating),
         ("/generate", generating),
         ("/generate_stream", generating),
         ("/v1/completions", generating | {"404"}),
@@ -148,7 +149,8 @@ def test_openapi_describes_every_status_and_resolves(client):
         post = schema["paths"][path]["post"]
         assert set(post["responses"]) == statuses, path
         [media] = post["requestBody"]["content"].values()
-        assert media["schema"]["$ref"].split("/")[-1] in names, path
+        for reference in media["schema"].get("anyOf", [media["schema"]]):
+            assert reference["$ref"].split("/")[-1] in names, path
     body = schema["components"]["schemas"]["GenerateRequest"]
     assert body["additionalProperties"] is False
     assert body["properties"]["max_tokens"]["anyOf"][0]["minimum"] == 1

@@ -1,0 +1,215 @@
+"""Text Generation Inference's body, and the call it amounts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, Field
+
+from detinfer.errors import RequestError
+from detinfer.params import MAX_LOGPROBS, MAX_N
+from detinfer.server.call import Call, check_prompts, sampling_params
+from detinfer.server.errors import Failure
+from detinfer.server.protocol import Integer, Neutral, StrictBody, Text, Texts, documented, shown
+from detinfer.server.protocol_native import Given, Sampling, Seed, Tokens, given_sampling
+
+_KINDS = {
+    400: "validation",
+    408: "validation",
+    413: "validation",
+    429: "overloaded",
+    500: "generation",
+    504: "generation",
+}
+
+
+class TGIParameters(Sampling):
+    """TGI's ``parameters``, and ours; null means left out."""
+
+    max_new_tokens: Tokens | None = Field(None, description="128 unless given")
+    seed: Seed | None = None
+    deterministic: bool | None = None
+    do_sample: bool | None = Field(
+        None, description="true, or a temperature, top_k or top_p that is not neutral: sampled"
+    )
+    best_of: Annotated[Integer, documented(1, MAX_N)] | None = Field(
+        None, description="of so many answers the one whose tokens are the likeliest on average"
+    )
+    details: bool | None = Field(None, description="a stream has them either way")
+    decoder_input_details: bool | None = Field(None, description="the prompt's tokens too")
+    top_n_tokens: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
+    return_full_text: bool | None = Field(None, description="begin the text with the prompt")
+    truncate: Annotated[Integer, documented(1, (1 << 31) - 1)] | None = Field(
+        None, description="keep no more than the last so many tokens of the prompt"
+    )
+    typical_p: Annotated[Any, Neutral(1.0)] = None
+    watermark: Annotated[Any, Neutral(False)] = None
+    grammar: Annotated[Any, Neutral()] = None
+    adapter_id: Annotated[Any, Neutral("")] = None
+
+
+class TGIRequest(StrictBody):
+    """The body of ``POST /``, ``POST /generate_stream`` and, by its fields, ``POST /generate``."""
+
+    several_types: ClassVar[dict[str, str]] = {
+        **StrictBody.several_types,
+        "inputs": "a string or a list of strings",
+    }
+
+    inputs: Text | Texts
+    parameters: TGIParameters | None = None
+    stream: bool | None = None
+
+
+class TGIToken(BaseModel):
+    """A token of the answer; those of a prompt have no ``special``."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool = False
+
+
+class TGIDetails(BaseModel):
+    """How an answer came about."""
+
+    finish_reason: str
+    generated_tokens: int
+    seed: int | None
+    prefill: list[TGIToken]
+    tokens: list[TGIToken]
+
+
+class TGIResponse(BaseModel):
+    """One answer, in TGI's words and with ours beside them."""
+
+    generated_text: str
+    deterministic: bool
+    seed: int | None
+    digest: str
+    system_fingerprint: str
+    details: TGIDetails | None = None
+
+
+class TGIError(BaseModel):
+    """A failure, in TGI's words and with ours beside them."""
+
+    error: str
+    error_type: str
+    param: str | None
+    code: str | None
+
+
+def tgi_failure(failure: Failure) -> dict[str, Any]:
+    """The failure as ``TGIError``."""
+    return {
+        "error": failure.message,
+        "error_type": _KINDS.get(failure.status, failure.type),
+        "param": failure.param,
+        "code": failure.code,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TGICall(Call):
+    """A validated body.
+
+    Attributes:
+        many: whether the answer is a list.
+        best_of: of so many jobs, one after another, one is the answer.
+        details: whether whole answers have them.
+        top_tokens: how many of the likeliest tokens are shown at each place; 0 is none.
+        full_text: whether texts begin with the prompt.
+    """
+
+    many: bool
+    best_of: int
+    details: bool
+    top_tokens: int
+    full_text: bool
+
+
+def tgi_call(body: TGIRequest, stream: bool, default_deterministic: bool) -> TGICall:
+    """Resolve defaults.
+
+    Raises:
+        RequestError: a value out of range, or fields that do not go together.
+    """
+    given = body.parameters or TGIParameters.model_construct()
+    prompts: Any = body.inputs if isinstance(body.inputs, list) else [body.inputs]
+    values, sources = given_sampling(given, "parameters.")
+    values.setdefault("deterministic", default_deterministic)
+    values["temperature"] = _temperature(given, values)
+    best_of = 1 if given.best_of is None else given.best_of
+    top_tokens = given.top_n_tokens or 0
+    details = bool(given.details or given.decoder_input_details)
+    if best_of != 1:
+        _check_best_of(best_of, values, stream)
+        values["n"], sources["n"] = best_of, "parameters.best_of"
+    if stream or details or best_of > 1:
+        values["logprobs"], sources["logprobs"] = top_tokens, "parameters.top_n_tokens"
+    if given.decoder_input_details:
+        values["prompt_logprobs"] = 0
+    params = sampling_params(values, sources)
+    if given.truncate is not None and given.truncate < 1:
+        raise RequestError(
+            f"parameters.truncate: got {given.truncate}, expected at least 1", "parameters.truncate"
+        )
+    check_prompts(prompts, "inputs", params.n, sources)
+    if stream and params.n > 1:
+        raise RequestError(
+            f"parameters.n: got {params.n}, expected 1: a stream has one answer", "parameters.n"
+        )
+    if stream and isinstance(body.inputs, list):
+        raise RequestError(
+            "inputs: got a list, expected a string: a stream has one answer", "inputs"
+        )
+    return TGICall(
+        prompts=prompts,
+        prompt_field="inputs",
+        params=params,
+        sources=sources | {"prompt": "inputs"},
+        stream=stream,
+        truncate=given.truncate,
+        many=isinstance(body.inputs, list) or params.n > best_of,
+        best_of=best_of,
+        details=details,
+        top_tokens=top_tokens,
+        full_text=bool(given.return_full_text),
+    )
+
+
+def _temperature(given: TGIParameters, values: Given) -> float:
+    """TGI's rule: greedy unless ``do_sample``, or a filter or temperature that is not neutral.
+
+    Raises:
+        RequestError: ``do_sample`` of true with a temperature of 0.
+    """
+    neutral = {"temperature": (1,), "top_k": (0, -1), "top_p": (1,), "min_p": (0,)}
+    asked = any(name in values and values[name] not in neutral[name] for name in neutral)
+    if values.get("temperature") == 0:
+        if given.do_sample:
+            raise RequestError(
+                f"parameters.do_sample: got {shown(given.do_sample)} with temperature = 0, "
+                "expected false",
+                "parameters.do_sample",
+            )
+        return 0.0
+    return float(values.get("temperature", 1.0)) if given.do_sample or asked else 0.0
+
+
+def _check_best_of(best_of: int, values: Given, stream: bool) -> None:
+    expected = ""
+    if not 1 <= best_of <= MAX_N:
+        expected = f"an integer in 1..{MAX_N}"
+    elif stream:
+        expected = "1: a stream has one answer"
+    elif values.get("n", 1) != 1:
+        expected = "1 with parameters.n"
+    elif values["temperature"] == 0:
+        expected = "1 without sampling"
+    if expected:
+        raise RequestError(
+            f"parameters.best_of: got {best_of}, expected {expected}", "parameters.best_of"
+        )
