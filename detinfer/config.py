@@ -110,10 +110,12 @@ class ServerConfig:
             computed, which tells the one by its timing what the other has asked.
         cors_origins: origins of pages whose scripts may call; "*" is every page.
         served_model_name: what clients call the model; None is its own name.
-        max_queue_size: requests that may wait; one more is a 429.
+        max_queue_size: requests that may wait; one more is a 429, and so are more bodies or prompt
+            tokens than memory is set aside for.
         request_timeout: seconds a client may take to send a request, or read nothing of an answer;
             0 is for ever.
-        generation_timeout: seconds a call may take once it has arrived; 0 is for ever.
+        generation_timeout: seconds an answer may take from its first step on, waiting not
+            included; 0 is for ever.
         shutdown_timeout: seconds that running requests get to finish.
         access_log: whether each request is logged, as a line of JSON.
     """
@@ -124,7 +126,7 @@ class ServerConfig:
     share_prefix_cache: bool = False
     cors_origins: tuple[str, ...] = ()
     served_model_name: str | None = None
-    max_queue_size: int = 256
+    max_queue_size: int = 4096
     request_timeout: float = 20.0
     generation_timeout: float = 600.0
     shutdown_timeout: float = 30.0

@@ -45,6 +45,10 @@ class QueueFullError(DetinferError):
         self.retry_after = retry_after
 
 
+class GenerationTimeoutError(DetinferError):
+    """A request took longer, from its first step on, than the server allows."""
+
+
 class EngineDeadError(DetinferError):
     """The engine process ended or is shutting down; no request can be served."""
 

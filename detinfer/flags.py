@@ -215,8 +215,8 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=defaults.generation_timeout,
         metavar="S",
-        help="seconds from a request to the end of its answer, 0 for no limit "
-        f"(default {defaults.generation_timeout:g})",
+        help="seconds from an answer's first step to its end, without its time in the queue; 0 for "
+        f"no limit (default {defaults.generation_timeout:g})",
     )
     group.add_argument(
         "--shutdown-timeout",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detinfer.choices import choices
 from detinfer.engine.outputs import EngineInfo
+from detinfer.engine.streams import MAX_OPEN_TOKENS
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
@@ -75,6 +76,12 @@ class Call:
                 f"{field}: got {len(answers)} answers to give, this server has room for "
                 f"{engine.capacity} at a time",
                 field,
+            )
+        if (tokens := sum(len(ids) for ids, _ in answers)) > MAX_OPEN_TOKENS:
+            raise RequestError(
+                f"{self.prompt_field}: got {tokens} prompt tokens in all answers of a call, "
+                f"expected at most {MAX_OPEN_TOKENS}",
+                self.prompt_field,
             )
         if (logprobs := sum(_logprobs(*answer) for answer in answers)) > MAX_LOGPROBS_OF_CALL:
             field = self.sources.get("logprobs", "logprobs")

@@ -20,7 +20,6 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientDisconnectedError: the client went away first.
-        GenerationTimeoutError: the call's time was up first.
     """
     task = asyncio.create_task(work)
     watcher = asyncio.create_task(_disconnected(receive))
@@ -28,7 +27,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        watcher.result()  # raises if it was the time that ended
+        watcher.result()
         raise ClientDisconnectedError
     finally:
         task.cancel()

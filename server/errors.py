@@ -17,7 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from detinfer.errors import DetinferError, EngineDeadError, QueueFullError, RequestError
+from detinfer.errors import (
+    DetinferError,
+    EngineDeadError,
+    GenerationTimeoutError,
+    QueueFullError,
+    RequestError,
+)
 from detinfer.server.wire import json_response
 
 log = logging.getLogger("detinfer.server")
@@ -50,10 +56,6 @@ class UnavailableError(EngineDeadError):
 
 class GenerationError(DetinferError):
     """The engine gave up on one request, for example because its logits became NaN."""
-
-
-class GenerationTimeoutError(DetinferError):
-    """A call took longer than the server allows."""
 
 
 class ClientDisconnectedError(Exception):

@@ -1,7 +1,8 @@
-"""The listening socket, taken before anything slow is imported or loaded."""
+"""The listening socket, taken before anything slow is imported, and room for its connections."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 from detinfer.errors import ConfigError
@@ -32,3 +33,16 @@ def bind(host: str, port: int) -> socket.socket:
             "stop the other server or choose another port"
         ) from None
     return listener
+
+
+def allow_open_files(wanted: int) -> None:
+    """Let this process have so many open files, or as many as the system lets it ask for."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # refused all the same
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -19,6 +19,7 @@ from detinfer.models.generation_defaults import not_applied
 from detinfer.server.access_log import install_access_log
 from detinfer.server.app import create_app
 from detinfer.server.http_protocol import http_protocol
+from detinfer.server.listener import allow_open_files
 from detinfer.server.service import Service
 
 # What a connection may take to finish sending once the engine has nothing more to say.
@@ -26,6 +27,8 @@ _LAST_BYTES_SECONDS = 5
 _POLL_SECONDS = 0.05
 # Longer than clients and balancers keep idle connections: the side that reuses should end them.
 _KEEP_ALIVE_SECONDS = 75
+# A connection is one; many systems allow 1,024 unless they are asked.
+_OPEN_FILES = 65_536
 
 
 def run_server(
@@ -49,6 +52,7 @@ def run_server(
     )
     if server_config.access_log:
         install_access_log()
+    allow_open_files(_OPEN_FILES)
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         return runner.run(_Run(engine_config, server_config, listener).serve())
 
@@ -127,7 +131,11 @@ class _Run:
         _say(f"loading the model; {url}/health answers 503 until it is ready")
         start = time.monotonic()
         loading = asyncio.create_task(
-            AsyncEngine.start(self._engine_config, self._config.max_queue_size)
+            AsyncEngine.start(
+                self._engine_config,
+                self._config.max_queue_size,
+                generation_timeout=self._config.generation_timeout,
+            )
         )
         await self._until(self._drain, loading)
         if not loading.done():

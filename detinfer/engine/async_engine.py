@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from detinfer.config import EngineConfig
-from detinfer.engine.outputs import EngineInfo, RequestOutput, Wire
+from detinfer.engine.outputs import EngineInfo, RequestOutput
 from detinfer.engine.process import (
     Abort,
     AbortAll,
@@ -30,8 +30,9 @@ from detinfer.engine.process import (
     load_engine,
     run_engine_process,
 )
+from detinfer.engine.streams import Stream, Streams
 from detinfer.engine.validation import check_request
-from detinfer.errors import DetinferError, EngineDeadError, QueueFullError, RequestError
+from detinfer.errors import DetinferError, EngineDeadError
 from detinfer.params import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 _LOAD_TIMEOUT = 1800.0  # seconds; a first start may fetch a model and compile kernels
 _STEP_TIMEOUT = 600.0  # seconds without a step, while requests are open: the engine hangs
 _EXIT_TIMEOUT = 5.0  # seconds to notice that it is over
-
-_Stream = asyncio.Queue[Wire | DetinferError]
 
 
 class AsyncEngine:
@@ -68,6 +67,7 @@ class AsyncEngine:
         max_queue_size: int,
         factory: EngineFactory,
         step_timeout: float,
+        generation_timeout: float,
     ) -> None:
         self.state: Literal["ready", "draining", "dead"] = "ready"
         seqs = config.resolve().max_num_seqs
@@ -76,11 +76,11 @@ class AsyncEngine:
         self._step_timeout = step_timeout
         self._last_sign = 0.0  # monotonic time of the last message, or of the first open request
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[str, _Stream] = {}
+        self._streams = Streams(
+            self.capacity, generation_timeout, lambda name: self._commands.put(Abort(name))
+        )
         self._stats: dict[str, int] = {}
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._gone = asyncio.Event()
         self._death: DetinferError | None = None  # why the process ended, if it said so
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -108,6 +108,7 @@ class AsyncEngine:
         factory: EngineFactory = load_engine,
         load_timeout: float = _LOAD_TIMEOUT,
         step_timeout: float = _STEP_TIMEOUT,
+        generation_timeout: float = 0.0,
     ) -> AsyncEngine:
         """Spawns the process and waits until its model is loaded.
 
@@ -118,12 +119,14 @@ class AsyncEngine:
             load_timeout: seconds to wait for the model.
             step_timeout: seconds without a step after which the process is taken to hang, and
                 killed.
+            generation_timeout: seconds from a request's first step to its end, however long it
+                waited before; 0 is for ever.
 
         Raises:
             ModelLoadError: and every other error of loading, as it was raised in the process.
             EngineDeadError: if the process ended without a word, or took too long.
         """
-        engine = cls(config, max_queue_size, factory, step_timeout)
+        engine = cls(config, max_queue_size, factory, step_timeout, generation_timeout)
         try:
             async with asyncio.timeout(load_timeout):
                 engine.info, engine.tokenizer = await engine._ready
@@ -153,13 +156,14 @@ class AsyncEngine:
 
         Raises:
             RequestError: if it cannot be served as asked.
-            QueueFullError: if too many requests are open.
+            QueueFullError: if too many requests, or prompt tokens, are open.
+            GenerationTimeoutError: if it took too long from its first step on.
             EngineDeadError: if the engine is shutting down, or died.
         """
         stream = self._open(Add(request_id, list(prompt_token_ids), params, cache_salt))
         try:
             while True:
-                item = await stream.get()
+                item = await stream.items.get()
                 if isinstance(item, DetinferError):
                     raise item
                 output = RequestOutput(*item)
@@ -167,8 +171,7 @@ class AsyncEngine:
                 if output.finish_reason is not None:
                     return
         finally:
-            if self._streams.get(request_id) is stream:
-                self._close(request_id)
+            if self._streams.close(request_id, stream):
                 self._commands.put(Abort(request_id))
 
     async def stats(self) -> dict[str, int]:
@@ -183,42 +186,22 @@ class AsyncEngine:
         """
         if self.state == "ready":
             self.state = "draining"
-        if not await self._within(timeout, self._idle):
+        if not await self._within(timeout, self._streams.idle):
             self._commands.put(AbortAll("the server is shutting down"))
-            await self._within(_EXIT_TIMEOUT, self._idle)
+            await self._within(_EXIT_TIMEOUT, self._streams.idle)
         self._commands.put(Exit())
         await self._within(_EXIT_TIMEOUT, self._gone)
         await self._kill()
 
-    def _open(self, add: Add) -> _Stream:
-        request_id = add.request_id
+    def _open(self, add: Add) -> Stream:
         if self.state != "ready":
             raise EngineDeadError(str(self._death or "the server is shutting down"))
         check_request(add.prompt_token_ids, add.params, self.info)
-        if request_id in self._streams:
-            raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
-        if len(self._streams) >= self.capacity:
-            raise QueueFullError(f"{len(self._streams)} requests are open, at most {self.capacity}")
-        stream: _Stream = asyncio.Queue()
         if not self._streams:
             self._last_sign = time.monotonic()
-            self._idle.clear()
-        self._streams[request_id] = stream
+        stream = self._streams.open(add.request_id, len(add.prompt_token_ids))
         self._commands.put(add)
         return stream
-
-    def _close(self, request_id: str) -> None:
-        del self._streams[request_id]
-        if not self._streams:
-            self._idle.set()
-
-    def _put(self, request_id: str, item: Wire | DetinferError, last: bool) -> None:
-        stream = self._streams.get(request_id)
-        if stream is None:
-            return  # aborted; this crossed the command on its way
-        stream.put_nowait(item)
-        if last:
-            self._close(request_id)
 
     # On the event loop
 
@@ -227,10 +210,12 @@ class AsyncEngine:
             case Stepped():
                 self._stats = message.stats
                 self._tell(message)
+                for request_id in message.started:
+                    self._streams.start(request_id)
                 for wire in message.outputs:
-                    self._put(wire[_ID], wire, last=wire[_FINISH_REASON] is not None)
+                    self._streams.put(wire[_ID], wire, last=wire[_FINISH_REASON] is not None)
                 for request_id, error in message.refused:
-                    self._put(request_id, error, last=True)
+                    self._streams.put(request_id, error, last=True)
             case Ready():
                 if not self._ready.done():
                     self._ready.set_result(message)
@@ -251,8 +236,7 @@ class AsyncEngine:
         )
         if not self._ready.done():
             self._ready.set_exception(self._death)
-        for request_id in list(self._streams):
-            self._put(request_id, EngineDeadError(str(self._death)), last=True)
+        self._streams.put_all(str(self._death), EngineDeadError)
         self._gone.set()
 
     # In threads of their own
@@ -297,7 +281,7 @@ class AsyncEngine:
                     message = f"the request failed: {type(error).__name__}: {error}"
                     with contextlib.suppress(RuntimeError):  # a closed loop
                         self._loop.call_soon_threadsafe(
-                            self._put, command.request_id, DetinferError(message), True
+                            self._streams.put, command.request_id, DetinferError(message), True
                         )
         self._connection.close()
 

@@ -221,6 +221,7 @@ class Engine:
 
     def _step(self) -> list[RequestOutput]:
         failed: dict[Request, Exception] = {}
+        self.scheduler.started.clear()
         batch, rows = _lay_out(self._schedule(failed), failed)
         self._step_tokens = 0 if batch is None else len(batch.input_ids)
         outputs = [] if batch is None else self._run(batch, rows, failed)

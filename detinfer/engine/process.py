@@ -67,10 +67,15 @@ class Failed(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What one round brought: all increments, requests refused, and the engine's counts."""
+    """What one round brought: all increments, requests refused, and the engine's counts.
+
+    Attributes:
+        started: ids of requests that have run for the first time.
+    """
 
     outputs: list[Wire]
     refused: list[tuple[str, DetinferError]]
+    started: list[str]
     stats: dict[str, int]
 
     @property
@@ -148,7 +153,7 @@ def _serve(engine: Engine, connection: Connection) -> None:
             message = f"the engine failed: {type(error).__name__}: {error}"
             connection.send(Failed(EngineDeadError(message)))
             raise
-        connection.send(Stepped(outputs, refused, engine.stats()))
+        connection.send(Stepped(outputs, refused, engine.scheduler.started, engine.stats()))
 
 
 def _die_with_parent() -> None:

@@ -66,6 +66,7 @@ class Scheduler:
         preemptions: requests sent back to wait so far.
         prefix_hits: pages taken from the prefix cache so far.
         prefix_queries: prompt tokens that pages were looked up for.
+        started: ids of requests admitted for the first time, in the engine's last step.
         current: whom the scheduler was busy with last: who is to blame if that raised.
     """
 
@@ -78,6 +79,7 @@ class Scheduler:
         self.preemptions = 0
         self.prefix_hits = 0
         self.prefix_queries = 0
+        self.started: list[str] = []
         self.current: Request | None = None
         # What the step being laid out has left, in tokens and in positions to score.
         self._budget = self._scorable = 0
@@ -207,6 +209,7 @@ class Scheduler:
         if request.cached_tokens is None:
             request.cached_tokens = request.num_computed
             request.started = time.monotonic()
+            self.started.append(request.request_id)
             self.prefix_queries += request.prompt_tokens * self._prefix_caching
         request.state = RequestState.RUNNING
         self.running.append(self.waiting.popleft())

@@ -14,8 +14,15 @@ import pytest
 from fake_runner import fake_engine
 
 from detinfer.config import EngineConfig
+from detinfer.engine import streams
 from detinfer.engine.async_engine import AsyncEngine
-from detinfer.errors import EngineDeadError, ModelLoadError, QueueFullError, RequestError
+from detinfer.errors import (
+    EngineDeadError,
+    GenerationTimeoutError,
+    ModelLoadError,
+    QueueFullError,
+    RequestError,
+)
 from detinfer.params import SamplingParams
 
 LONG = SamplingParams(max_tokens=300, ignore_eos=True)
@@ -93,6 +100,62 @@ def test_refusals_leave_the_others_alone():
             assert refusal.value.param == "prompt"
             for outputs in await asyncio.gather(*tasks):
                 assert outputs[-1].finish_reason == "length"
+
+    run(main())
+
+
+def test_time_is_counted_from_a_requests_first_step_not_while_it_waits():
+    endless = SamplingParams(max_tokens=399, ignore_eos=True)  # 8 s of steps, at least
+
+    async def main():
+        config = EngineConfig(max_num_seqs=1)
+        engine = await AsyncEngine.start(
+            config, 8, factory=fake_runner.make_slow_engine, generation_timeout=2
+        )
+        ended = []
+
+        async def ask(name, params):
+            tokens = 0
+            try:
+                async for output in engine.generate([1], params, name):
+                    tokens += len(output.token_ids)
+            except GenerationTimeoutError as error:
+                ended.append((name, tokens, str(error)))
+            else:
+                ended.append((name, tokens, output.finish_reason))
+
+        # One after the other: the last one waits longer than any may take.
+        names = ["a", "b", "c"]
+        last = ask("d", SamplingParams(max_tokens=2, ignore_eos=True))
+        await asyncio.gather(*(ask(name, endless) for name in names), last)
+        assert [(name, reason) for name, _, reason in ended] == [
+            *((name, "the answer took more than 2 s") for name in names),
+            ("d", "length"),
+        ]
+        assert all(tokens > 0 for _, tokens, _ in ended)
+        while (stats := await engine.stats())["running"]:
+            await asyncio.sleep(0.01)
+        assert stats["free_pages"] == stats["num_pages"]
+        await engine.shutdown(0)
+
+    run(main())
+
+
+def test_prompt_tokens_of_open_requests_are_bounded_together(monkeypatch):
+    monkeypatch.setattr(streams, "MAX_OPEN_TOKENS", 10)
+
+    async def main():
+        async with started(fake_runner.make_slow_engine) as engine:
+            prompt = [1, 2, 3, 4, 5]
+            tasks = [asyncio.create_task(collect(engine, prompt, LONG, name)) for name in "ab"]
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFullError, match="10 prompt tokens are open, 1 more make more"):
+                await collect(engine, [1], LONG, "c")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            short = SamplingParams(max_tokens=1)
+            assert len(await collect(engine, prompt * 2, short, "d")) == 1  # all are given back
 
     run(main())
 

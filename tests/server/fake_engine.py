@@ -11,7 +11,12 @@ from typing import Any
 from detinfer.choices import is_greedy, noise_seed
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.outputs import EngineInfo, RequestOutput, TokenLogprob
-from detinfer.errors import EngineDeadError, QueueFullError, RequestError
+from detinfer.errors import (
+    EngineDeadError,
+    GenerationTimeoutError,
+    QueueFullError,
+    RequestError,
+)
 from detinfer.params import SamplingParams
 
 INFO = EngineInfo(
@@ -70,6 +75,7 @@ class FakeEngine:
         delay: seconds between tokens.
         fail_after: tokens before the engine gives up on a request.
         die_after: tokens before the engine dies.
+        time_out_after: tokens before a request's time is up.
         running: requests that are neither finished nor aborted.
         aborted: ids of requests whose consumer went away.
     """
@@ -80,6 +86,7 @@ class FakeEngine:
         delay: float = 0.0,
         fail_after: int | None = None,
         die_after: int | None = None,
+        time_out_after: int | None = None,
         queue_full: bool = False,
         script: bytes | None = None,
         chat_template: str | None = CHAT_TEMPLATE,
@@ -94,6 +101,7 @@ class FakeEngine:
         self.delay = delay
         self.fail_after = fail_after
         self.die_after = die_after
+        self.time_out_after = time_out_after
         self.queue_full = queue_full
         self.running: dict[str, SamplingParams] = {}
         self.aborted: list[str] = []
@@ -128,6 +136,8 @@ class FakeEngine:
                 if self.die_after is not None and answer.count >= self.die_after:
                     self.state = "dead"
                     raise EngineDeadError("the engine process ended")
+                if answer.count == self.time_out_after:
+                    raise GenerationTimeoutError("the answer took more than 600 s")
                 output = answer.next()
                 finished = output.finish_reason is not None
                 yield output

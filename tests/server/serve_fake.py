@@ -20,7 +20,7 @@ load_seconds, token_seconds = float(sys.argv[1]), float(sys.argv[2])
 
 class _Starter:
     @staticmethod
-    async def start(config: Any, max_queue_size: int) -> FakeEngine:
+    async def start(config: Any, max_queue_size: int, **options: Any) -> FakeEngine:
         print(f"starting {config.model} {max_queue_size}", flush=True)
         if load_seconds < 0:
             raise ModelLoadError("model 'nope': no such file or folder")

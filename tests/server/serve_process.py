@@ -18,11 +18,11 @@ from detinfer.server import run
 
 class _Starter:
     @staticmethod
-    async def start(config: Any, max_queue_size: int) -> AsyncEngine:
+    async def start(config: Any, max_queue_size: int, **options: Any) -> AsyncEngine:
         import fake_runner
 
         factory = getattr(fake_runner, sys.argv[1])
-        engine = await AsyncEngine.start(config, max_queue_size, factory=factory)
+        engine = await AsyncEngine.start(config, max_queue_size, factory=factory, **options)
         print(engine._process.pid, flush=True)
         return engine
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -29,8 +30,10 @@ class Served:
         engine: the engine's process id.
     """
 
-    def __init__(self, factory: str, *flags: str) -> None:
+    def __init__(self, factory: str, *flags: str, open_files: int | None = None) -> None:
         command = [sys.executable, str(SCRIPT), factory, "--no-access-log", *flags]
+        if open_files is not None:
+            command = ["bash", "-c", f'ulimit -Sn {open_files} && exec "$@"', "bash", *command]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -54,8 +57,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(factory: str, *flags: str) -> Iterator[Served]:
-    server = Served(factory, *(flags or ("--port", "0")))
+def served(factory: str, *flags: str, open_files: int | None = None) -> Iterator[Served]:
+    server = Served(factory, *(flags or ("--port", "0")), open_files=open_files)
     try:
         yield server
     finally:
@@ -154,6 +157,39 @@ def test_metrics_are_the_engines_own_counts_and_survive_its_death():
         assert got["detinfer:http_requests_total['POST', '/generate', '503']"] == 3
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 143
+
+
+@pytest.fixture
+def open_files() -> Iterator[int]:
+    """A soft limit that the servers' connections do not fit in; the tests' own get room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield 300
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(("clients", "stream"), [(1000, False), (512, True)])
+def test_what_load_tools_ask_for_at_once_waits_its_turn(open_files, clients, stream):
+    asked = {"prompt": "abc", "max_tokens": 2, "ignore_eos": True, "stream": stream}
+    body = json.dumps(asked).encode()
+    head = f"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + b"Connection: close\r\n\r\n" + body
+
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def all_at_once(port: int) -> list[bytes]:
+        return await asyncio.gather(*(ask(port) for _ in range(clients)))
+
+    with served("make_engine", "--port", "0", open_files=open_files) as server:
+        answers = asyncio.run(all_at_once(int(server.url.rpartition(":")[2])))
+        assert {answer[9:12] for answer in answers} == {b"200"}
+        assert all(b'"finish_reason":"length"' in answer for answer in answers)
+        assert server.metrics()["detinfer:request_success_total['length']"] == clients
 
 
 def test_clients_that_leave_free_every_page_streaming_or_not():

@@ -15,6 +15,7 @@ import pytest
 from fake_engine import FakeEngine
 from loopback import serving
 
+from detinfer.server import limits
 from detinfer.server.slow_reader import SlowReaderWatch
 
 BODY = b'{"prompt": "a", "max_tokens": 2}'
@@ -114,44 +115,69 @@ def test_slow_generation_and_idle_connections_are_no_slow_requests():
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a", "b", "c"]])
-def test_an_answer_that_takes_too_long_is_a_504_and_its_requests_are_aborted(prompt):
+def test_an_answer_that_takes_too_long_is_a_504_and_its_requests_are_aborted(make_client, prompt):
+    engine = FakeEngine(time_out_after=3)
+    client = make_client(engine)
+    answer = client.generate({"prompt": prompt, "max_tokens": 200})
+    assert answer.status_code == 504
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("timeout_error", "timeout")
+    assert (engine.running, client.app.state.service.active) == ({}, 0)
+    assert len(engine.aborted) == (1 if prompt == "a" else 3)
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_a_stream_that_takes_too_long_ends_with_an_error(make_client, tokens):
+    engine = FakeEngine(time_out_after=tokens)
+    client = make_client(engine)
+    answer = client.generate({"prompt": ["a", "b"], "max_tokens": 200, "stream": True})
+    if tokens == 0:  # before its first event
+        assert answer.status_code == 504
+        assert answer.json()["error"]["code"] == "timeout"
+    else:
+        assert answer.status_code == 200
+        *_, failure, done, empty = answer.text.split("\n\n")
+        assert json.loads(failure.removeprefix("data: "))["error"]["code"] == "timeout"
+        assert (done, empty) == ("data: [DONE]", "")
+    assert (engine.running, client.app.state.service.active) == ({}, 0)
+    assert len(engine.aborted) == 2
+
+
+def test_bodies_of_open_calls_are_bounded_together(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_OPEN_BYTES", 3 * len(BODY))
+    whole = HEAD + BODY
+    chunked = HEAD.replace(b"Content-Length: 32", b"Transfer-Encoding: chunked")
+    chunked += f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
+
     async def scenario() -> None:
-        engine = FakeEngine(delay=0.05)
-        async with (
-            serving(engine, generation_timeout=0.3) as (port, service),
-            httpx.AsyncClient() as client,
-        ):
-            body = {"prompt": prompt, "max_tokens": 200}
-            answer = await client.post(f"http://127.0.0.1:{port}/generate", json=body)
-            assert answer.status_code == 504
-            error = answer.json()["error"]
-            assert (error["type"], error["code"]) == ("timeout_error", "timeout")
-            assert (engine.running, service.active) == ({}, 0)
-            assert len(engine.aborted) == (1 if prompt == "a" else 3)
+        engine = FakeEngine(delay=60)
+        async with serving(engine) as (port, service):
 
-    asyncio.run(scenario())
+            async def send(request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request)
+                return reader, writer
 
+            async def status(request: bytes) -> bytes:
+                reader, writer = await send(request)
+                line = await asyncio.wait_for(reader.readline(), 5)
+                assert b"retry-after: 1" in await reader.readuntil(b"\r\n\r\n")
+                writer.close()
+                return line.split()[1]
 
-@pytest.mark.parametrize("delay", [0.05, 60])
-def test_a_stream_that_takes_too_long_ends_with_an_error(delay):
-    async def scenario() -> None:
-        engine = FakeEngine(delay=delay)
-        async with (
-            serving(engine, generation_timeout=0.3) as (port, service),
-            httpx.AsyncClient() as client,
-        ):
-            body = {"prompt": ["a", "b"], "max_tokens": 200, "stream": True}
-            answer = await client.post(f"http://127.0.0.1:{port}/generate", json=body)
-            if delay == 60:  # before its first event
-                assert answer.status_code == 504
-                assert answer.json()["error"]["code"] == "timeout"
-            else:
-                assert answer.status_code == 200
-                *_, failure, done, empty = answer.text.split("\n\n")
-                assert json.loads(failure.removeprefix("data: "))["error"]["code"] == "timeout"
-                assert (done, empty) == ("data: [DONE]", "")
-            assert (engine.running, service.active) == ({}, 0)
-            assert len(engine.aborted) == 2
+            waiting = [await send(whole) for _ in range(3)]
+            await _until(lambda: len(engine.running) == 3)
+            assert await status(HEAD) == b"429"  # refused before it comes
+            assert await status(chunked) == b"429"
+            # Those that leave make room, and so did the refused ones.
+            for _, writer in waiting:
+                writer.close()
+            await _until(lambda: not service.active)
+            again = [await send(part) for part in (whole, chunked + b"0\r\n\r\n", whole)]
+            await _until(lambda: len(engine.running) == 3)
+            for _, writer in again:
+                writer.close()
+            await _until(lambda: not service.active)
 
     asyncio.run(scenario())
 
@@ -291,7 +317,7 @@ def test_progress_is_what_the_peer_has_taken_not_room_in_our_own_socket(reads):
 
 def test_zero_is_no_limit():
     async def scenario() -> None:
-        async with serving(FakeEngine(), request_timeout=0, generation_timeout=0) as (port, _):
+        async with serving(FakeEngine(), request_timeout=0) as (port, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(HEAD)
             await asyncio.sleep(0.1)
