@@ -117,6 +117,8 @@ class ServerConfig:
         generation_timeout: seconds an answer may take from its first step on, waiting not
             included; 0 is for ever.
         shutdown_timeout: seconds that running requests get to finish.
+        exit_on_engine_death: whether the server ends, with status 1, when its engine has; else it
+            stays to answer 503.
         access_log: whether each request is logged, as a line of JSON.
     """
 
@@ -130,6 +132,7 @@ class ServerConfig:
     request_timeout: float = 20.0
     generation_timeout: float = 600.0
     shutdown_timeout: float = 30.0
+    exit_on_engine_death: bool = True
     access_log: bool = True
 
     def __post_init__(self) -> None:
@@ -142,7 +145,7 @@ class ServerConfig:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < float("inf"):
                 raise ConfigError(f"{name}: got {value!r}, expected seconds, 0 or more")
-        for name in ("share_prefix_cache", "access_log"):
+        for name in ("share_prefix_cache", "exit_on_engine_death", "access_log"):
             _boolean(self, name)
         for name in ("api_keys", "cors_origins"):
             value = getattr(self, name)

@@ -226,6 +226,13 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         help=f"seconds running requests get to finish (default {defaults.shutdown_timeout:g})",
     )
     group.add_argument(
+        "--exit-on-engine-death",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.exit_on_engine_death,
+        help="end with status 1 when the engine's process has died, so that it is restarted; else "
+        f"answer 503 (default {defaults.exit_on_engine_death})",
+    )
+    group.add_argument(
         "--access-log",
         action=argparse.BooleanOptionalAction,
         default=defaults.access_log,
@@ -251,5 +258,6 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
         request_timeout=args.request_timeout,
         generation_timeout=args.generation_timeout,
         shutdown_timeout=args.shutdown_timeout,
+        exit_on_engine_death=args.exit_on_engine_death,
         access_log=args.access_log,
     )

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -42,7 +43,7 @@ def run_server(
         listener: where calls come in (``detinfer.server.listener``).
 
     Returns:
-        The exit status: 128 + the signal's number.
+        The exit status: 128 + the signal's number, or 1 if the engine died.
 
     Raises:
         DetinferError: the model could not be loaded.
@@ -112,18 +113,19 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         http = asyncio.create_task(self._http.serve(sockets=[self._listener]))
+        died = False
         try:
             engine = await self._load()
             if engine is not None:
                 try:
-                    await self._until(self._drain, http)
+                    died = await self._until_over(engine, http)
                     await self._finish_requests()
                 finally:
                     await engine.shutdown(0.0)
         finally:
             self._http.should_exit = True
             await http
-        return 128 + self._signal
+        return 1 if died else 128 + self._signal
 
     async def _load(self) -> AsyncEngine | None:
         """The engine, or None when a signal came first."""
@@ -153,15 +155,30 @@ class _Run:
             _say(not_applied(engine.info.generation_defaults))
         return engine
 
-    async def _until(self, event: asyncio.Event, task: asyncio.Task[object]) -> None:
-        """Wait for ``event`` or the end of ``task``, whichever comes first."""
+    async def _until_over(self, engine: AsyncEngine, http: asyncio.Task[None]) -> bool:
+        """Wait for the end of our service; True if it is the engine's death."""
+        ended = asyncio.create_task(engine.ended())
+        await self._until(self._drain, http, ended)
+        if self._drain.is_set() or http.done():
+            ended.cancel()
+            self._service.draining = True
+            return False
+        if self._config.exit_on_engine_death:
+            _say(f"{ended.result()}; answering those who wait, then exiting with status 1")
+            return True
+        _say(f"{ended.result()}; answering 503 until restarted")
+        await self._until(self._drain, http)
+        self._service.draining = True
+        return False
+
+    async def _until(self, event: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
+        """Wait for ``event`` or the end of a task, whichever comes first."""
         waiting = asyncio.create_task(event.wait())
-        await asyncio.wait((waiting, task), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((waiting, *tasks), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
     async def _finish_requests(self) -> None:
-        """Refuse new requests and let the running ones end, for a bounded time."""
-        self._service.draining = True
+        """Let those end that are being answered, for a bounded time."""
         deadline = time.monotonic() + self._config.shutdown_timeout
         while self._service.active and not self._force.is_set() and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -178,6 +179,11 @@ class AsyncEngine:
         """The engine's counts as of its last step, and the number of ``open`` requests."""
         return {**self._stats, "open": len(self._streams)}
 
+    async def ended(self) -> str:
+        """Waits until the process is gone; says why it is."""
+        await self._gone.wait()
+        return str(self._death)
+
     async def shutdown(self, timeout: float) -> None:
         """Ends the process; bounded by ``timeout`` and some seconds.
 
@@ -231,9 +237,10 @@ class AsyncEngine:
 
     def _ended(self, exit_code: int | None) -> None:
         self.state = "dead"
-        self._death = self._death or EngineDeadError(
-            f"the engine process ended (exit code {exit_code})"
-        )
+        self._death = self._death or EngineDeadError(_how_it_ended(exit_code))
+        # Nobody runs or waits any more, and whatever they held is gone.
+        self._stats |= {"running": 0, "waiting": 0}
+        self._stats["free_pages"] = self._stats.get("num_pages", 0)
         if not self._ready.done():
             self._ready.set_exception(self._death)
         self._streams.put_all(str(self._death), EngineDeadError)
@@ -296,6 +303,15 @@ class AsyncEngine:
             async with asyncio.timeout(seconds):
                 await event.wait()
         return event.is_set()
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        with contextlib.suppress(ValueError):  # a signal without a name
+            name = signal.Signals(-exit_code).name
+            hint = ", as a system does that runs out of memory" if name == "SIGKILL" else ""
+            return f"the engine process was ended by {name}{hint}"
+    return f"the engine process ended (exit code {exit_code})"
 
 
 _ID = RequestOutput.__slots__.index("request_id")

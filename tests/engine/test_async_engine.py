@@ -275,7 +275,11 @@ def test_killed_from_outside():
             await asyncio.sleep(0.02)
             os.kill(engine._process.pid, signal.SIGKILL)
             results = await asyncio.gather(task, return_exceptions=True)
-            check_dead(engine, [task], results, "exit code -9")
+            check_dead(engine, [task], results, "was ended by SIGKILL, as a system does that runs")
+            assert (await engine.ended()).startswith("the engine process was ended by SIGKILL")
+            stats = await engine.stats()
+            assert stats["running"] == stats["waiting"] == 0
+            assert stats["free_pages"] == stats.get("num_pages", 0)
 
     run(main())
 

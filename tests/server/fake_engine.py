@@ -151,6 +151,11 @@ class FakeEngine:
     async def stats(self) -> dict[str, Any]:
         return {"running": len(self.running), "waiting": 0}
 
+    async def ended(self) -> str:
+        while self.state != "dead":
+            await asyncio.sleep(0.05)
+        return "the engine process ended"
+
     async def shutdown(self, timeout: float) -> None:
         self.state = "dead"
         async with asyncio.timeout(5):

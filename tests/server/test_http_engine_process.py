@@ -102,8 +102,11 @@ def _errors(responses: list[httpx.Response]) -> list[dict]:
     ]
 
 
+DEATH = "the engine process was ended by SIGKILL, as a system does that runs out of memory"
+
+
 def test_metrics_are_the_engines_own_counts_and_survive_its_death():
-    with served("make_slow_engine") as server:
+    with served("make_slow_engine", "--port", "0", "--no-exit-on-engine-death") as server:
         zero = server.metrics()
         assert zero["detinfer:generation_tokens_total[]"] == 0
         assert zero["detinfer:kv_cache_usage_perc[]"] == 0
@@ -147,16 +150,35 @@ def test_metrics_are_the_engines_own_counts_and_survive_its_death():
         assert busy[0]["detinfer:num_requests_running[]"] == 4
         assert 0 < busy[0]["detinfer:kv_cache_usage_perc[]"] < 1
         assert {error["code"] for error in errors} == {"engine_dead"}
-        assert {error["message"] for error in errors} == {"the engine process ended (exit code -9)"}
+        assert {error["message"] for error in errors} == {DEATH}
         # The server lives on, to say so.
+        assert (
+            server.process.stderr.readline()
+            == f"detinfer: {DEATH}; answering 503 until restarted\n"
+        )
         health = httpx.get(f"{server.url}/health")
         assert (health.status_code, health.json()["error"]["code"]) == (503, "dead")
         assert httpx.post(f"{server.url}/generate", json=BODY).status_code == 503
         got = server.metrics()
+        assert got["detinfer:num_requests_running[]"] == 0
+        assert got["detinfer:kv_cache_usage_perc[]"] == 0
         assert got["detinfer:request_success_total['error']"] == 4
         assert got["detinfer:http_requests_total['POST', '/generate', '503']"] == 3
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 143
+
+
+def test_when_the_engine_dies_those_who_wait_are_answered_and_the_server_ends_with_1():
+    with served("make_slow_engine") as server:
+        errors = _errors(
+            asyncio.run(_answers(server.url, lambda: os.kill(server.engine, signal.SIGKILL)))
+        )
+        assert {error["code"] for error in errors} == {"engine_dead"}
+        _, said = server.process.communicate(timeout=20)
+        assert server.process.returncode == 1
+        assert said == (
+            f"detinfer: {DEATH}; answering those who wait, then exiting with status 1\n"
+        )
 
 
 @pytest.fixture
