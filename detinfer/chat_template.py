@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from detinfer.errors import RequestError
@@ -10,38 +11,48 @@ from detinfer.errors import RequestError
 Message = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """How a template is to spell messages.
+
+    Attributes:
+        options: further variables of the template.
+        add_generation_prompt: end with what begins the assistant's answer.
+        continue_final_message: end inside the last message.
+        add_special_tokens: whether the tokenizer adds its own, beside those that the template
+            writes.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+
+
 def render_chat(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    options: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = True,
+    tokenizer: Any, messages: Sequence[Message], rendering: Rendering | None = None
 ) -> list[int]:
     """The token ids of ``chat_text``.
 
     Raises:
         RequestError: as ``chat_text``.
     """
-    return encode_chat(tokenizer, chat_text(tokenizer, messages, options, add_generation_prompt))
+    rendering = rendering or Rendering()
+    return encode_chat(tokenizer, chat_text(tokenizer, messages, rendering), rendering)
 
 
-def encode_chat(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of what a template wrote, special tokens and all: none is added."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
+def encode_chat(tokenizer: Any, text: str, rendering: Rendering) -> list[int]:
+    """Token ids of what a template wrote, special tokens and all."""
+    return list(tokenizer.encode(text, add_special_tokens=rendering.add_special_tokens))
 
 
-def chat_text(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    options: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = True,
-) -> str:
+def chat_text(tokenizer: Any, messages: Sequence[Message], rendering: Rendering) -> str:
     """The messages as the model's template spells them; it writes every special token itself.
 
     Args:
         tokenizer: has the template, which transformers runs in a sandbox.
         messages: each with a ``role`` and a ``content``.
-        options: further variables of the template.
-        add_generation_prompt: end with what begins the assistant's answer.
+        rendering: how it is to spell them.
 
     Raises:
         RequestError: no messages, no template, or what the template says against them.
@@ -58,8 +69,9 @@ def chat_text(
             tokenizer.apply_chat_template(
                 list(messages),
                 tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **(options or {}),
+                add_generation_prompt=rendering.add_generation_prompt,
+                continue_final_message=rendering.continue_final_message,
+                **rendering.options,
             )
         )
     except Exception as error:  # whatever a template may run into

@@ -20,6 +20,24 @@ if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """How a prompt is cut that has too many tokens.
+
+    Attributes:
+        most: tokens to keep; None keeps what leaves room for the answer.
+        left: whether its beginning goes, or its end.
+    """
+
+    most: int | None
+    left: bool = True
+
+    def keep(self, token_ids: list[int], room: int) -> list[int]:
+        """What is left of a prompt; ``room`` is what the answer leaves it."""
+        most = self.most or max(1, room)
+        return token_ids[-most:] if self.left else token_ids[:most]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """A validated body.
@@ -29,7 +47,9 @@ class Call:
         prompt_field: the field the prompts came in.
         params: of every prompt; ``max_tokens`` of None is what the model's length leaves.
         sources: our name of each given field, to the name the client used.
-        truncate: how many of a prompt's last tokens to keep at most; None keeps all.
+        add_special_tokens: whether the tokenizer adds its own to texts.
+        truncation: of the prompts, if they are to be cut at all.
+        cache_salt: of the client's choosing, beside what its key has.
     """
 
     prompts: list[str] | list[list[int]]
@@ -37,7 +57,9 @@ class Call:
     params: SamplingParams
     sources: dict[str, str]
     stream: bool
-    truncate: int | None = None
+    add_special_tokens: bool = True
+    truncation: Truncation | None = None
+    cache_salt: str = ""
 
     def choices_for(self, prompt_token_ids: list[int], info: EngineInfo) -> list[SamplingParams]:
         """The parameters of each answer to one prompt.
@@ -66,9 +88,13 @@ class Call:
         """
         prompts: list[Any] = self.prompts
         if isinstance(prompts[0], str):
-            prompts = await tokenize(engine, prompts, self.prompt_field)
-        if self.truncate is not None:
-            prompts = [ids[-self.truncate :] for ids in prompts]
+            prompts = await tokenize(engine, prompts, self.prompt_field, self.add_special_tokens)
+        if self.truncation is not None:
+            answer = self.params.max_tokens if "max_tokens" in self.sources else 1
+            room = engine.info.longest - (answer or 1)
+            prompts = [self.truncation.keep(ids, room) for ids in prompts]
+        if self.cache_salt:
+            cache_salt = f"{cache_salt}/{self.cache_salt}"
         answers = [(ids, one) for ids in prompts for one in self.choices_for(ids, engine.info)]
         if len(answers) > engine.capacity:
             field = self.sources.get("n", "n") if self.params.n > 1 else self.prompt_field

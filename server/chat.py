@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detinfer.chat_template import chat_text, encode_chat
+from detinfer.chat_template import Rendering, chat_text, encode_chat
 from detinfer.errors import RequestError
 from detinfer.server.generation import aside, check_length
 from detinfer.server.protocol_chat import ChatMessage
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 async def render(
     engine: AsyncEngine,
     messages: Sequence[ChatMessage] | None,
-    options: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = True,
+    rendering: Rendering,
 ) -> list[int]:
     """The messages as the model's template spells them; it writes every special token itself.
 
     Args:
         engine: its tokenizer has the template, which transformers runs in a sandbox.
         messages: at least one.
-        options: further variables of the template.
-        add_generation_prompt: end with what begins the assistant's answer.
+        rendering: how the template is to spell them.
 
     Raises:
         RequestError: no messages, no template, what the template says against them, or more text
@@ -41,21 +39,25 @@ async def render(
         raise RequestError(
             "messages: this model has no chat template, use /v1/completions", "messages"
         )
-    options = options or {}
+    options = rendering.options
     _check_options(tokenizer, options)
     conversation = [_plain(message) for message in messages]
     # A message costs some work however short it is; what an option is for, only templates know.
-    size = sum(len(message.content) + 40 for message in messages)
+    size = sum(len(text) + 40 for message in conversation for text in message.values())
     size += sum(len(str(option)) for option in options.values())
-    written = sum(len(message.content) for message in messages)
+    written = sum(len(message["content"]) for message in conversation)
     check_length(engine, written, "messages")
-    text = await aside(size, chat_text, tokenizer, conversation, options, add_generation_prompt)
+    text = await aside(size, chat_text, tokenizer, conversation, rendering)
     check_length(engine, len(text), "messages")
-    return await aside(len(text), encode_chat, tokenizer, text)
+    return await aside(len(text), encode_chat, tokenizer, text, rendering)
 
 
 def _plain(message: ChatMessage) -> dict[str, str]:
     given = message.model_dump(include={"role", "content", "name", "tool_call_id"})
+    # Templates of models that reason read either.
+    given["reasoning_content"] = given["reasoning"] = (
+        message.reasoning if message.reasoning is not None else message.reasoning_content
+    )
     # OpenAI's newer name of the same role, which templates do not know.
     if given["role"] == "developer":
         given["role"] = "system"

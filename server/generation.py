@@ -58,15 +58,19 @@ async def aside(size: int, work: Callable[..., T], *args: Any, **options: Any) -
     return await loop.run_in_executor(_large, partial(work, *args, **options))
 
 
-async def tokenize(engine: AsyncEngine, texts: Sequence[str], field: str) -> list[list[int]]:
-    """Token ids of raw texts, special tokens as the tokenizer adds them by default.
+async def tokenize(
+    engine: AsyncEngine, texts: Sequence[str], field: str, add_special_tokens: bool = True
+) -> list[list[int]]:
+    """Token ids of raw texts, with the special tokens that the tokenizer adds by default.
 
     Raises:
         RequestError: a text without a token, or one that no tokens of the model's length spell.
     """
     for text in texts:
         check_length(engine, len(text), field)
-    encode = partial(encode_text, engine.tokenizer, field=field)
+    encode = partial(
+        encode_text, engine.tokenizer, field=field, add_special_tokens=add_special_tokens
+    )
     encoded = [await aside(len(text), encode, text) for text in texts]
     if not all(encoded):
         raise RequestError(f"{field}: got text without a single token", field)

@@ -22,6 +22,18 @@ class OpenAIUsage(BaseModel):
     prompt_tokens_details: PromptTokensDetails
 
 
+class PromptLogprob(BaseModel):
+    """How likely a token of the prompt, or one of the likeliest in its place, was."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+# One entry a token of the prompt, under token ids; null for the first.
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+
+
 class CompletionLogprobs(BaseModel):
     """One entry a token in each list; null for the first token of an echoed prompt."""
 
@@ -32,17 +44,21 @@ class CompletionLogprobs(BaseModel):
 
 
 class _Choice(BaseModel):
-    """What both kinds share; all but the index are ours beyond OpenAI's."""
+    """What both kinds share, beyond OpenAI's too; token ids if asked for."""
 
     index: int
     finish_reason: Literal["stop", "length"]
     digest: str
     seed: int | None
     deterministic: bool
+    token_ids: list[int] | None = None
 
 
 class CompletionResponseChoice(_Choice):
     """One answer to one prompt."""
+
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
     text: str
     logprobs: CompletionLogprobs | None
@@ -102,5 +118,7 @@ class ChatResponseChoice(_Choice):
 class ChatCompletionResponse(_Response):
     """The answer of ``/v1/chat/completions``; chunks have ``delta`` in place of ``message``."""
 
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     object: Literal["chat.completion"]
     choices: list[ChatResponseChoice]

@@ -96,10 +96,14 @@ Integer = Annotated[int, Field(ge=-(1 << 63), le=(1 << 64) - 1)]
 
 
 class Neutral:
-    """Field metadata of an option that is not built: only null and ``values`` are accepted."""
+    """Field metadata of an option that is not built: only null and ``values`` are accepted.
+
+    Attributes:
+        values: those at which it would change nothing.
+    """
 
     def __init__(self, *values: object) -> None:
-        self._values = values
+        self.values = values
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
@@ -109,19 +113,36 @@ class Neutral:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"enum": [*self._values, None]}
+        return {"anyOf": [*map(_exactly, self.values), {"type": "null"}]}
 
     def _check(self, value: object) -> object:
         # Compared with their types: true is not 1 here.
         if value is None or any(
             value == known and isinstance(value, bool) == isinstance(known, bool)
-            for known in self._values
+            for known in self.values
         ):
             return value
-        accepted = " or ".join([*map(json.dumps, self._values), "null"])
+        accepted = " or ".join([*map(json.dumps, self.values), "null"])
         raise PydanticCustomError(
             "unsupported_option", "not supported yet, expected {accepted}", {"accepted": accepted}
         )
+
+
+def _exactly(value: object) -> dict[str, Any]:
+    """The schema of one value, with its type: generators of clients make nothing of a bare one."""
+    if isinstance(value, list):
+        items = {"items": _exactly(value[0])} if value else {}
+        return {"type": "array", **items, "minItems": len(value), "maxItems": len(value)}
+    if isinstance(value, dict):
+        properties = {name: _exactly(one) for name, one in value.items()}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+    kind = "boolean" if isinstance(value, bool) else "number"
+    return {"type": "string" if isinstance(value, str) else kind, "const": value}
 
 
 def at_most(most: int) -> BeforeValidator:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
 from detinfer.server.call import sampling_params
+from detinfer.server.neutral_fields import NeutralChatFields, NeutralMessageFields
 from detinfer.server.protocol import (
     MAX_ENTRIES,
-    Neutral,
     StrictBody,
     at_most,
     exactly_one,
@@ -22,15 +23,17 @@ from detinfer.server.protocol_openai import (
     Logprobs,
     OpenAIBody,
     OpenAICall,
+    common,
     sampling_values,
-    streaming,
 )
 
 
-def _text_of(content: object) -> str:
-    """A message's text: a string, or the lines of its text parts."""
+def _text_of(content: object, message: ValidationInfo) -> str:
+    """A message's text: a string, or the lines of its text parts; an assistant's may be null."""
     if isinstance(content, str):
         return content
+    if content is None and message.data.get("role") == "assistant":
+        return ""
     if not isinstance(content, list):
         raise PydanticCustomError("content", "expected a string or a list of text parts")
     texts = []
@@ -41,36 +44,44 @@ def _text_of(content: object) -> str:
             raise PydanticCustomError(
                 "content", 'part {place} is {kind}, only "text" is supported', context
             )
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
+        if not {"type", "text"} <= set(part) <= _PART_FIELDS or not isinstance(part["text"], str):
             context = {"place": place, "shape": '{"type": "text", "text": "…"}'}
             raise PydanticCustomError("content", "expected part {place} to be {shape}", context)
         texts.append(part["text"])
     return "\n".join(texts)
 
 
+# What is cached, and for how long, is decided here: the marks are hints.
+_CACHE_MARK = {"anyOf": [{"type": "object"}, {"type": "null"}], "description": "ignored"}
 _PART = {
     "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "properties": {
+        "type": {"type": "string", "const": "text"},
+        "text": {"type": "string"},
+        "cache_control": _CACHE_MARK,
+        "prompt_cache_breakpoint": _CACHE_MARK,
+    },
     "required": ["type", "text"],
     "additionalProperties": False,
 }
-_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]}
+_PART_FIELDS = {"type", "text", "cache_control", "prompt_cache_breakpoint"}
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]}
 
 
-class ChatMessage(StrictBody):
+class ChatMessage(NeutralMessageFields):
     """One message; the model's template decides which roles it knows."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, PlainValidator(_text_of), WithJsonSchema(_CONTENT)] = Field(
-        description="text, or text parts, which become lines"
+        None,
+        validate_default=True,
+        description="text, or text parts, which become lines; null only of an assistant",
     )
+    reasoning_content: str | None = Field(None, description="an assistant's, for the template")
+    reasoning: str | None = Field(None, description="newer name of reasoning_content")
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: Annotated[Any, Neutral([])] = None
-    function_call: Annotated[Any, Neutral()] = None
-    refusal: Annotated[Any, Neutral()] = None
-    audio: Annotated[Any, Neutral()] = None
-    annotations: Annotated[Any, Neutral([])] = None
+    cache_control: dict[str, Any] | None = Field(None, description="ignored")
 
 
 ChatMessages = Annotated[
@@ -78,10 +89,11 @@ ChatMessages = Annotated[
     Field(fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": MAX_ENTRIES}),
     at_most(MAX_ENTRIES),
 ]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TemplateOptions = Annotated[dict[str, str | bool | int | float | None], at_most(64)]
 
 
-class ChatCompletionRequest(OpenAIBody):
+class ChatCompletionRequest(OpenAIBody, NeutralChatFields):
     """The body of ``POST /v1/chat/completions``."""
 
     several_types: ClassVar[dict[str, str]] = {
@@ -101,26 +113,49 @@ class ChatCompletionRequest(OpenAIBody):
     chat_template_kwargs: TemplateOptions | None = Field(
         None, description="variables of the model's chat template"
     )
-    prompt_cache_key: str | None = Field(None, description="ignored")
-    safety_identifier: str | None = Field(None, description="ignored")
-    tools: Annotated[Any, Neutral([])] = None
-    tool_choice: Annotated[Any, Neutral("none")] = None
-    functions: Annotated[Any, Neutral([])] = None
-    function_call: Annotated[Any, Neutral("none")] = None
-    parallel_tool_calls: Annotated[Any, Neutral(True, False)] = None
-    modalities: Annotated[Any, Neutral(["text"])] = None
-    audio: Annotated[Any, Neutral()] = None
-    prediction: Annotated[Any, Neutral()] = None
-    reasoning_effort: Annotated[Any, Neutral()] = None
-    verbosity: Annotated[Any, Neutral()] = None
-    web_search_options: Annotated[Any, Neutral()] = None
-    service_tier: Annotated[Any, Neutral("auto", "default")] = None
-    add_generation_prompt: Annotated[Any, Neutral(True)] = None
-    continue_final_message: Annotated[Any, Neutral(False)] = None
-    add_special_tokens: Annotated[Any, Neutral(False)] = None
-    chat_template: Annotated[Any, Neutral()] = None
-    documents: Annotated[Any, Neutral([])] = None
-    echo: Annotated[Any, Neutral(False)] = None
+    reasoning_effort: ReasoningEffort | None = Field(
+        None, description="a variable of the template; so is enable_thinking, unless it is none"
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="begin an answer; true unless the last message is to be continued"
+    )
+    continue_final_message: bool | None = Field(
+        None, description="answer with what the last message continues with"
+    )
+    echo: bool | None = Field(None, description="begin with the assistant's message, if it is last")
+
+
+def rendering(body: ChatCompletionRequest) -> Rendering:
+    """How the messages become a prompt.
+
+    Raises:
+        RequestError: fields that do not go together.
+    """
+    effort = body.reasoning_effort
+    options: dict[str, Any] = {}
+    if effort is not None:  # as vLLM has it
+        options = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    begins = begins_answer(body.add_generation_prompt, body.continue_final_message)
+    return Rendering(
+        options | (body.chat_template_kwargs or {}),
+        add_generation_prompt=begins,
+        continue_final_message=bool(body.continue_final_message),
+        add_special_tokens=bool(body.add_special_tokens),
+    )
+
+
+def begins_answer(add_generation_prompt: bool | None, continue_final_message: bool | None) -> bool:
+    """Whether the template is to begin an answer.
+
+    Raises:
+        RequestError: the last message is to be continued too.
+    """
+    if add_generation_prompt and continue_final_message:
+        raise RequestError(
+            "continue_final_message: got true with add_generation_prompt = true, expected one",
+            "continue_final_message",
+        )
+    return not continue_final_message and add_generation_prompt is not False
 
 
 def chat_call(
@@ -149,6 +184,7 @@ def chat_call(
             f"top_logprobs: got {body.top_logprobs} without logprobs, expected logprobs = true",
             "top_logprobs",
         )
+    values["prompt_logprobs"] = body.prompt_logprobs
     values["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None
     sources["logprobs"] = "top_logprobs"
     sources["prompt"] = "messages"
@@ -158,5 +194,6 @@ def chat_call(
         prompt_field="messages",
         params=params,
         sources=sources,
-        **streaming(body),
+        echo=bool(body.echo),
+        **common(body, values["logprobs"]),
     )

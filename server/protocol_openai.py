@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.call import Call, check_prompts, sampling_params
+from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
+from detinfer.server.neutral_fields import Empty, NeutralFields
 from detinfer.server.protocol import (
     Integer,
     LogitBias,
@@ -24,17 +25,21 @@ from detinfer.server.protocol import (
     TokenIds,
     documented,
     exactly_one,
+    stated,
 )
 from detinfer.server.protocol_native import (
     SAMPLING_FIELDS,
     Choices,
     Penalty,
-    Seed,
     Temperature,
     TopK,
     TopP,
 )
+from detinfer.server.telling import Telling
 
+MAX_NAME = 128  # characters of a salt or an id that a client chooses
+
+_FIELDS = (*SAMPLING_FIELDS, "include_stop_str_in_output", "skip_special_tokens")
 _SAMPLED = "1 unless given: the answer is sampled, with a drawn seed that it reports"
 
 Logprobs = Annotated[Integer, documented(0, MAX_LOGPROBS)]
@@ -48,7 +53,7 @@ class StreamOptions(StrictBody):
     include_obfuscation: Annotated[Any, Neutral(False)] = None
 
 
-class OpenAIBody(StrictBody):
+class OpenAIBody(NeutralFields):
     """What both routes share; null means left out."""
 
     model: str | None = Field(None, description="the served one, if given")
@@ -56,15 +61,14 @@ class OpenAIBody(StrictBody):
     top_p: TopP | None = None
     n: Choices | None = Field(None, description="answers to each prompt, each with its own seed")
     stop: StopString | StopStrings | None = None
-    seed: Seed | None = Field(None, description="of the first answer; the others follow from it")
+    seed: Annotated[Integer, documented(-1, (1 << 64) - 1)] | None = Field(
+        None, description="of the first answer; the others follow from it; -1 draws one"
+    )
     logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(None, description="only with stream")
-    user: str | None = Field(None, description="ignored")
-    metadata: dict[str, Any] | None = Field(None, description="ignored")
-    store: Annotated[Any, Neutral(False)] = None
     # Beyond OpenAI's
     deterministic: bool | None = Field(None, description="the server's default unless given")
     top_k: TopK | None = Field(None, description="0 and -1 keep all")
@@ -73,17 +77,28 @@ class OpenAIBody(StrictBody):
     min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: TokenIds | None = None
-    response_format: Annotated[Any, Neutral({"type": "text"})] = None
-    skip_special_tokens: Annotated[Any, Neutral(True)] = None
-    spaces_between_special_tokens: Annotated[Any, Neutral(True)] = None
-    include_stop_str_in_output: Annotated[Any, Neutral(False)] = None
-    return_tokens_as_token_ids: Annotated[Any, Neutral(False)] = None
-    return_token_ids: Annotated[Any, Neutral(False)] = None
-    use_beam_search: Annotated[Any, Neutral(False)] = None
-    length_penalty: Annotated[Any, Neutral(1.0)] = None
-    truncate_prompt_tokens: Annotated[Any, Neutral()] = None
-    prompt_logprobs: Annotated[Any, Neutral()] = None
-    priority: Annotated[Any, Neutral(0)] = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = Field(None, description="true unless given")
+    add_special_tokens: bool | None = Field(
+        None, description="whether the tokenizer adds its own to a text; false for messages"
+    )
+    truncate_prompt_tokens: Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)] | None = Field(
+        None, description="most tokens of a prompt to keep; -1 keeps what leaves room to answer"
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="where a prompt is cut; left, its beginning, unless given"
+    )
+    prompt_logprobs: Logprobs | None = Field(None, description="of the prompt; not with stream")
+    return_token_ids: bool | None = Field(None, description="prompt_token_ids and token_ids too")
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="name tokens token_id:5 in logprobs"
+    )
+    cache_salt: Annotated[str, stated(minLength=1, maxLength=MAX_NAME)] | None = Field(
+        None, description="prefix-cache pages are shared by requests of one salt only"
+    )
+    request_id: Annotated[str, stated(minLength=1, maxLength=MAX_NAME)] | None = Field(
+        None, description="part of the answer's id"
+    )
 
 
 class CompletionRequest(OpenAIBody):
@@ -104,6 +119,7 @@ class CompletionRequest(OpenAIBody):
     logprobs: Logprobs | None = None
     best_of: Integer | None = Field(None, description="n, if given")
     suffix: Annotated[Any, Neutral("")] = None
+    prompt_embeds: Empty = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +129,17 @@ class OpenAICall(Call):
     Attributes:
         include_usage: a stream ends with the usage of all answers.
         continuous_usage: every chunk of a stream has its answer's usage so far.
-        echo: the text begins with the prompt.
+        request_id: what the answer's id is made of; drawn if None.
+        telling: what the choices tell beside their text.
+        echo: the text begins with the prompt, or with the message it continues.
         prompt_only: nothing is wanted but the prompt (``max_tokens`` of 0): one token is
             generated, and not given.
     """
 
     include_usage: bool
     continuous_usage: bool
+    request_id: str | None
+    telling: Telling
     echo: bool = False
     prompt_only: bool = False
 
@@ -142,7 +162,8 @@ def completion_call(body: CompletionRequest, default_deterministic: bool) -> Ope
         sources["max_tokens"] = "max_tokens"
     values["max_tokens"] = 16 if body.max_tokens is None else body.max_tokens or 1
     values["logprobs"] = body.logprobs
-    values["prompt_logprobs"] = body.logprobs if echo else None
+    scored = (body.prompt_logprobs, body.logprobs if echo else None)
+    values["prompt_logprobs"] = max((k for k in scored if k is not None), default=None)
     params = sampling_params(values, sources)
     if body.best_of not in (None, params.n):
         raise RequestError(
@@ -160,7 +181,8 @@ def completion_call(body: CompletionRequest, default_deterministic: bool) -> Ope
         sources=sources,
         echo=echo,
         prompt_only=prompt_only,
-        **streaming(body),
+        add_special_tokens=body.add_special_tokens is not False,
+        **common(body, body.logprobs),
     )
 
 
@@ -168,24 +190,62 @@ def sampling_values(
     body: OpenAIBody, default_deterministic: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The given sampling fields over OpenAI's defaults, and the names they came under."""
-    given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
+    given = {name: value for name in _FIELDS if (value := getattr(body, name)) is not None}
+    if given.get("seed") == -1:
+        del given["seed"]
     values = {"temperature": 1.0, "deterministic": default_deterministic, **given}
     return values, {name: name for name in given}
 
 
-def streaming(body: OpenAIBody) -> dict[str, bool]:
-    """How the answer is to be sent, as fields of the call.
+def common(body: OpenAIBody, logprobs: int | None) -> dict[str, Any]:
+    """The fields of the call that both routes make alike.
+
+    Args:
+        logprobs: how many likeliest tokens are told beside each.
 
     Raises:
-        RequestError: options of a stream without one.
+        RequestError: a value out of range, or fields that do not go together.
     """
-    options = body.stream_options
-    if options is not None and not body.stream:
+    options = {} if body.stream_options is None else body.stream_options.model_dump()
+    for name, wanted in options.items():
+        if wanted and not body.stream:
+            raise RequestError(
+                f"stream_options: got {name} without stream, expected stream = true",
+                "stream_options",
+            )
+    if body.prompt_logprobs is not None and body.stream:
         raise RequestError(
-            "stream_options: got an object without stream, expected stream = true", "stream_options"
+            "prompt_logprobs: got it with stream, expected stream = false", "prompt_logprobs"
         )
+    for name in ("cache_salt", "request_id"):
+        value = getattr(body, name)
+        if value is not None and not 0 < len(value) <= MAX_NAME:
+            raise RequestError(f"{name}: expected 1 to {MAX_NAME} characters", name)
     return {
         "stream": bool(body.stream),
-        "include_usage": options is not None and bool(options.include_usage),
-        "continuous_usage": options is not None and bool(options.continuous_usage_stats),
+        "include_usage": bool(options.get("include_usage")),
+        "continuous_usage": bool(options.get("continuous_usage_stats")),
+        "request_id": body.request_id,
+        "cache_salt": body.cache_salt or "",
+        "truncation": _truncation(body),
+        "telling": Telling(
+            token_ids=bool(body.return_token_ids),
+            names_are_ids=bool(body.return_tokens_as_token_ids),
+            special=body.skip_special_tokens is False,
+            logprobs=logprobs,
+            prompt_logprobs=body.prompt_logprobs,
+        ),
     }
+
+
+def _truncation(body: OpenAIBody) -> Truncation | None:
+    most = body.truncate_prompt_tokens
+    if most is None:
+        return None
+    if most != -1 and not 1 <= most <= MAX_TOKENS_LIMIT:
+        raise RequestError(
+            f"truncate_prompt_tokens: got {most}, expected -1 or an integer in "
+            f"1..{MAX_TOKENS_LIMIT}",
+            "truncate_prompt_tokens",
+        )
+    return Truncation(None if most == -1 else most, body.truncation_side != "right")

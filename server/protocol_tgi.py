@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_N
-from detinfer.server.call import Call, check_prompts, sampling_params
+from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
 from detinfer.server.errors import Failure
 from detinfer.server.protocol import Integer, Neutral, StrictBody, Text, Texts, documented, shown
 from detinfer.server.protocol_native import Given, Sampling, Seed, Tokens, given_sampling
@@ -171,7 +171,7 @@ def tgi_call(body: TGIRequest, stream: bool, default_deterministic: bool) -> TGI
         params=params,
         sources=sources | {"prompt": "inputs"},
         stream=stream,
-        truncate=given.truncate,
+        truncation=None if given.truncate is None else Truncation(given.truncate),
         many=isinstance(body.inputs, list) or params.n > best_of,
         best_of=best_of,
         details=details,

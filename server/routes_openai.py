@@ -24,13 +24,14 @@ from detinfer.server.generation import (
     run_jobs,
 )
 from detinfer.server.openai_models import ChatCompletionResponse, CompletionResponse
-from detinfer.server.openai_values import ChatChoice, Choice, CompletionChoice, Value, usage
+from detinfer.server.openai_values import ChatChoice, Choice, CompletionChoice, usage
 from detinfer.server.openapi import body_of, failures, streamed
 from detinfer.server.protocol import parse_body
-from detinfer.server.protocol_chat import ChatCompletionRequest, chat_call
+from detinfer.server.protocol_chat import ChatCompletionRequest, chat_call, rendering
 from detinfer.server.protocol_openai import CompletionRequest, OpenAICall, completion_call
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
+from detinfer.server.telling import Value
 from detinfer.server.token_text import Echo, TokenTexts, echo_of, token_texts
 from detinfer.server.wire import json_response
 
@@ -60,7 +61,12 @@ async def completions(request: Request) -> Response:
         echoes = await _echoes(call, texts, jobs) if call.echo else [None] * len(call.prompts)
         return [
             CompletionChoice(
-                index, texts, job.prompt_token_ids, echoes[index // call.params.n], call.prompt_only
+                index,
+                texts,
+                call.telling,
+                job.prompt_token_ids,
+                echoes[index // call.params.n],
+                call.prompt_only,
             )
             for index, job in enumerate(jobs)
         ]
@@ -81,12 +87,17 @@ async def chat_completions(request: Request) -> Response:
     body = parse_body(ChatCompletionRequest, await request.body())
     if (refusal := other_model(service, body.model)) is not None:
         return refusal
-    prompt = await chat.render(engine, body.messages, body.chat_template_kwargs)
+    prompt = await chat.render(engine, body.messages, rendering(body))
     call = chat_call(body, prompt, service.default_deterministic)
     texts = token_texts(engine.tokenizer)
 
     async def choices(jobs: Sequence[Job]) -> list[Choice]:
-        return [ChatChoice(index, texts) for index in range(len(jobs))]
+        last = body.messages[-1] if body.messages and call.echo else None
+        echoed = last.content if last is not None and last.role == "assistant" else ""
+        return [
+            ChatChoice(index, texts, call.telling, job.prompt_token_ids, echoed)
+            for index, job in enumerate(jobs)
+        ]
 
     return await _answer(request, _Exchange(service, call, choices, "chatcmpl", _CHAT))
 
@@ -95,9 +106,10 @@ async def _echoes(call: OpenAICall, texts: TokenTexts, jobs: Sequence[Job]) -> l
     """Every prompt as it comes before its answers."""
     placed = call.params.logprobs is not None
     echoes = []
-    for prompt, job in zip(call.prompts, jobs[:: call.params.n], strict=True):
+    for sent, job in zip(call.prompts, jobs[:: call.params.n], strict=True):
+        prompt = sent if call.truncation is None else job.prompt_token_ids
         size = len(prompt) * (1 if isinstance(prompt, str) else _CHARACTERS_A_TOKEN)
-        echoes.append(await aside(size, echo_of, texts, prompt, job.prompt_token_ids, placed))
+        echoes.append(await aside(size, echo_of, texts, prompt, placed, call.add_special_tokens))
     return echoes
 
 
@@ -139,7 +151,7 @@ async def _answer(request: Request, exchange: _Exchange) -> Response:
 async def _whole(exchange: _Exchange, salt: str) -> Value:
     with exchange.service.answering():
         frame = _frame(exchange, exchange.objects[0])
-        outputs, choices = await _start(exchange, frame["id"], salt)
+        outputs, choices = await _start(exchange, salt)
         async with aclosing(outputs):
             async for batch in outputs:
                 for index, output in batch:
@@ -148,6 +160,7 @@ async def _whole(exchange: _Exchange, salt: str) -> Value:
             **frame,
             "choices": [choice.whole() for choice in choices],
             "usage": usage(choices, exchange.call.params.n),
+            **_of_prompt(choices),
         }
 
 
@@ -155,7 +168,8 @@ async def _events(exchange: _Exchange, salt: str) -> AsyncGenerator[bytes, None]
     call = exchange.call
     with exchange.service.answering():
         frame = _frame(exchange, exchange.objects[1])
-        outputs, choices = await _start(exchange, frame["id"], salt)
+        outputs, choices = await _start(exchange, salt)
+        begun = False
         async with aclosing(outputs):
             async for batch in outputs:
                 chunks = []
@@ -163,6 +177,8 @@ async def _events(exchange: _Exchange, salt: str) -> AsyncGenerator[bytes, None]
                     choice = choices[index]
                     for value in choice.chunks(output):
                         chunk = {**frame, "choices": [value]}
+                        if not begun:
+                            begun, chunk = True, {**chunk, **_of_prompt(choices)}
                         if call.continuous_usage:
                             chunk["usage"] = usage([choice], 1)
                         elif call.include_usage:
@@ -178,7 +194,7 @@ def _frame(exchange: _Exchange, kind: str) -> Value:
     """The fields that an answer and all its chunks share."""
     engine = exchange.service.ready_engine()
     return {
-        "id": f"{exchange.prefix}-{uuid.uuid4().hex}",
+        "id": f"{exchange.prefix}-{exchange.call.request_id or uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
         "model": exchange.service.model_id(engine),
@@ -186,9 +202,16 @@ def _frame(exchange: _Exchange, kind: str) -> Value:
     }
 
 
-async def _start(exchange: _Exchange, name: str, salt: str) -> tuple[Outputs, Sequence[Choice]]:
+def _of_prompt(choices: Sequence[Choice]) -> Value:
+    """What a chat's answer, or its first chunk, tells of the prompt; other choices tell it."""
+    first = choices[0]
+    return first.of_prompt() if isinstance(first, ChatChoice) else {}
+
+
+async def _start(exchange: _Exchange, salt: str) -> tuple[Outputs, Sequence[Choice]]:
     """The outputs to come, and the choices they are to be put in."""
     engine = exchange.service.ready_engine()
+    name = f"{exchange.prefix}-{uuid.uuid4().hex}"  # clients may choose one id twice
     jobs = await exchange.call.jobs(engine, name, salt)
     choices = await exchange.choices(jobs)
     return run_jobs(engine, jobs), choices

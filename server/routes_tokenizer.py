@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
 from detinfer.server import chat
 from detinfer.server.generation import aside, other_model
+from detinfer.server.neutral_fields import Absent, Empty, NoOptions
 from detinfer.server.openapi import body_of, failures
-from detinfer.server.protocol import Neutral, StrictBody, TokenIds, exactly_one, parse_body
-from detinfer.server.protocol_chat import ChatMessages, TemplateOptions
+from detinfer.server.protocol import StrictBody, TokenIds, exactly_one, parse_body
+from detinfer.server.protocol_chat import ChatMessages, TemplateOptions, begins_answer
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
 
@@ -38,8 +40,11 @@ class TokenizeRequest(StrictBody):
     add_generation_prompt: bool | None = None
     chat_template_kwargs: TemplateOptions | None = None
     return_token_strs: bool | None = None
-    continue_final_message: Annotated[Any, Neutral(False)] = None
-    tools: Annotated[Any, Neutral([])] = None
+    continue_final_message: bool | None = None
+    chat_template: Absent = None
+    tools: Empty = None
+    media_io_kwargs: NoOptions = None
+    mm_processor_kwargs: NoOptions = None
 
 
 class TokenizeResponse(BaseModel):
@@ -151,13 +156,13 @@ async def _tokens(engine: AsyncEngine, body: TokenizeRequest) -> list[int]:
         got = "neither" if body.prompt is None else "both"
         raise RequestError(f"prompt: got {got} of prompt and messages, expected one", "prompt")
     if body.prompt is None:
-        if body.add_special_tokens:
-            raise RequestError(
-                "add_special_tokens: got true with messages, whose template writes them",
-                "add_special_tokens",
-            )
-        generate = body.add_generation_prompt is not False
-        return await chat.render(engine, body.messages, body.chat_template_kwargs, generate)
+        rendering = Rendering(
+            body.chat_template_kwargs or {},
+            begins_answer(body.add_generation_prompt, body.continue_final_message),
+            bool(body.continue_final_message),
+            bool(body.add_special_tokens),
+        )
+        return await chat.render(engine, body.messages, rendering)
     tokens = await aside(
         len(body.prompt),
         engine.tokenizer.encode,

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,14 @@ class TokenTexts:
         """The token's text; bytes that are no whole characters become replacement characters."""
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
-    def encode(self, text: str) -> Any:
+    def encode(self, text: str, add_special_tokens: bool) -> Any:
         """A text's tokens with their places in it, and which of them were added to it."""
-        return self._tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+        return self._tokenizer(
+            text,
+            add_special_tokens=add_special_tokens,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+        )
 
     def _spell_out(self, token_id: int) -> bytes:
         if token_id in self._added:
@@ -85,11 +90,12 @@ class Echo:
 
 
 def echo_of(
-    texts: TokenTexts, prompt: str | list[int], token_ids: Sequence[int], with_offsets: bool
+    texts: TokenTexts, prompt: str | list[int], with_offsets: bool, add_special_tokens: bool = True
 ) -> Echo:
-    """The echo of a prompt that was sent as a text, or as ids, and came to ``token_ids``."""
+    """The echo of a prompt that was sent as a text, which came to the tokens it has, or as ids."""
     if isinstance(prompt, str):
-        return Echo(prompt, _offsets_in(texts, prompt, token_ids) if with_offsets else None)
+        found = _offsets_in(texts, prompt, add_special_tokens) if with_offsets else None
+        return Echo(prompt, found)
     text = texts.decode(prompt)
     return Echo(text, _offsets_of(texts, prompt)[0] if with_offsets else None)
 
@@ -104,11 +110,11 @@ def _offsets_of(texts: TokenTexts, token_ids: Iterable[int]) -> tuple[list[int],
     return starts, text + detokenizer.finish()
 
 
-def _offsets_in(texts: TokenTexts, text: str, token_ids: Sequence[int]) -> list[int]:
-    """Where tokens begin in the text they were made of; those that were added take no room."""
-    encoding = texts.encode(text)
-    added = encoding["special_tokens_mask"]
-    own, spelled = _offsets_of(texts, [t for t, a in zip(token_ids, added, strict=True) if not a])
+def _offsets_in(texts: TokenTexts, text: str, add_special_tokens: bool) -> list[int]:
+    """Where a text's tokens begin in it; those that were added take no room."""
+    encoding = texts.encode(text, add_special_tokens)
+    ids, added = encoding["input_ids"], encoding["special_tokens_mask"]
+    own, spelled = _offsets_of(texts, [t for t, a in zip(ids, added, strict=True) if not a])
     lost = len(text) - len(spelled)  # a space in front, which some decoders drop
     if text.endswith(spelled) and not text[:lost].strip(" "):
         own = [start + lost if i else 0 for i, start in enumerate(own)]

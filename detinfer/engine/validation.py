@@ -13,8 +13,10 @@ from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 
 
-def encode_text(tokenizer: Any, text: str, field: str = "prompt") -> list[int]:
-    """Token ids of a raw text, special tokens as the tokenizer adds them by default.
+def encode_text(
+    tokenizer: Any, text: str, field: str = "prompt", add_special_tokens: bool = True
+) -> list[int]:
+    """Token ids of a raw text, with the special tokens that the tokenizer adds by default.
 
     Raises:
         RequestError: the text has characters that UTF-8 cannot carry (bytes that were not UTF-8).
@@ -25,7 +27,7 @@ def encode_text(tokenizer: Any, text: str, field: str = "prompt") -> list[int]:
         raise RequestError(
             f"{field}: got text that is not valid UTF-8 at character {error.start}", field
         ) from None
-    return list(tokenizer.encode(text))
+    return list(tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
 
 def too_long(longest: int, field: str, complaint: str) -> RequestError:

@@ -17,7 +17,9 @@ class ChatTokenizer(FakeTokenizer):
 
     chat_template = "there is one"
 
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+    def apply_chat_template(
+        self, messages, tokenize, add_generation_prompt, continue_final_message
+    ):
         assert tokenize is False
         text = "".join(f"{m['role'][0]}:{m['content']}|" for m in messages)
         return text + "a:" * add_generation_prompt

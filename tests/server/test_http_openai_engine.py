@@ -81,3 +81,58 @@ def test_lm_evals_request_gives_one_answer_at_any_batch_size(client):
         [one] = client.post(COMPLETIONS, {**body, "prompt": [prompt]}).json()["choices"]
         assert one["logprobs"] == choice["logprobs"]
         assert len(one["logprobs"]["tokens"]) == len(prompt) + 1
+
+
+def test_prompt_logprobs_are_the_floats_of_echo_and_of_generation(client):
+    ids = list(TEXT.encode())
+    body = {"prompt": ids, "temperature": 0, "ignore_eos": True}
+    asked = {**body, "max_tokens": 20, "logprobs": 3, "return_token_ids": True}
+    [written] = client.post(COMPLETIONS, asked).json()["choices"]
+    whole = ids + written["token_ids"]
+    asked = {
+        **body,
+        "prompt": whole,
+        "max_tokens": 1,
+        "prompt_logprobs": 3,
+        "return_token_ids": True,
+    }
+    [scored] = client.post(COMPLETIONS, asked).json()["choices"]
+    asked = {**body, "prompt": whole, "max_tokens": 0, "echo": True, "logprobs": 3}
+    [echoed] = client.post(COMPLETIONS, asked).json()["choices"]
+    entries = scored["prompt_logprobs"]
+    assert (scored["prompt_token_ids"], entries[0]) == (whole, None)
+    own = [entry[str(token)] for token, entry in zip(whole[1:], entries[1:], strict=True)]
+    assert [one["logprob"] for one in own] == echoed["logprobs"]["token_logprobs"][1:]
+    assert [one["logprob"] for one in own][len(ids) - 1 :] == written["logprobs"]["token_logprobs"]
+    # The answer was greedy, the prompt was not.
+    assert {one["rank"] for one in own[len(ids) - 1 :]} == {1}
+    assert len({one["rank"] for one in own}) > 3
+    for entry in entries[1:]:
+        first, *others = entry.values()
+        ranks = sorted(one["rank"] for one in (first, *others))
+        assert ranks[:3] == [1, 2, 3]
+        assert len(ranks) == 3 + (first["rank"] > 3)
+        by_rank = sorted(entry.values(), key=lambda one: one["rank"])
+        logprobs = [one["logprob"] for one in by_rank]
+        assert logprobs == sorted(logprobs, reverse=True)
+
+
+def test_top_p_zero_is_the_likeliest_token_at_any_temperature(client):
+    body = {"prompt": TEXT, "max_tokens": 12, "ignore_eos": True}
+    [greedy] = client.post(COMPLETIONS, {**body, "temperature": 0}).json()["choices"]
+    for given in ({"top_p": 0, "temperature": 2.0}, {"top_p": 0}):
+        [choice] = client.post(COMPLETIONS, {**body, **given}).json()["choices"]
+        assert (choice["digest"], choice["text"]) == (greedy["digest"], greedy["text"])
+    [sampled] = client.post(COMPLETIONS, {**body, "temperature": 2.0, "seed": 1}).json()["choices"]
+    assert sampled["digest"] != greedy["digest"]
+
+
+def test_what_is_shown_does_not_move_a_digest(client):
+    body = {"prompt": TEXT, "max_tokens": 12, "temperature": 0}
+    shown = {"skip_special_tokens": False, "include_stop_str_in_output": True, "cache_salt": "s"}
+    shown |= {"return_token_ids": True, "prompt_logprobs": 1}
+    digests = {
+        client.post(COMPLETIONS, given).json()["choices"][0]["digest"]
+        for given in (body, body | shown)
+    }
+    assert len(digests) == 1

@@ -49,8 +49,9 @@ def test_add_special_tokens_is_the_tokenizers_own_doing(make_client):
     client = make_client(engine)
     for flag, tokens in [({}, [1, 97]), ({"add_special_tokens": False}, [97])]:
         assert client.post("/tokenize", {"prompt": "a", **flag}).json()["tokens"] == tokens
-    # The template writes every special token itself: none is doubled.
-    assert client.post("/tokenize", {"messages": HI}).json()["tokens"].count(1) == 2
+    # The template writes every special token itself: none is doubled, unless asked for.
+    for flag, count in [({}, 2), ({"add_special_tokens": True}, 3)]:
+        assert client.post("/tokenize", {"messages": HI, **flag}).json()["tokens"].count(1) == count
     client.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1})
     body = {"prompt": "a", "max_tokens": 1, "echo": True, "logprobs": 0}
     choice = client.post("/v1/completions", body).json()["choices"][0]
@@ -82,9 +83,9 @@ def test_info_has_what_clients_ask_for(client):
         ("/tokenize", {"messages": []}, "messages", "got an empty list"),
         (
             "/tokenize",
-            {"messages": HI, "add_special_tokens": True},
-            "add_special_tokens",
-            "got true with messages",
+            {"messages": HI, "add_generation_prompt": True, "continue_final_message": True},
+            "continue_final_message",
+            "got true with add_generation_prompt = true, expected one",
         ),
         ("/tokenize", {"prompt": "a", "promt": "a"}, "promt", "did you mean prompt?"),
         ("/detokenize", {}, "tokens", "missing"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from detinfer.engine.detokenizer import Detokenizer
 from detinfer.engine.outputs import RequestOutput, TokenLogprob
 from detinfer.server.openai_values import CompletionChoice
+from detinfer.server.telling import Telling
 from detinfer.server.token_text import Offsets, TokenTexts, echo_of
 
 TEXT = " né  😀\n\tzero-width\u200b end"
@@ -82,7 +83,7 @@ def test_special_tokens_take_room_only_where_they_are_in_the_text():
     texts = TokenTexts(tokenizer)
     ids = [1, 97, 2, 98]
     for prompt in ("<|im_start|>a<|im_end|>b", ids):
-        assert echo_of(texts, prompt, ids, True).offsets == [0, 12, 13, 23]
+        assert echo_of(texts, prompt, True).offsets == [0, 12, 13, 23]
     answer = Offsets(Detokenizer(texts.decode, (), texts.special))
     assert [answer.next(i) for i in ids] == [0, 0, 1, 1]  # an answer's text leaves them out
 
@@ -91,7 +92,7 @@ def test_special_tokens_take_room_only_where_they_are_in_the_text():
 def test_tokens_that_the_tokenizer_adds_take_no_room(text):
     tokenizer = _adding("byte_fallback")
     ids = tokenizer.encode(text)
-    offsets = echo_of(TokenTexts(tokenizer), text, ids, True).offsets
+    offsets = echo_of(TokenTexts(tokenizer), text, True).offsets
     assert (offsets[0], offsets[-1]) == (0, len(text))
     if len(ids) > 2:
         assert offsets[1] == 0
@@ -137,7 +138,7 @@ def _choice(tokenizer, prompt, answer_ids):
     """A whole choice that echoes ``prompt``, and the tokens it lists."""
     texts = TokenTexts(tokenizer)
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    choice = CompletionChoice(0, texts, ids, echo_of(texts, prompt, ids, True), False)
+    choice = CompletionChoice(0, texts, Telling(logprobs=0), ids, echo_of(texts, prompt, True))
     detokenizer = Detokenizer(texts.decode, ids, texts.special)
     for i, token_id in enumerate(answer_ids):
         last = i == len(answer_ids) - 1
@@ -208,7 +209,7 @@ def test_offsets_are_lengths_of_what_the_tokens_before_decode_to(kind, prompt):
     tokenizer = _made(kind)
     texts, ids = TokenTexts(tokenizer), tokenizer.encode(prompt)
     for sent in (prompt, ids):
-        echo = echo_of(texts, sent, ids, True)
+        echo = echo_of(texts, sent, True)
         if texts.decode(ids) == echo.text:
             heads = [texts.decode(ids[:i]).rstrip("\ufffd") for i in range(len(ids))]
             # A byte that begins a character makes some decoders give up those before it too.

@@ -1,0 +1,108 @@
+"""What OpenAI's choices tell beside their text, as the clients of vLLM ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.server.token_text import TokenTexts
+
+Value = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What a request asks for.
+
+    Attributes:
+        token_ids: ids of the prompt and of the answer.
+        names_are_ids: log-probabilities name tokens by their ids, of which no two are alike.
+        special: special tokens are part of the text.
+        logprobs: how many of the likeliest tokens at each place of the text; None for none.
+        prompt_logprobs: the same of the prompt, in a list of its own.
+    """
+
+    token_ids: bool = False
+    names_are_ids: bool = False
+    special: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def name(self, texts: TokenTexts, token_id: int) -> str:
+        """What a token is called among log-probabilities."""
+        return f"token_id:{token_id}" if self.names_are_ids else texts.text_of(token_id)
+
+    def of_prompt(
+        self, texts: TokenTexts, token_ids: Sequence[int], scores: Sequence[TokenLogprob] | None
+    ) -> Value:
+        """What is told of a prompt, whose scores are those of all its tokens but the first."""
+        told: Value = {}
+        if self.token_ids:
+            told["prompt_token_ids"] = list(token_ids)
+        if self.prompt_logprobs is not None:
+            most = self.prompt_logprobs
+            told["prompt_logprobs"] = [None, *(_at_place(texts, s, most) for s in scores or ())]
+        return told
+
+
+class TellingChoice:
+    """What both routes' choices have.
+
+    Args:
+        index: among the choices.
+        texts: spells tokens.
+        telling: what to tell beside the text.
+        prompt_token_ids: what the choice answers.
+
+    Attributes:
+        last: the last increment that came.
+    """
+
+    def __init__(
+        self, index: int, texts: TokenTexts, telling: Telling, prompt_token_ids: Sequence[int]
+    ) -> None:
+        self.index = index
+        self.last: RequestOutput | None = None
+        self._texts = texts
+        self._telling = telling
+        self._prompt = prompt_token_ids
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._scores: Sequence[TokenLogprob] | None = None
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens given so far."""
+        return 0 if self.last is None else self.last.completion_tokens
+
+    def of_prompt(self) -> Value:
+        """What is told of the prompt, once there was an increment."""
+        return self._telling.of_prompt(self._texts, self._prompt, self._scores)
+
+    def _arrive(self, output: RequestOutput) -> bool:
+        """Take note of an increment; whether it is the first."""
+        first, self.last = self.last is None, output
+        if first:
+            self._scores = output.prompt_logprobs
+        return first
+
+    def _ids(self, token_ids: Sequence[int]) -> Value:
+        return {"token_ids": list(token_ids)} if self._telling.token_ids else {}
+
+
+def _at_place(texts: TokenTexts, score: TokenLogprob, most: int) -> Value:
+    """The prompt's own token first, then the likeliest; each under its id."""
+    found = {score.token_id: (score.logprob, score.rank)}
+    for rank, (token_id, logprob) in enumerate(score.top[:most], 1):
+        found.setdefault(token_id, (logprob, rank))
+    return {
+        str(token_id): {
+            "logprob": logprob,
+            "rank": rank,
+            "decoded_token": texts.text_of(token_id),
+        }
+        for token_id, (logprob, rank) in found.items()
+    }
