@@ -191,8 +191,8 @@ def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uin
         logits: [L, V] float32.
 
     Returns:
-        The lowest id of each row's largest logit, -1 where the row is not finite [L], and rule 8's
-        two sums of each row [L, 2].
+        The lowest id of each row's largest logit, -1 where one is NaN or +Inf or all are -Inf [L],
+        and rule 8's two sums of each row [L, 2].
     """
     out: tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]] = _kernels().summarise(logits)
     return out

@@ -63,8 +63,9 @@ def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tup
         rows: how each is sampled. L of them
 
     Returns:
-        Token ids, -1 where the logits (or the largest of those to choose from, adjusted and
-        over the temperature) are not finite, and the two sums of each row's checksum.
+        Token ids, and the two sums of each row's checksum. An id is -1 where a logit is NaN or
+        +Inf, or the largest to choose from, adjusted and over the temperature, is not finite; one
+        whose logit is -Inf is never chosen.
     """
     best, sums = ops.summarise(logits)
     tokens: list[int] = best.tolist()

@@ -417,8 +417,12 @@ def softmax(x: Array, total: Callable[[Array], Array] = lane_sum) -> Array:
 
 
 def argmax(logits: Array) -> npt.NDArray[np.int64]:
-    """Lowest id of the largest logit; -1 for a row with a NaN or infinity. [L, V] -> [L]."""
-    return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
+    """Lowest id of the largest logit; -1 for a row with a NaN or +Inf, or of -Inf. [L, V] -> [L].
+
+    A logit of -Inf is that of a token which is never chosen.
+    """
+    # A maximum is NaN where a value is.
+    return np.where(np.isfinite(logits.max(axis=-1)), logits.argmax(axis=-1), -1)
 
 
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]:
@@ -489,7 +493,10 @@ def sample(
     position: int = 0,
     masked: Sequence[int] = (),
 ) -> int:
-    """The token id that one row of finite logits [V] gives, or -1; ``masked`` ids take no part."""
+    """The token id that one row of logits [V] gives, or -1; ``masked`` ids take no part.
+
+    None of the logits may be NaN or +Inf.
+    """
     ids = np.setdiff1d(np.arange(len(logits)), masked)
     x = adjust(
         logits,

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import Response
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_NEVER = -9999.0  # OpenAI's own value for the log-probability of what cannot come
 
-to_json = _encoder.encode
+
+def to_json(value: object) -> str:
+    """Encode ``value``; -inf, which JSON does not have, as -9999.0.
+
+    Raises:
+        ValueError: a NaN or +inf.
+    """
+    try:
+        return _encoder.encode(value)
+    except ValueError:  # rare: models that rule tokens out
+        return _encoder.encode(_spelled(value))
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _spelled(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(one) for one in value]
+    return _NEVER if isinstance(value, float) and value == -math.inf else value
 
 
 def to_json_bytes(value: object) -> bytes:

@@ -61,6 +61,7 @@ ALLOWED = {
     ("models/routing", "_sigmoid", "x.sigmoid"): FAST,
     ("models/routing", "_softmax", "x.softmax"): FAST,
     ("models/gguf", "_main_dtype", "np.prod"): SIZES,
+    ("models/weight_file", "_parse", "np.prod"): SIZES,
     ("models/weight_file", "write_weights", "np.prod"): SIZES,
     ("models/norms", "_verify", "().float().mean"): "a formula compared at load, with tolerance",
     ("models/rope", "_layout", "angles.cos"): "a layout compared at load, with tolerance",

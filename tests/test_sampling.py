@@ -158,7 +158,24 @@ def test_a_row_does_not_see_its_neighbours():
     assert together == alone == backwards
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 30.0])
+def test_a_logit_of_minus_infinity_is_never_chosen(filters, temperature):
+    logits = logits_of(3, 60)
+    logits[0, ::2] = -np.inf
+    logits[1, 1:] = -np.inf
+    logits[2] = -np.inf
+    for seed in range(20):
+        rows = [row(seed=seed, temperature=temperature, **filters) for _ in logits]
+        given = {"temperature": temperature, "seed": seed, "position": 11, **filters}
+        with np.errstate(invalid="ignore"):  # the reference looks at a row of nothing, too
+            expected = [reference.sample(values, **given) for values in logits]
+        assert choose(logits, rows) == expected
+        assert expected[0] % 2 == 1
+        assert expected[1:] == [0, -1]
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_non_finite_logits_give_no_token_to_their_own_row_only(poison):
     logits = logits_of(4, 50)
     clean = choose(logits, [row(temperature=t) for t in (0, 1, 0, 1)])

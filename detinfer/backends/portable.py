@@ -183,7 +183,7 @@ def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uin
 
 
 def argmax(logits: Array) -> npt.NDArray[np.int64]:
-    """Lowest id of the largest logit of each row [L, V]; -1 where a row is not finite. [L]"""
+    """Lowest id of the largest logit of each row [L, V]; -1 where one is NaN or +Inf. [L]"""
     out = np.empty(logits.shape[0], np.int64)
     _logits.argmax(logits, out)
     return out

@@ -66,9 +66,12 @@ def accepted(draft: Sequence[int], choices: Sequence[Choice]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1].token, pairs))
 
 
-def is_finite(one: TokenLogprob) -> bool:
-    """Whether a log-probability, and the least of those beside it, are finite."""
-    return all(math.isfinite(logprob) for logprob in (one.logprob, *(p for _, p in one.top[-1:])))
+def is_number(one: TokenLogprob) -> bool:
+    """Whether a log-probability is one: all of a row are NaN where a logit is NaN or +inf.
+
+    -inf is: of a token that the model can never choose.
+    """
+    return not math.isnan(one.logprob)
 
 
 def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:

@@ -9,7 +9,7 @@ from detinfer.choices import noise_seed
 from detinfer.config import PAGE_SIZE, EngineConfig
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
-from detinfer.engine.choosing import Choice, Outcome, accepted, is_finite, read_logits
+from detinfer.engine.choosing import Choice, Outcome, accepted, is_number, read_logits
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.increments import Increment, failure_of, output_of
 from detinfer.engine.outputs import FinishReason, RequestOutput
@@ -267,7 +267,7 @@ class Engine:
         request, choices = row.request, outcome.choices
         self._count_computed(request, row.num_tokens)
         request.prompt_logprobs += outcome.scores
-        if not all(map(is_finite, outcome.scores)):
+        if not all(map(is_number, outcome.scores)):
             return self._end(request, "error", cut=True, error=NON_FINITE)
         if not choices:
             return None

@@ -64,14 +64,25 @@ def check_magic(path: Path) -> None:
 
     Raises:
         ModelLoadError: it cannot be read, or is something else under that name.
+        UnsupportedModelError: a version or byte order that is not read.
     """
     try:
         with open(path, "rb") as file:
-            magic = file.read(4)
+            head = file.read(8)
     except OSError as error:
         raise ModelLoadError(f"{path}: cannot be read ({error.strerror})") from error
-    if magic != b"GGUF":
+    if (magic := head[:4]) != b"GGUF":
         raise ModelLoadError(f"{path}: not a GGUF file: it begins with {magic!r}, expected b'GGUF'")
+    version = int.from_bytes(head[4:], "little")
+    if len(head) == 8 and version and not version & 0xFFFF:
+        raise UnsupportedModelError(
+            f"{path}: a GGUF file of big-endian numbers, which is not supported: convert it with "
+            "`gguf-convert-endian FILE little`"
+        )
+    if len(head) == 8 and version not in (2, 3):
+        raise UnsupportedModelError(
+            f"{path}: GGUF version {version}, expected 2 or 3: convert the model again"
+        )
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -86,6 +97,7 @@ def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]
 
 
 def _open(path: Path) -> Any:
+    check_magic(path)
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:

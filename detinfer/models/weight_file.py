@@ -11,7 +11,6 @@ import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,9 @@ def _parse(header: dict[str, Any], start: int) -> tuple[dict[str, TensorInfo], i
         begin, end = (start + int(offset) for offset in entry["data_offsets"])
         info = TensorInfo(str(entry["dtype"]), shape, (begin, end))
         size = ITEM_BYTES.get(info.dtype)  # other dtypes are refused by whoever wants their values
-        if min(shape, default=0) < 0 or (size is not None and end - begin != prod(shape) * size):
+        if min(shape, default=0) < 0 or (
+            size is not None and end - begin != int(np.prod(shape, dtype=object)) * size
+        ):
             raise ValueError("a tensor's bytes are not those of its shape")
         tensors[name] = info
     tensors = dict(sorted(tensors.items(), key=lambda item: item[1].span))

@@ -78,14 +78,13 @@ def _checksum(b, x, n, key):
     return result
 
 
-def _finite(b, x, n):
-    """1 where every value of the row is finite."""
+def _sane(b, x, n):
+    """1 where no value of the row is NaN or +Inf."""
     bad = cgutils.alloca_once_value(b, ir.Constant(ir.IntType(32), 0))
     wide = cgutils.alloca_once_value(b, Emit(b).int32(0))
 
     def body(e, i):
-        magnitude = b.and_(e.bits(e.load(x, i)), e.int32(0x7FFFFFFF))
-        flag = b.zext(b.icmp_signed(">=", magnitude, e.int32(0x7F800000)), e.i32)
+        flag = b.zext(b.fcmp_unordered(">=", e.load(x, i), e.const(float("inf"))), e.i32)
         slot = wide if e.lanes > 1 else bad
         b.store(b.or_(b.load(slot), flag), slot)
 
@@ -100,8 +99,9 @@ row_max = row_intrinsic(types.float32, [ADDRESS, ADDRESS], _max)
 exp_sum = row_intrinsic(types.float32, [ADDRESS, types.float32, ADDRESS], _exp_sum)
 exp_row = row_intrinsic(types.void, [ADDRESS, types.float32, ADDRESS, ADDRESS], _exp_row)
 checksum_row = row_intrinsic(types.uint64, [ADDRESS, ADDRESS, types.uint64], _checksum)
-row_finite = row_intrinsic(types.boolean, [ADDRESS, ADDRESS], _finite)
+row_sane = row_intrinsic(types.boolean, [ADDRESS, ADDRESS], _sane)
 
+NEVER = np.float32(-np.inf)  # the logit of a token that is never chosen
 KEY_0, KEY_1 = (np.uint64(key) for key in c.CHECKSUM_KEYS)
 
 
@@ -140,10 +140,12 @@ def softmax(x, out):
 
 @kernel
 def argmax_row(x, n):
-    """Lowest index of the largest value, or -1 where a value is not finite."""
-    if not row_finite(x, n):
+    """Lowest index of the largest value; -1 where one is NaN or +Inf, or all are -Inf."""
+    if not row_sane(x, n):
         return -1
     m, values = row_max(x, n), f32_at(x, n)
+    if m == NEVER:
+        return -1
     for i in range(n):
         if values[i] == m:
             return i

@@ -44,11 +44,12 @@ def _splitmix64(z):
 
 @triton.jit
 def _order_key(x, bits, column):
-    """Integers in the order of (logit, lowest id): the largest is argmax's."""
+    """Integers in the order of (logit, lowest id): the largest is argmax's, if not -Inf."""
     bits = tl.where(x == 0, 0, bits)  # -0 equals +0
     value = bits ^ ((bits >> 31) & MAGNITUDE)
     key = (value.to(tl.int64) << 32) + (LOW_WORD - column.to(tl.int64))
-    return tl.where(tl.abs(x) < INF, key, NOT_FINITE)
+    key = tl.where(x > -INF, key, NOTHING)
+    return tl.where(x < INF, key, NOT_FINITE)  # not of a NaN
 
 
 @triton.jit
@@ -82,7 +83,8 @@ def combine_kernel(partial, out, slices, SLICES: tl.constexpr):
     key = tl.max(tl.load(place, mask=mask, other=NOTHING), 0)
     sum1 = tl.sum(tl.load(place + 1, mask=mask, other=0), 0)  # order-free: integers
     sum2 = tl.sum(tl.load(place + 2, mask=mask, other=0), 0)  # order-free: integers
-    tl.store(out + row * 3, tl.where(key == NOT_FINITE, -1, LOW_WORD - (key & LOW_WORD)))
+    none = (key == NOT_FINITE) | (key == NOTHING)
+    tl.store(out + row * 3, tl.where(none, -1, LOW_WORD - (key & LOW_WORD)))
     tl.store(out + row * 3 + 1, sum1)
     tl.store(out + row * 3 + 2, sum2)
 
@@ -133,7 +135,7 @@ def summarise(logits: Tensor, *, out: Tensor | None = None) -> Tensor:
 
     Returns:
         ``out``, or a new tensor: the lowest id of the largest logit, -1 for a row with a NaN or
-        infinity; then the two sums, their 64 bits read as signed.
+        +Inf, or of nothing but -Inf; then the two sums, their 64 bits read as signed.
 
     Raises:
         ValueError: a shape, dtype or layout with no kernel.

@@ -316,10 +316,10 @@ def test_sampling_filters_keep_what_the_contract_says():
     assert reference.sample(logits, temperature=0.0, masked=[1]) == 2
 
 
-def test_argmax_takes_the_lowest_id_and_refuses_what_is_not_finite():
+def test_argmax_takes_the_lowest_id_and_refuses_what_is_no_number():
     logits = np.array([[1, 3, 3, 2], [0, -0.0, 0, 0], [1, np.nan, 0, 0], [np.inf, 0, 0, 0],
-                       [-np.inf, 5, 6, 6]], F32)  # fmt: skip
-    assert reference.argmax(logits).tolist() == [1, 0, -1, -1, -1]
+                       [-np.inf, 5, 6, 6], [-np.inf] * 4], F32)  # fmt: skip
+    assert reference.argmax(logits).tolist() == [1, 0, -1, -1, 2, -1]
 
 
 def test_checksum_is_the_integer_formula():

@@ -117,9 +117,10 @@ def write_gguf(
     pairs: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
     kind: Kind = Kind.F32,
+    order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
 ) -> Path:
     """Write a file; matrices are stored as ``kind``, vectors in F32."""
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, arch, endianess=order)
     for key, value in (metadata(arch) if pairs is None else pairs).items():
         if isinstance(value, bool):
             writer.add_bool(key, value)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from gguf import GGUFEndian
 from gguf_samples import TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
 
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
-from detinfer.models.loader import resolve_model
+from detinfer.models.loader import check_model, resolve_model
 
 
 def refuse(path, cache, kind, words):
@@ -78,15 +79,33 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, cache, value):
     refuse(path, cache, ModelLoadError, "blk.1.ffn_down.weight holds NaN or infinity")
 
 
-@pytest.mark.parametrize("keep", [0, 3, 100, 3000, -5000, -1])
+@pytest.mark.parametrize("keep", [0, 3, 4, 7, 9, 100, 3000, -5000, -1])
 def test_a_file_cut_short_is_refused(tmp_path, cache, keep):
     path = write_gguf(tmp_path / "m.gguf")
     data = path.read_bytes()
     path.write_bytes(data[:keep])
-    refuse(path, cache, ModelLoadError, "truncated or damaged")
+    short = "it begins with b'(GGU)?', expected" if 0 <= keep < 4 else "truncated or damaged"
+    refuse(path, cache, ModelLoadError, short)
+
+
+def test_big_endian_numbers_are_refused_by_name(tmp_path, cache):
+    path = write_gguf(tmp_path / "m.gguf", order=GGUFEndian.BIG)
+    words = "big-endian numbers.*gguf-convert-endian FILE little"
+    refuse(path, cache, UnsupportedModelError, words)
+    with pytest.raises(UnsupportedModelError, match=words):
+        check_model(str(path))
+
+
+@pytest.mark.parametrize("version", [1, 4, 0x7FFF0001])
+def test_another_version_of_the_format_is_named(tmp_path, cache, version):
+    path = write_gguf(tmp_path / "m.gguf")
+    data = bytearray(path.read_bytes())
+    data[4:8] = version.to_bytes(4, "little")
+    path.write_bytes(data)
+    refuse(path, cache, UnsupportedModelError, f"GGUF version {version}, expected 2 or 3")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, cache):
     path = tmp_path / "m.gguf"
     path.write_bytes(b"<!DOCTYPE html>" * 1000)
-    refuse(path, cache, ModelLoadError, "not a whole GGUF file")
+    refuse(path, cache, ModelLoadError, "not a GGUF file: it begins with b'<!DO'")
