@@ -20,6 +20,7 @@ try:
         integer,
         server_config,
     )
+    from detinfer.logs import log, logging_to_stderr
     from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
     from detinfer.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
     from detinfer.preflight import check_start
@@ -193,13 +194,20 @@ def _add_check_flags(parser: argparse.ArgumentParser) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     engine, server = engine_config(args), server_config(args)
-    check_start(engine)
-    from detinfer.server.listener import bind
+    with logging_to_stderr(server.log_format, server.log_level):
+        try:
+            check_start(engine)
+            from detinfer.server.listener import bind
 
-    with bind(server.host, server.port) as listener:
-        from detinfer.server.run import run_server
+            with bind(server.host, server.port) as listener:
+                from detinfer.server.run import run_server
 
-        return run_server(engine, server, listener)
+                return run_server(engine, server, listener)
+        except DetinferError as error:
+            if server.log_format == "text":
+                raise  # said as every command says it
+            log.error("%s", error)
+            return USAGE_ERROR
 
 
 def _generate(args: argparse.Namespace) -> int:

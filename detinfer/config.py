@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detinfer.errors import ConfigError
+from detinfer.logs import FORMATS, LEVELS
 
 PAGE_SIZE = 64  # tokens in one KV page; also the attention block of the arithmetic contract
 
@@ -64,9 +65,7 @@ class EngineConfig:
         ):
             raise ConfigError(f"model: got {self.model!r}, expected a path, a hub id or None")
         for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in known:
-                raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+            _choice(self, name, known)
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory"):
             _integer(self, name, low=1, optional=True)
         _integer(self, "threads", low=None, optional=True)  # the bounds are the machine's
@@ -119,7 +118,9 @@ class ServerConfig:
         shutdown_timeout: seconds that running requests get to finish.
         exit_on_engine_death: whether the server ends, with status 1, when its engine has; else it
             stays to answer 503.
-        access_log: whether each request is logged, as a line of JSON.
+        access_log: whether each request is logged.
+        log_format: of every line on stderr.
+        log_level: the least that is logged.
     """
 
     host: str = "127.0.0.1"
@@ -134,6 +135,8 @@ class ServerConfig:
     shutdown_timeout: float = 30.0
     exit_on_engine_death: bool = True
     access_log: bool = True
+    log_format: str = "text"
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host:
@@ -145,6 +148,8 @@ class ServerConfig:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < float("inf"):
                 raise ConfigError(f"{name}: got {value!r}, expected seconds, 0 or more")
+        _choice(self, "log_format", FORMATS)
+        _choice(self, "log_level", LEVELS)
         for name in ("share_prefix_cache", "exit_on_engine_death", "access_log"):
             _boolean(self, name)
         for name in ("api_keys", "cors_origins"):
@@ -171,6 +176,12 @@ def _integer(
     if not whole or (low is not None and value < low) or (high is not None and value > high):
         bounds = "" if low is None else f" in {low}..{high}" if high else f" of at least {low}"
         raise ConfigError(f"{name}: got {value!r}, expected an integer{bounds}")
+
+
+def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
 
 
 def _boolean(config: object, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
 from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig, ServerConfig
+from detinfer.logs import FORMATS, LEVELS
 from detinfer.parser import add_model_argument
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -236,8 +237,20 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--access-log",
         action=argparse.BooleanOptionalAction,
         default=defaults.access_log,
-        help="a line of JSON a request on stderr, without prompts and keys "
-        f"(default {defaults.access_log})",
+        help="a line a request on stderr, without prompts and keys; probes of /health and "
+        f"/metrics at level debug only (default {defaults.access_log})",
+    )
+    group.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default=defaults.log_format,
+        help=f"of every line on stderr (default {defaults.log_format})",
+    )
+    group.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default=defaults.log_level,
+        help=f"the least that is logged (default {defaults.log_level})",
     )
 
 
@@ -260,4 +273,6 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
         shutdown_timeout=args.shutdown_timeout,
         exit_on_engine_death=args.exit_on_engine_death,
         access_log=args.access_log,
+        log_format=args.log_format,
+        log_level=args.log_level,
     )

@@ -1,12 +1,9 @@
-"""The access log: a line of JSON for each request, without prompts, keys or query strings."""
+"""The access log: a line for each request, without prompts, keys or query strings."""
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,15 +12,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("detinfer.access")
 
 _MAX_PATH = 256
-
-
-def install_access_log() -> None:
-    """Write the log to stderr; without this, it goes where the logger's parents send it."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+# What probes and scrapers ask for every few seconds, and what it is no news that they are answered.
+_PROBED = ("/health", "/ready", "/metrics")
+_EXPECTED = (200, 503)
 
 
 def log_request(
@@ -36,7 +27,7 @@ def log_request(
     client_disconnected: bool = False,
     generations: Sequence[Generation] = (),
 ) -> None:
-    """Write one line.
+    """Write one line, at level info; of a probe that went as probes go at level debug.
 
     Args:
         request_id: what the answer's ``x-request-id`` says.
@@ -47,10 +38,11 @@ def log_request(
         client_disconnected: whether it went away before the end.
         generations: what the engine did for it; several are joined as in ``x-detinfer-digest``.
     """
-    if not log.isEnabledFor(logging.INFO):
+    probe = path in _PROBED and status in _EXPECTED
+    level = logging.DEBUG if probe else logging.INFO
+    if not log.isEnabledFor(level):
         return
     line: dict[str, object] = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": request_id,
         "method": method,
         "path": path if path is None else path[:_MAX_PATH],
@@ -66,5 +58,4 @@ def log_request(
             "deterministic": all(one.deterministic for one in generations),
             "digest": ", ".join(one.digest for one in generations if one.digest) or None,
         }
-    # ASCII only: no character of a path can end a line or move a terminal's cursor.
-    log.info("%s", json.dumps(line))
+    log.log(level, "request", extra={"fields": line})

@@ -7,17 +7,19 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
+from detinfer.api_keys import VARIABLE
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
+from detinfer.logs import log, logging_to_stderr
 from detinfer.models.generation_defaults import not_applied
-from detinfer.server.access_log import install_access_log
+from detinfer.server.access_log import log as access_log
 from detinfer.server.app import create_app
 from detinfer.server.http_protocol import http_protocol
 from detinfer.server.listener import allow_open_files
@@ -48,11 +50,7 @@ def run_server(
     Raises:
         DetinferError: the model could not be loaded.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    if server_config.access_log:
-        install_access_log()
+    access_log.disabled = not server_config.access_log
     allow_open_files(_OPEN_FILES)
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         return runner.run(_Run(engine_config, server_config, listener).serve())
@@ -130,13 +128,14 @@ class _Run:
     async def _load(self) -> AsyncEngine | None:
         """The engine, or None when a signal came first."""
         url = self._url()
-        _say(f"loading the model; {url}/health answers 503 until it is ready")
+        log.info(f"loading the model; {url}/health answers 503 until it is ready")
         start = time.monotonic()
         loading = asyncio.create_task(
             AsyncEngine.start(
                 self._engine_config,
                 self._config.max_queue_size,
                 generation_timeout=self._config.generation_timeout,
+                logs=partial(logging_to_stderr, self._config.log_format, self._config.log_level),
             )
         )
         await self._until(self._drain, loading)
@@ -147,12 +146,13 @@ class _Run:
             return None
         engine = loading.result()
         self._service.engine = engine
-        _say(
+        log.info(
             f"ready on {url}  model {self._service.model_id(engine)}  "
-            f"fingerprint {engine.info.system_fingerprint}  in {time.monotonic() - start:.1f} s"
+            f"fingerprint {engine.info.system_fingerprint}  in {time.monotonic() - start:.1f} s; "
+            f"try: {_example(url, self._config)}"
         )
         if engine.info.generation_defaults:
-            _say(not_applied(engine.info.generation_defaults))
+            log.info(not_applied(engine.info.generation_defaults))
         return engine
 
     async def _until_over(self, engine: AsyncEngine, http: asyncio.Task[None]) -> bool:
@@ -164,9 +164,9 @@ class _Run:
             self._service.draining = True
             return False
         if self._config.exit_on_engine_death:
-            _say(f"{ended.result()}; answering those who wait, then exiting with status 1")
+            log.error(f"{ended.result()}; answering those who wait, then exiting with status 1")
             return True
-        _say(f"{ended.result()}; answering 503 until restarted")
+        log.error(f"{ended.result()}; answering 503 until restarted")
         await self._until(self._drain, http)
         self._service.draining = True
         return False
@@ -189,7 +189,7 @@ class _Run:
             return
         self._signal = number
         self._drain.set()
-        _say("shutting down: running requests may finish; once more to stop now")
+        log.info("shutting down: running requests may finish; once more to stop now")
 
     def _url(self) -> str:
         host, port = self._listener.getsockname()[:2]
@@ -197,5 +197,8 @@ class _Run:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _say(line: str) -> None:
-    print(f"detinfer: {line}", file=sys.stderr, flush=True)
+def _example(url: str, config: ServerConfig) -> str:
+    """A request to copy into a shell."""
+    key = f' -H "authorization: Bearer ${VARIABLE}"' if config.api_keys else ""
+    body = '{"prompt": "The capital of France is", "max_tokens": 16}'
+    return f"curl -s {url}/generate{key} -H 'content-type: application/json' -d '{body}'"

@@ -25,6 +25,7 @@ from detinfer.engine.process import (
     EngineFactory,
     Exit,
     Failed,
+    Logs,
     Message,
     Ready,
     Stepped,
@@ -69,6 +70,7 @@ class AsyncEngine:
         factory: EngineFactory,
         step_timeout: float,
         generation_timeout: float,
+        logs: Logs,
     ) -> None:
         self.state: Literal["ready", "draining", "dead"] = "ready"
         seqs = config.resolve().max_num_seqs
@@ -89,7 +91,7 @@ class AsyncEngine:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=run_engine_process,
-            args=(theirs, config, factory),
+            args=(theirs, config, factory, logs),
             name="detinfer-engine",
             daemon=True,
         )
@@ -110,6 +112,7 @@ class AsyncEngine:
         load_timeout: float = _LOAD_TIMEOUT,
         step_timeout: float = _STEP_TIMEOUT,
         generation_timeout: float = 0.0,
+        logs: Logs = contextlib.nullcontext,
     ) -> AsyncEngine:
         """Spawns the process and waits until its model is loaded.
 
@@ -122,12 +125,13 @@ class AsyncEngine:
                 killed.
             generation_timeout: seconds from a request's first step to its end, however long it
                 waited before; 0 is for ever.
+            logs: entered by the process for as long as it runs; must be picklable.
 
         Raises:
             ModelLoadError: and every other error of loading, as it was raised in the process.
             EngineDeadError: if the process ended without a word, or took too long.
         """
-        engine = cls(config, max_queue_size, factory, step_timeout, generation_timeout)
+        engine = cls(config, max_queue_size, factory, step_timeout, generation_timeout, logs)
         try:
             async with asyncio.timeout(load_timeout):
                 engine.info, engine.tokenizer = await engine._ready

@@ -6,11 +6,15 @@ torch, and does it in the process's main thread, which then runs every step.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +26,9 @@ from detinfer.params import SamplingParams
 if TYPE_CHECKING:
     from detinfer.engine.engine import Engine
 
+logger = logging.getLogger(__name__)
+
+Logs = Callable[[], AbstractContextManager[Any]]
 EngineFactory = Callable[[EngineConfig], "Engine"]
 
 
@@ -95,7 +102,10 @@ def load_engine(config: EngineConfig) -> Engine:
 
 
 def run_engine_process(
-    connection: Connection, config: EngineConfig, factory: EngineFactory
+    connection: Connection,
+    config: EngineConfig,
+    factory: EngineFactory,
+    logs: Logs = contextlib.nullcontext,
 ) -> None:
     """Entry point of the spawned process: loads, then serves until told to exit or orphaned."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group, but ending is the
@@ -103,12 +113,16 @@ def run_engine_process(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
-    try:
-        engine = _load(connection, config, factory)
-        if engine is not None:
-            _serve(engine, connection)
-    except (EOFError, ConnectionError):
-        pass  # the parent is gone, or has let go
+    with logs():
+        try:
+            engine = _load(connection, config, factory)
+            if engine is not None:
+                _serve(engine, connection)
+        except (EOFError, ConnectionError):
+            pass  # the parent is gone, or has let go
+        except Exception:
+            logger.exception("the engine's process ends")
+            sys.exit(1)
 
 
 def _load(connection: Connection, config: EngineConfig, factory: EngineFactory) -> Engine | None:

@@ -5,8 +5,11 @@ block tables, so that any mistake of page, position or slot changes the bits of 
 """
 
 import hashlib
+import logging
 import os
+import sys
 import time
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,6 +141,14 @@ def make_engine_that_cannot_load(config):
 
 def make_engine_with_odd_error(config):
     raise ZeroDivisionError("unexpected")
+
+
+def make_talking_engine(config):
+    print("a thing printed", file=sys.stderr)
+    warnings.warn("a warning", stacklevel=1)
+    logging.getLogger("somebody.else").error("an error")
+    logging.getLogger("somebody.else").info("not worth a line")
+    return make_engine(config)
 
 
 class DyingRunner(FakeRunner):

@@ -8,6 +8,8 @@ import pytest
 from fake_engine import FakeEngine
 from loopback import serving
 
+from detinfer import logs
+
 
 @pytest.fixture
 def lines(caplog):
@@ -16,10 +18,13 @@ def lines(caplog):
 
     def parsed() -> list[dict]:
         records = [one for one in caplog.records if one.name == "detinfer.access"]
-        texts = [one.getMessage() for one in records]
-        assert not any("\n" in text or "\r" in text for text in texts)
-        assert all(text.isascii() and text.isprintable() for text in texts)
-        return [json.loads(text) for text in texts]
+        for formatter in (logs._Text(), logs._Json()):
+            texts = [formatter.format(one) for one in records]
+            assert all(text.isascii() and text.isprintable() for text in texts)
+        found = [json.loads(text) for text in texts]
+        assert {line.pop("level") for line in found} <= {"info", "debug"}
+        assert all(line.pop("logger") == "detinfer.access" for line in found)
+        return found
 
     return parsed
 
@@ -27,7 +32,7 @@ def lines(caplog):
 def test_an_answer_is_one_line_with_its_tokens_and_digest(client, lines):
     response = client.generate({"prompt": "abc", "max_tokens": 4}, headers={"x-request-id": "me"})
     [line] = lines()
-    assert line.pop("time").endswith("+00:00")
+    assert line.pop("time").endswith("Z")
     assert line.pop("duration_ms") >= 0
     assert line == {
         "request_id": "me",
@@ -75,6 +80,20 @@ def test_engine_failures_are_logged_with_what_was_generated(make_client, lines):
     assert [line["status"] for line in lines()] == [500, 200, 503]
     assert {line["finish_reason"] for line in lines()} == {"error"}
     assert {line["digest"] for line in lines()[2:]} == {None}
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_probes_are_logged_only_at_level_debug_or_when_they_fail_in_their_own_way(
+    make_client, lines, caplog, path
+):
+    for client in (make_client(), make_client(loading=True)):
+        client.get(path)
+    assert lines() == []
+    client.request("POST", path)
+    assert [line["status"] for line in lines()] == [405]
+    caplog.set_level(logging.DEBUG, "detinfer.access")
+    client.get(path)
+    assert len(lines()) == 2
 
 
 def test_an_unforeseen_error_is_logged_as_the_500_it_became(make_client, lines):

@@ -27,11 +27,14 @@ class Served:
 
     Attributes:
         url: where it listens.
+        first_lines: what it wrote until it was ready.
         engine: the engine's process id.
     """
 
     def __init__(self, factory: str, *flags: str, open_files: int | None = None) -> None:
-        command = [sys.executable, str(SCRIPT), factory, "--no-access-log", *flags]
+        command = [sys.executable, str(SCRIPT), factory, *flags]
+        if "--access-log" not in flags:
+            command.append("--no-access-log")
         if open_files is not None:
             command = ["bash", "-c", f'ulimit -Sn {open_files} && exec "$@"', "bash", *command]
         self.process = subprocess.Popen(
@@ -39,11 +42,15 @@ class Served:
         )
         assert self.process.stderr is not None
         assert self.process.stdout is not None
-        match = re.search(r"http://127\.0\.0\.1:\d+", self.process.stderr.readline())
+        self.first_lines = [self.process.stderr.readline()]
+        match = re.search(r"http://127\.0\.0\.1:\d+", self.first_lines[0])
         assert match
         self.url = match[0]
         self.engine = int(self.process.stdout.readline())
-        assert "ready on" in self.process.stderr.readline()
+        while "ready on" not in self.first_lines[-1]:
+            self.first_lines.append(self.process.stderr.readline())
+            assert self.first_lines[-1]
+        self.first_lines = [line.rstrip("\n") for line in self.first_lines]
 
     def metrics(self) -> dict[str, float]:
         """Values by name and labels, but the model's."""
@@ -152,10 +159,8 @@ def test_metrics_are_the_engines_own_counts_and_survive_its_death():
         assert {error["code"] for error in errors} == {"engine_dead"}
         assert {error["message"] for error in errors} == {DEATH}
         # The server lives on, to say so.
-        assert (
-            server.process.stderr.readline()
-            == f"detinfer: {DEATH}; answering 503 until restarted\n"
-        )
+        said = server.process.stderr.readline()
+        assert said.endswith(f" ERROR detinfer: {DEATH}; answering 503 until restarted\n")
         health = httpx.get(f"{server.url}/health")
         assert (health.status_code, health.json()["error"]["code"]) == (503, "dead")
         assert httpx.post(f"{server.url}/generate", json=BODY).status_code == 503
@@ -176,9 +181,50 @@ def test_when_the_engine_dies_those_who_wait_are_answered_and_the_server_ends_wi
         assert {error["code"] for error in errors} == {"engine_dead"}
         _, said = server.process.communicate(timeout=20)
         assert server.process.returncode == 1
-        assert said == (
-            f"detinfer: {DEATH}; answering those who wait, then exiting with status 1\n"
+        assert said.count("\n") == 1
+        assert said.endswith(
+            f" ERROR detinfer: {DEATH}; answering those who wait, then exiting with status 1\n"
         )
+
+
+LINES = {
+    "text": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z [A-Z]+ [\w.]+: \S.*|  .*"),
+    "json": re.compile(r'\{"time": "[^"]+Z", "level": "[a-z]+", "logger": "[\w.]+", "\w+": .*\}'),
+}
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_line_of_both_processes_has_the_one_format(log_format):
+    flags = ["--port", "0", "--access-log", "--log-format", log_format]
+    with served("make_talking_engine", *flags) as server:
+        assert httpx.post(f"{server.url}/generate", json=BODY).status_code == 200
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        _, said = server.process.communicate(timeout=20)
+    lines = [*server.first_lines, *said.splitlines()]
+    assert [line for line in lines if not LINES[log_format].fullmatch(line)] == []
+    together = "\n".join(lines)
+    for what in (
+        "loading the model",
+        "ready on",
+        "a thing printed",
+        "UserWarning: a warning",
+        "an error",
+    ):
+        assert together.count(what) == 1, what
+    assert "not worth a line" not in together
+    assert together.count("/generate") == 2  # the ready line's, and the access log's
+    assert together.count("/health") == 1  # the loading line's
+
+
+def test_a_log_that_nobody_reads_delays_no_answer():
+    with served("make_engine", "--port", "0", "--access-log") as server:
+        # Far more than a pipe and the queue before it hold, while stderr is not read.
+        path = "/" + "a" * 250
+        with httpx.Client(base_url=server.url) as client:
+            assert {client.get(path).status_code for _ in range(400)} == {404}
+        body = {**BODY, "max_tokens": 2}
+        assert httpx.post(f"{server.url}/generate", json=body).status_code == 200
 
 
 @pytest.fixture
@@ -278,8 +324,8 @@ def test_sampling_that_the_model_suggests_is_said_to_be_left_alone():
         assert server.process.stderr is not None
         line = server.process.stderr.readline()
         info = httpx.get(f"{server.url}/server_info").json()
-    assert line == (
-        "detinfer: generation_config.json suggests temperature 0.6, bad_words_ids "
+    assert line.endswith(
+        " INFO detinfer: generation_config.json suggests temperature 0.6, bad_words_ids "
         "[[7], [7], [7], [7], [7], [7], [7], [7],: not applied, requests decide\n"
     )
     assert info["generation_defaults_not_applied"]["temperature"] == 0.6

@@ -137,9 +137,12 @@ def test_signal_while_loading_stops_at_once():
         assert "Traceback" not in errors
 
 
-def test_each_request_is_a_line_of_json_on_stderr_even_one_that_is_no_http():
-    with served(0.0, 0.0, "--request-timeout", "0.3", "--api-key", "k") as server:
-        server.wait_ready()
+def test_each_line_is_json_of_its_own_when_asked_for_even_of_a_request_that_is_no_http():
+    flags = ["--request-timeout", "0.3", "--api-key", "k", "--log-format", "json"]
+    with served(0.0, 0.0, *flags) as server:
+        ready = json.loads(server.wait_ready())["message"]
+        assert f"try: curl -s {server.url}/generate -H " in ready
+        assert '-H "authorization: Bearer $DETINFER_API_KEY"' in ready
         host, port = server.url.removeprefix("http://").split(":")
         key = {"authorization": "Bearer k"}
         httpx.post(f"{server.url}/generate", json={"prompt": "a", "max_tokens": 2}, headers=key)
@@ -154,11 +157,18 @@ def test_each_request_is_a_line_of_json_on_stderr_even_one_that_is_no_http():
                 assert connection.recv(4096)[9:12] == status
         server.process.send_signal(signal.SIGTERM)
         _, errors = server.end()
-        lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+        *lines, last = [json.loads(line) for line in errors.splitlines()]
         assert [line["status"] for line in lines] == [200, 401, 400, 431, 408]
         assert lines[0]["completion_tokens"] == 2
-        others = [line for line in errors.splitlines() if not line.startswith("{")]
-        assert len(others) == 1  # that it shuts down
+        assert last["message"].startswith("shutting down")
+
+
+def test_model_that_cannot_be_loaded_is_a_line_of_json_where_all_are():
+    with served(-1.0, 0.0, "--log-format", "json") as server:
+        status, errors = server.end()
+    assert status == 2
+    line = json.loads(errors)
+    assert (line["level"], line["message"]) == ("error", "model 'nope': no such file or folder")
 
 
 def test_model_that_cannot_be_loaded_is_one_line_and_status_2():
