@@ -18,6 +18,9 @@ __all__ = ["LLM", "SamplingParams", "__version__"]
 
 def __getattr__(name: str) -> object:
     if name == "LLM":
+        from detinfer.folders import check_folders
+
+        check_folders()  # first: what loads next compiles into them
         from detinfer.engine.llm import LLM
 
         return LLM

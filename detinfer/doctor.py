@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from detinfer import __version__
 from detinfer.config import EngineConfig, cache_dir, usable_cores
 from detinfer.environment import check_package, check_threading_layer
 from detinfer.errors import ConfigError, DetinferError
+from detinfer.folders import cache_problem, nearest
 
 _DISTRIBUTION = "detinfer-server"
 _LIBRARIES = ("torch", "transformers", "numba", "llvmlite", "numpy", "fastapi", "uvicorn")
@@ -137,18 +137,9 @@ def _gpu() -> Finding:
 
 def _cache() -> Finding:
     folder = cache_dir()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        return Finding(
-            "cache",
-            str(folder),
-            f"cache folder {folder}: cannot be written ({error.strerror}): fix its permissions or "
-            "set DETINFER_CACHE to another folder",
-        )
-    free = shutil.disk_usage(existing).free
+    if (problem := cache_problem()) is not None:
+        return Finding("cache", str(folder), problem)
+    free = shutil.disk_usage(nearest(folder)).free
     return Finding("cache", f"{folder}, {free / (1 << 30):.1f} GiB free")
 
 

@@ -9,6 +9,7 @@ import sys
 
 from detinfer.config import EngineConfig, cpu_threads
 from detinfer.errors import ConfigError
+from detinfer.folders import check_folders
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -17,7 +18,8 @@ def check_start(config: EngineConfig) -> None:
     """Judge settings, cheapest first; loading judges them again, with all there is to know.
 
     Raises:
-        ConfigError: a device, profile or number of threads that this machine does not have.
+        ConfigError: a device, profile or number of threads that this machine does not have, or no
+            folder to write to.
         ModelLoadError: there is no such model, or its files are damaged.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
     """
@@ -28,6 +30,7 @@ def check_start(config: EngineConfig) -> None:
         elif settings.numerics == "native":
             raise ConfigError("numerics: got 'native' with device 'cpu', expected device cuda")
     cpu_threads(config.threads)
+    check_folders()
     from detinfer.models.loader import check_model
 
     check_model(config.model)

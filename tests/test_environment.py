@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import numba
 import pytest
 import torch
 
 import detinfer
-from detinfer import cli, doctor, environment
+from detinfer import cli, doctor, environment, folders
 from detinfer.errors import ConfigError
 from detinfer.testing.control_words import foreign_word
 
@@ -109,9 +111,49 @@ def test_doctor_is_2_and_names_each_problem(empty_cache, monkeypatch, capsys):
     assert problems == {"detinfer": "environment: foreign [really]"}
 
 
-def test_doctor_says_when_the_cache_cannot_be_written(monkeypatch):
-    def refused(**options):
-        raise PermissionError(13, "Permission denied")
+# A folder that nobody can write to, root neither.
+UNWRITABLE = "/proc/detinfer"
+REFUSAL = f"DETINFER_CACHE: cannot write to {UNWRITABLE} ("
+WAY_OUT = "): set it to a folder that can be written, such as a mounted volume"
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refused)
-    assert "cannot be written (Permission denied)" in str(doctor._cache().problem)
+
+def test_doctor_says_when_the_cache_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("DETINFER_CACHE", UNWRITABLE)
+    problem = str(doctor._cache().problem)
+    assert problem.startswith(REFUSAL)
+    assert problem.endswith(WAY_OUT)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "detinfer.cli", "serve", "--port", "0"],
+        ["-m", "detinfer.cli", "generate", "--prompt", "a"],
+        ["-c", "from detinfer import LLM"],
+    ],
+    ids=["serve", "generate", "LLM"],
+)
+def test_a_cache_that_cannot_be_written_is_said_in_a_line_before_anything_loads(command):
+    environ = {**os.environ, "DETINFER_CACHE": UNWRITABLE}
+    done = subprocess.run([sys.executable, *command], env=environ, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert REFUSAL in last
+    assert last.endswith(WAY_OUT)
+    assert "numba" not in done.stderr
+    if "-c" not in command:
+        assert (done.returncode, done.stderr) == (2, f"{last}\n")
+
+
+def test_temporary_files_go_to_the_cache_where_they_have_no_other_place(monkeypatch, tmp_path):
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setenv("DETINFER_CACHE", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", "unset")
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    folders.check_folders()
+    assert (os.environ["TMPDIR"], tempfile.tempdir) == ("unset", "/tmp")
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    folders.check_folders()
+    assert os.environ["TMPDIR"] == tempfile.tempdir == str(tmp_path / "tmp")
+    assert (tmp_path / "tmp").is_dir()
