@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,6 +119,7 @@ class ServerConfig:
         shutdown_timeout: seconds that running requests get to finish.
         exit_on_engine_death: whether the server ends, with status 1, when its engine has; else it
             stays to answer 503.
+        metrics_prefix: what stands before the colon in the names of metrics.
         access_log: whether each request is logged.
         log_format: of every line on stderr.
         log_level: the least that is logged.
@@ -134,6 +136,7 @@ class ServerConfig:
     generation_timeout: float = 600.0
     shutdown_timeout: float = 30.0
     exit_on_engine_death: bool = True
+    metrics_prefix: str = "detinfer"
     access_log: bool = True
     log_format: str = "text"
     log_level: str = "info"
@@ -148,6 +151,11 @@ class ServerConfig:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < float("inf"):
                 raise ConfigError(f"{name}: got {value!r}, expected seconds, 0 or more")
+        prefix = self.metrics_prefix
+        if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z_]\w*", prefix, re.ASCII):
+            raise ConfigError(
+                f"metrics_prefix: got {prefix!r}, expected letters, digits and _, such as vllm"
+            )
         _choice(self, "log_format", FORMATS)
         _choice(self, "log_level", LEVELS)
         for name in ("share_prefix_cache", "exit_on_engine_death", "access_log"):

@@ -234,6 +234,13 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         f"answer 503 (default {defaults.exit_on_engine_death})",
     )
     group.add_argument(
+        "--metrics-prefix",
+        default=defaults.metrics_prefix,
+        metavar="NAME",
+        help="what stands before the colon in the names of metrics: vllm for tools that read "
+        f"vLLM's (default {defaults.metrics_prefix})",
+    )
+    group.add_argument(
         "--access-log",
         action=argparse.BooleanOptionalAction,
         default=defaults.access_log,
@@ -272,6 +279,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
         generation_timeout=args.generation_timeout,
         shutdown_timeout=args.shutdown_timeout,
         exit_on_engine_death=args.exit_on_engine_death,
+        metrics_prefix=args.metrics_prefix,
         access_log=args.access_log,
         log_format=args.log_format,
         log_level=args.log_level,

@@ -29,7 +29,7 @@ class Generation:
         self.finish_reason: str | None = None
         self.digest: str | None = None
         self._metrics = metrics
-        self._started = self._last = time.perf_counter()
+        self._started = self._first = self._last = time.perf_counter()
 
     def add(self, output: RequestOutput) -> None:
         """Take note of one increment."""
@@ -41,8 +41,13 @@ class Generation:
                 self._metrics.inter_token_latency.observe((now - self._last) / new, new)
             else:
                 self.prompt_tokens = output.prompt_tokens
-                self._metrics.time_to_first_token.observe(now - self._started)
+                self._first = now
+                first_token = now - self._started
+                self._metrics.time_to_first_token.observe(first_token)
                 self._metrics.request_queue_time.observe(output.queue_time)
+                # The engine's clock began a moment after ours.
+                prefill = max(0.0, first_token - output.queue_time)
+                self._metrics.request_prefill_time.observe(prefill)
             self.completion_tokens = output.completion_tokens
             self._last = now
         if output.finish_reason is not None:
@@ -56,6 +61,10 @@ class Generation:
             mode = "deterministic" if self.deterministic else "fast"
             self._metrics.requests[mode, finish_reason] += 1
             self._metrics.e2e_request_latency.observe(time.perf_counter() - self._started)
+            if self.completion_tokens:
+                self._metrics.request_decode_time.observe(self._last - self._first)
+                self._metrics.request_prompt_tokens.observe(self.prompt_tokens)
+                self._metrics.request_generation_tokens.observe(self.completion_tokens)
 
 
 class Exchange:

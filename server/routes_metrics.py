@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer.server.metrics import CONTENT_TYPE
+from detinfer.server.exposition import CONTENT_TYPE, exposition
 from detinfer.server.openapi import failures
 from detinfer.server.service import Service
 
@@ -28,8 +30,12 @@ async def metrics(request: Request) -> Response:
     """What the server has done and how busy it is; answers in every state."""
     service: Service = request.app.state.service
     engine = service.engine
-    name, stats = service.config.served_model_name or "", {}
+    name, info, stats = service.config.served_model_name or "", None, {}
+    processes = {"server": os.getpid()}
     if engine is not None:
-        name, stats = service.model_id(engine), await engine.stats()
-    page = service.metrics.exposition(name, stats)
+        name, info, stats = service.model_id(engine), engine.info, await engine.stats()
+        if engine.state != "dead":
+            processes["engine"] = engine.pid
+    prefix = service.config.metrics_prefix
+    page = exposition(service.metrics, prefix, name, info, stats, processes)
     return Response(page, headers={"content-type": CONTENT_TYPE})

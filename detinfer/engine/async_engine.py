@@ -183,6 +183,12 @@ class AsyncEngine:
         """The engine's counts as of its last step, and the number of ``open`` requests."""
         return {**self._stats, "open": len(self._streams)}
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     async def ended(self) -> str:
         """Waits until the process is gone; says why it is."""
         await self._gone.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncGenerator
 from hashlib import sha256
 from typing import Any
@@ -97,6 +98,7 @@ class FakeEngine:
         self.script = script
         self.cached_tokens = cached_tokens
         self.state = "ready"
+        self.pid = os.getpid()
         self.capacity = 260
         self.delay = delay
         self.fail_after = fail_after

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import INFO, FakeEngine
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from detinfer.server.metrics import Histogram
+import detinfer
+from detinfer.server.histogram import Histogram
 
 DASHBOARD = Path(__file__).parents[2] / "server" / "dashboards" / "grafana.json"
 # What dashboards and benchmarks that know vLLM look for, behind its own prefix.
@@ -32,7 +35,10 @@ VLLM_SUFFIXES = {
             "inter_token_latency_seconds",
             "e2e_request_latency_seconds",
             "request_queue_time_seconds",
-            "iteration_tokens",
+            "request_prefill_time_seconds",
+            "request_decode_time_seconds",
+            "request_prompt_tokens",
+            "request_generation_tokens",
         )
         for part in ("bucket", "sum", "count")
     ),
@@ -62,7 +68,62 @@ def test_vllms_suffixes_are_there_from_the_start_with_the_models_name(make_clien
         names = {one.name.removeprefix("detinfer:") for one in samples}
         assert names >= VLLM_SUFFIXES
         assert {one.labels.get("model_name", model) for one in samples} == {model}
-        assert all(one.name.startswith("detinfer:") for one in samples)
+        assert all(one.name.startswith(("detinfer:", "process_")) for one in samples)
+
+
+def test_a_prefix_gives_every_metric_the_name_that_vllm_has_for_it(make_client):
+    client = make_client(metrics_prefix="vllm")
+    client.generate({"prompt": "a", "max_tokens": 2})
+    names = {one.name for one in _samples(client) if not one.name.startswith("process_")}
+    assert all(name.startswith("vllm:") for name in names)
+    iterations = {f"iteration_tokens_total_{part}" for part in ("bucket", "sum", "count")}
+    assert {name.removeprefix("vllm:") for name in names} >= VLLM_SUFFIXES | iterations
+    typed = re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)
+    assert not any(name.startswith("detinfer") for name in typed)
+
+
+def test_build_info_says_what_is_served(make_client):
+    [loading] = [one for one in _samples(make_client(loading=True)) if "build_info" in one.name]
+    [ready] = [one for one in _samples(make_client()) if "build_info" in one.name]
+    assert loading.value == ready.value == 1
+    assert loading.labels["version"] == ready.labels["version"] == detinfer.__version__
+    assert loading.labels["system_fingerprint"] == ""
+    about = {"system_fingerprint": INFO.system_fingerprint, "profile": "portable", "plan": "fused"}
+    assert about.items() <= ready.labels.items()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_and_cpu_time_are_told_of_both_processes(make_client):
+    engine = FakeEngine()
+    client = make_client(engine)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        engine.pid = other.pid
+        found = {(one.name, one.labels.get("process")): one.value for one in _samples(client)}
+        for process in ("server", "engine"):
+            assert found["process_resident_memory_bytes", process] > 0
+            assert found["process_cpu_seconds_total", process] >= 0
+            assert found["process_open_fds", process] > 0
+        name = "process_resident_memory_bytes"
+        assert found[name, "server"] > 5 * found[name, "engine"]
+        other.kill()
+    engine.state = "dead"
+    processes = {one.labels.get("process") for one in _samples(client)}
+    assert processes == {"server", None}
+
+
+def test_a_requests_phases_and_lengths_are_counted(make_client):
+    client = make_client()
+    client.generate({"prompt": "abc", "max_tokens": 4})
+    client.generate({"prompt": "abcde", "max_tokens": 1})
+    for name in ("queue_time_seconds", "prefill_time_seconds", "decode_time_seconds"):
+        assert _value(client, f"request_{name}_count") == 2
+        assert _value(client, f"request_{name}_bucket", le="0.001") >= 0
+    assert _value(client, "request_prompt_tokens_sum") == 8
+    assert _value(client, "request_generation_tokens_sum") == 5
+    assert _value(client, "request_generation_tokens_bucket", le="1.0") == 1
+    whole = _value(client, "e2e_request_latency_seconds_sum")
+    phases = ("queue_time_seconds", "prefill_time_seconds", "decode_time_seconds")
+    assert sum(_value(client, f"request_{name}_sum") for name in phases) <= whole
 
 
 def test_every_end_of_a_request_is_counted_once_by_reason_and_by_mode(make_client):
@@ -154,14 +215,15 @@ def test_a_histograms_buckets_hold_what_is_at_or_below_their_bound():
     for value, times in ((0.5, 1), (1.0, 2), (1.1, 3), (2.5, 4), (9.0, 5)):
         histogram.observe(value, times)
     samples = {
-        one.labels.get("le", one.name): one.value for one in histogram.family({"m": "n"}).samples
+        one.labels.get("le", one.name): one.value
+        for one in histogram.family("a", {"m": "n"}).samples
     }
     assert samples == {
         "1.0": 3,
         "2.5": 10,
         "+Inf": 15,
-        "detinfer:x_count": 15,
-        "detinfer:x_sum": pytest.approx(0.5 + 2 + 3.3 + 10 + 45),
+        "a:x_count": 15,
+        "a:x_sum": pytest.approx(0.5 + 2 + 3.3 + 10 + 45),
     }
 
 
@@ -174,14 +236,20 @@ def test_the_dashboard_reads_what_is_exposed_and_shows_all_of_it(client):
     # One of each, so that no family is without a sample.
     client.generate({"prompt": "a", "max_tokens": 2})
     exposed = {one.name for one in _samples(client)}
-    used = {name for text in _expressions() for name in re.findall(r"detinfer:\w+", text)}
+    used = {
+        name
+        for text in _expressions()
+        for name in re.findall(r"(?:detinfer:|process_)\w+(?=[{\[])", text)
+    }
     assert used
     assert used <= exposed
 
     def family(name: str) -> str:
         return re.sub(r"_(bucket|sum|count)$", "", name)
 
-    assert {family(name) for name in exposed} == {family(name) for name in used}
+    # Of processes the files are left to whoever looks for a leak of them.
+    ours = {family(name) for name in exposed if not name.startswith("process_")}
+    assert ours == {family(name) for name in used if not name.startswith("process_")}
 
 
 def test_the_dashboards_labels_are_the_exposed_ones(client):
