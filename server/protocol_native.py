@@ -43,11 +43,14 @@ SAMPLING_FIELDS = (
     "ignore_eos",
     "min_tokens",
     "deterministic",
+    "skip_special_tokens",
+    "include_stop_str_in_output",
 )
 _OWN_NAMES = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
     "sampling_seed": "seed",
+    "no_stop_trim": "include_stop_str_in_output",
 }
 Given = dict[str, Any]
 Sources = dict[str, str]
@@ -81,8 +84,8 @@ class Sampling(StrictBody):
     logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
     n: Choices | None = Field(None, description="answers to each prompt; more than 1 give a list")
     best_of: Annotated[Any, Neutral(1)] = None
-    skip_special_tokens: Annotated[Any, Neutral(True)] = None
-    spaces_between_special_tokens: Annotated[Any, Neutral(True)] = None
+    skip_special_tokens: bool | None = Field(None, description="true unless given")
+    spaces_between_special_tokens: Annotated[Any, Neutral(True, False)] = None
 
 
 class GenerateRequest(Sampling):
@@ -107,6 +110,7 @@ class GenerateRequest(Sampling):
     min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
     logprobs: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
     deterministic: bool | None = None
+    include_stop_str_in_output: bool | None = None
     stream: bool | None = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
     use_beam_search: Annotated[Any, Neutral(False)] = None

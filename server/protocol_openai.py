@@ -39,7 +39,6 @@ from detinfer.server.telling import Telling
 
 MAX_NAME = 128  # characters of a salt or an id that a client chooses
 
-_FIELDS = (*SAMPLING_FIELDS, "include_stop_str_in_output", "skip_special_tokens")
 _SAMPLED = "1 unless given: the answer is sampled, with a drawn seed that it reports"
 
 Logprobs = Annotated[Integer, documented(0, MAX_LOGPROBS)]
@@ -190,7 +189,7 @@ def sampling_values(
     body: OpenAIBody, default_deterministic: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The given sampling fields over OpenAI's defaults, and the names they came under."""
-    given = {name: value for name in _FIELDS if (value := getattr(body, name)) is not None}
+    given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     if given.get("seed") == -1:
         del given["seed"]
     values = {"temperature": 1.0, "deterministic": default_deterministic, **given}

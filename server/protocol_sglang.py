@@ -19,10 +19,13 @@ from detinfer.server.protocol import (
     Text,
     Texts,
     documented,
+    stated,
 )
 from detinfer.server.protocol_native import Sampling, Seed, given_prompts, given_sampling
+from detinfer.server.protocol_openai import MAX_NAME
 
 Place = Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)]
+Salt = Annotated[str, stated(minLength=1, maxLength=MAX_NAME)]
 # Beyond null: what a field is where nobody asked for what it does.
 Off = Annotated[Any, Neutral(False)]
 Absent = Annotated[Any, Neutral()]
@@ -43,7 +46,7 @@ class SGLangSampling(Sampling):
     ebnf: Empty = None
     structural_tag: Empty = None
     custom_params: Empty = None
-    no_stop_trim: Off = None
+    no_stop_trim: bool | None = Field(None, description="keep what ended the text")
     watermark: Off = None
     beam_width: Annotated[Any, Neutral(1)] = None
     stream_interval: Annotated[Any, Neutral(1)] = None
@@ -67,12 +70,17 @@ class SGLangRequest(StrictBody):
     rid: Text | Texts | None = Field(None, description="the answer's id, or the ids of several")
     return_logprob: bool | None = None
     logprob_start_len: Place | None = Field(
-        None, description="with return_logprob: the prompt's from this token on; -1 is none"
+        None,
+        description="with return_logprob: the prompt's from this token on; -1, as unless given, is "
+        "none; unless given 0 where only the prompt is read",
     )
     top_logprobs_num: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = Field(
         None, description="with return_logprob: the likeliest tokens at each place"
     )
     return_text_in_logprobs: bool | None = None
+    return_prompt_token_ids: bool | None = None
+    cache_salt: Salt | None = Field(None, description="share cached prefixes within it only")
+    extra_key: Salt | None = Field(None, description="as cache_salt, and beside it")
     # What a request is filed under; here nothing is.
     session_id: str | None = Field(None, description="ignored")
     conversation_id: str | None = Field(None, description="ignored")
@@ -84,8 +92,6 @@ class SGLangRequest(StrictBody):
     received_time: Absent = None
     background: Off = None
     priority: Annotated[Any, Neutral(0)] = None
-    extra_key: Empty = None
-    cache_salt: Empty = None
     session_params: Empty = None
     kv_hints: Empty = None
     token_ids_logprob: Empty = None
@@ -100,7 +106,6 @@ class SGLangRequest(StrictBody):
     return_flat_raw_top_logprobs_b64: Off = None
     return_bytes: Off = None
     return_entropy: Off = None
-    return_prompt_token_ids: Off = None
     require_reasoning: Off = None
     max_thinking_tokens: Absent = None
     watermark: Off = None
@@ -167,6 +172,7 @@ class SGLangCall(Call):
         prompt_only: nothing is wanted but the prompt: one token is generated, and not given.
         logprob_start: the token of the prompt from which on log-probabilities are given.
         with_texts: whether log-probabilities have their tokens' text.
+        with_prompt: whether answers have the prompt's token ids.
     """
 
     many: bool
@@ -174,6 +180,7 @@ class SGLangCall(Call):
     prompt_only: bool
     logprob_start: int | None
     with_texts: bool
+    with_prompt: bool
 
 
 def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
@@ -189,7 +196,12 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
     prompt_only = values.get("max_tokens") == 0
     if prompt_only:
         values["max_tokens"] = 1
-    start = body.logprob_start_len if body.logprob_start_len is not None else -1
+    start = body.logprob_start_len
+    if start is None:
+        start = 0 if prompt_only else -1
+    for name in ("cache_salt", "extra_key"):
+        if (salt := getattr(body, name)) is not None and not 0 < len(salt) <= MAX_NAME:
+            raise RequestError(f"{name}: expected 1 to {MAX_NAME} characters", name)
     if start < -1:
         raise RequestError(
             f"logprob_start_len: got {start}, expected at least -1", "logprob_start_len"
@@ -211,6 +223,8 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
         prompt_only=prompt_only,
         logprob_start=start if body.return_logprob and start >= 0 else None,
         with_texts=bool(body.return_text_in_logprobs),
+        with_prompt=bool(body.return_prompt_token_ids),
+        cache_salt="/".join(filter(None, (body.cache_salt, body.extra_key))),
     )
 
 

@@ -64,7 +64,10 @@ class SGLangAnswer:
             meta |= proof(last, self._fingerprint)
             if self._call.params.logprobs is not None:
                 meta |= self._logprobs()
-        return {"text": self._text, "output_ids": self._output_ids, "meta_info": meta}
+        value = {"text": self._text, "output_ids": self._output_ids, "meta_info": meta}
+        return value | (
+            {"prompt_token_ids": self._prompt_token_ids} if self._call.with_prompt else {}
+        )
 
     def _finish_reason(self, last: RequestOutput, tokens: int) -> Value | None:
         if last.finish_reason == "length" or (last.finish_reason and self._call.prompt_only):
@@ -74,20 +77,18 @@ class SGLangAnswer:
         return None if last.finish_reason is None else {"type": last.finish_reason}
 
     def _logprobs(self) -> Value:
-        """Those of the answer, and of the prompt from the token on that was asked for.
-
-        SGLang's first entry of a prompt never has a log-probability.
-        """
-        start = self._call.logprob_start
-        ids = [] if start is None else self._prompt_token_ids[start:]
-        first = [self._entry(token_id, None) for token_id in ids[:1]]
-        later = self._input[start:] if ids else []
+        """Those of the answer, and of the prompt from the token on that was asked for."""
+        start = self._call.logprob_start or 0
+        known = self._input[max(start - 1, 0) :]  # the prompt's first token has none
+        first = (
+            [self._entry(self._prompt_token_ids[0], None)] if self._call.logprob_start == 0 else []
+        )
         values: Value = {
-            "input_token_logprobs": first + self._entries(later),
+            "input_token_logprobs": first + self._entries(known),
             "output_token_logprobs": self._entries(self._output),
         }
         if self._call.params.logprobs:
-            values["input_top_logprobs"] = [None for _ in first] + self._tops(later)
+            values["input_top_logprobs"] = [None for _ in first] + self._tops(known)
             values["output_top_logprobs"] = self._tops(self._output)
         return values
 

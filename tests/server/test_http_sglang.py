@@ -101,22 +101,20 @@ def test_logprobs_are_sglangs_triples(client):
     assert events(client.generate(body | {"stream": True}).text)[-1]["meta_info"][
         "output_token_logprobs"
     ] == [[-0.5, 111 + i, None] for i in range(3)]
-    for start, ids in [(-1, []), (1, [98]), (2, []), (None, [])]:
+    for start, ids in [(-1, []), (0, [97, 98]), (1, [98]), (2, []), (9, []), (None, [])]:
         meta = client.generate(_body(return_logprob=True, logprob_start_len=start)).json()[
             "meta_info"
         ]
         assert [one[1] for one in meta["input_token_logprobs"]] == ids
+        assert [one[0] is None for one in meta["input_token_logprobs"]] == [
+            one == 97 for one in ids
+        ]
         assert "output_top_logprobs" not in meta
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_new_tokens_only_reads_the_prompt(client, stream):
-    body = _body(
-        sampling_params={"max_new_tokens": 0},
-        return_logprob=True,
-        logprob_start_len=0,
-        stream=stream,
-    )
+    body = _body(sampling_params={"max_new_tokens": 0}, return_logprob=True, stream=stream)
     response = client.generate(body)
     answer = events(response.text)[-1] if stream else response.json()
     assert (answer["text"], answer["output_ids"]) == ("", [])
@@ -181,7 +179,7 @@ def test_every_field_is_known_and_its_default_changes_nothing(client):
     assert answer({"text": "ab", "sampling_params": SAMPLING_DEFAULTS, **DEFAULTS}) == plain
     nulls = dict.fromkeys(SAMPLING_DEFAULTS) | {"max_new_tokens": 3}
     assert answer({"text": "ab", "sampling_params": nulls, **dict.fromkeys(DEFAULTS)}) == plain
-    empty = {"custom_labels": {}, "session_params": {}, "extra_key": "", "image_data": []}
+    empty = {"custom_labels": {}, "session_params": {}, "lora_path": "", "image_data": []}
     assert answer(_body(**empty, session_id="s", no_logs=True)) == plain
 
 
@@ -189,7 +187,8 @@ def test_every_field_is_known_and_its_default_changes_nothing(client):
 BUILT = {
     "text", "input_ids", "sampling_params", "deterministic", "stream", "rid", "return_logprob",
     "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs", "session_id",
-    "conversation_id", "routing_key", "no_logs", "log_metrics",
+    "conversation_id", "routing_key", "no_logs", "log_metrics", "cache_salt", "extra_key",
+    "return_prompt_token_ids",
 }  # fmt: skip
 
 
@@ -209,7 +208,9 @@ def test_what_is_not_built_is_refused_by_name(client, field):
         ({"log_metrics": False}, "log_metrics", "got false, not supported yet, expected true"),
         ({"sampling_params": {"regex": "a+"}}, "sampling_params.regex", "not supported yet"),
         ({"sampling_params": {"json_schema": "{}"}}, "sampling_params.json_schema", "not supp"),
-        ({"sampling_params": {"no_stop_trim": True}}, "sampling_params.no_stop_trim", "not supp"),
+        ({"sampling_params": {"beam_width": 2}}, "sampling_params.beam_width", "not supported"),
+        ({"cache_salt": ""}, "cache_salt", "expected 1 to 128 characters"),
+        ({"extra_key": "x" * 129}, "extra_key", "expected 1 to 128 characters"),
         ({"sampling_params": [{}]}, "sampling_params", "got a list, expected an object"),
         ({"logprob_start_len": -2}, "logprob_start_len", "got -2, expected at least -1"),
         (
@@ -230,6 +231,41 @@ def test_bad_fields_are_a_400_that_names_them(client, fields, param, message):
     error = response.json()["error"]
     assert error["param"] == param
     assert message in error["message"]
+
+
+def test_salts_of_the_clients_choosing_part_what_prompts_share(make_client):
+    engine = FakeEngine()
+    client = make_client(engine)
+    for salts in (
+        {},
+        {"cache_salt": "x"},
+        {"extra_key": "y"},
+        {"cache_salt": "x", "extra_key": "y"},
+    ):
+        assert client.generate(_body(**salts)).is_success
+    assert len(set(engine.salts)) == 4
+
+
+def test_texts_may_keep_what_ended_them_and_answers_show_the_prompts_ids(make_client):
+    client = make_client(FakeEngine(script=b"ok\x01 STOP"))
+    sampling = {"max_new_tokens": 20, "stop": "STOP"}
+    for asked, text in [
+        ({}, "ok "),
+        ({"no_stop_trim": True}, "ok STOP"),
+        ({"skip_special_tokens": False}, "ok<|im_start|> "),
+    ]:
+        body = {"text": "a", "sampling_params": sampling | asked, "return_prompt_token_ids": True}
+        answer = client.generate(body).json()
+        assert (answer["text"], answer["prompt_token_ids"]) == (text, [97])
+        parameters = {"max_new_tokens": 20, "stop": ["STOP"], "details": True}
+        if "no_stop_trim" in asked:
+            continue
+        theirs = client.generate({"inputs": "a", "parameters": parameters | asked}).json()
+        assert theirs["generated_text"] == text
+        tokens = theirs["details"]["tokens"]
+        if not asked:
+            tokens = [token for token in tokens if not token["special"]]
+        assert "".join(token["text"] for token in tokens) == text
 
 
 def test_failure_in_mid_stream_is_an_event(make_client):

@@ -15,6 +15,8 @@ LENGTHS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 # The most that is asked for, of what the schema allows.
 MOST = {**dict.fromkeys((*LENGTHS, "min_tokens", "min_new_tokens"), 2), "n": 2, "runs": 2}
 ALLOWED = {**dict.fromkeys(MOST, 1 << 20), "n": 128, "runs": 1000}
+# Where the dialects of /generate have their lengths, by the names of their prompts.
+FORMS = {"inputs": "parameters", "text": "sampling_params", "input_ids": "sampling_params"}
 UNLIMITED = ("/tokenize", "/detokenize")  # generate nothing
 
 
@@ -36,10 +38,12 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         body["runs"] = 2
     if any(form.get(name) is not None for form in forms for name in LENGTHS):
         return
-    if case.path != "/generate_stream":
-        body["max_tokens"] = 2
-    elif isinstance(parameters := body.get("parameters") or {}, dict):
-        body["parameters"] = {**parameters, "max_new_tokens": 2}
+    for prompt, form in FORMS.items():
+        if body.get(prompt) is not None:
+            if isinstance(inner := body.get(form) or {}, dict):
+                body[form] = {**inner, "max_new_tokens": 2}
+            return
+    body["max_tokens"] = 2
 
 
 def whole_numbers(value: Any) -> Any:
@@ -67,6 +71,10 @@ RULES = [
     r"max_tokens: got 0 without echo",
     r"best_of: got -?\d+, .* expected n = ",
     r"parameters\.n: got \d+, expected 1",
+    r"parameters\.best_of: got \d+, expected 1",
+    r"inputs: got a list, expected a string: a stream",
+    r"rid: got \d+ ids for \d+ prompts",
+    r"text: missing, expected text or input_ids",
     r"parameters\.do_sample: got \w+ with temperature",
     r"chat_template_kwargs\..*: expected the name of a template variable",
     r"got \d+ answers for each of \d+ prompts",
@@ -78,5 +86,6 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
     """Drop "valid, but refused" where one of the rules says why; the summary counts them."""
     if failure.code != "ST202" or response.status_code != 400:
         return True
-    message = response.json()["error"]["message"]
+    error = response.json()["error"]
+    message = error if isinstance(error, str) else error["message"]  # TGI's
     return not any(re.search(rule, message) for rule in RULES)
