@@ -169,6 +169,16 @@ def check_prompts(prompts: list[Any], field: str, n: int, sources: Mapping[str, 
         )
 
 
+def check_range(field: str, value: int | None, low: int, high: int) -> None:
+    """Refuse an integer out of its range, where no parameter of the engine is one to judge it.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    if value is not None and not low <= value <= high:
+        raise RequestError(f"{field}: got {value}, expected an integer in {low}..{high}", field)
+
+
 def in_words_of_client(error: RequestError, sources: Mapping[str, str]) -> RequestError:
     """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
     name = error.param or ""

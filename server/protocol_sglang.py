@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.call import Call, check_prompts, sampling_params
+from detinfer.server.call import Call, check_prompts, check_range, sampling_params
 from detinfer.server.protocol import (
     Integer,
     Neutral,
@@ -202,10 +202,8 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
     for name in ("cache_salt", "extra_key"):
         if (salt := getattr(body, name)) is not None and not 0 < len(salt) <= MAX_NAME:
             raise RequestError(f"{name}: expected 1 to {MAX_NAME} characters", name)
-    if start < -1:
-        raise RequestError(
-            f"logprob_start_len: got {start}, expected at least -1", "logprob_start_len"
-        )
+    check_range("logprob_start_len", start, -1, MAX_TOKENS_LIMIT)
+    check_range("top_logprobs_num", body.top_logprobs_num, 0, MAX_LOGPROBS)
     if body.return_logprob:
         values["logprobs"] = body.top_logprobs_num or 0
         values["prompt_logprobs"] = None if start < 0 else values["logprobs"]

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGPROBS, MAX_N
-from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
+from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
+from detinfer.server.call import Call, Truncation, check_prompts, check_range, sampling_params
 from detinfer.server.errors import Failure
 from detinfer.server.protocol import Integer, Neutral, StrictBody, Text, Texts, documented, shown
 from detinfer.server.protocol_native import Given, Sampling, Seed, Tokens, given_sampling
@@ -40,7 +40,7 @@ class TGIParameters(Sampling):
     decoder_input_details: bool | None = Field(None, description="the prompt's tokens too")
     top_n_tokens: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
     return_full_text: bool | None = Field(None, description="begin the text with the prompt")
-    truncate: Annotated[Integer, documented(1, (1 << 31) - 1)] | None = Field(
+    truncate: Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)] | None = Field(
         None, description="keep no more than the last so many tokens of the prompt"
     )
     typical_p: Annotated[Any, Neutral(1.0)] = None
@@ -152,10 +152,8 @@ def tgi_call(body: TGIRequest, stream: bool, default_deterministic: bool) -> TGI
     if given.decoder_input_details:
         values["prompt_logprobs"] = 0
     params = sampling_params(values, sources)
-    if given.truncate is not None and given.truncate < 1:
-        raise RequestError(
-            f"parameters.truncate: got {given.truncate}, expected at least 1", "parameters.truncate"
-        )
+    check_range("parameters.truncate", given.truncate, 1, MAX_TOKENS_LIMIT)
+    check_range("parameters.top_n_tokens", given.top_n_tokens, 0, MAX_LOGPROBS)
     check_prompts(prompts, "inputs", params.n, sources)
     if stream and params.n > 1:
         raise RequestError(
@@ -200,10 +198,9 @@ def _temperature(given: TGIParameters, values: Given) -> float:
 
 
 def _check_best_of(best_of: int, values: Given, stream: bool) -> None:
+    check_range("parameters.best_of", best_of, 1, MAX_N)
     expected = ""
-    if not 1 <= best_of <= MAX_N:
-        expected = f"an integer in 1..{MAX_N}"
-    elif stream:
+    if stream:
         expected = "1: a stream has one answer"
     elif values.get("n", 1) != 1:
         expected = "1 with parameters.n"

@@ -212,7 +212,9 @@ def test_what_is_not_built_is_refused_by_name(client, field):
         ({"cache_salt": ""}, "cache_salt", "expected 1 to 128 characters"),
         ({"extra_key": "x" * 129}, "extra_key", "expected 1 to 128 characters"),
         ({"sampling_params": [{}]}, "sampling_params", "got a list, expected an object"),
-        ({"logprob_start_len": -2}, "logprob_start_len", "got -2, expected at least -1"),
+        ({"logprob_start_len": -2}, "logprob_start_len", "got -2, expected an integer in -1.."),
+        ({"logprob_start_len": 1 << 21}, "logprob_start_len", "expected an integer in -1..1048576"),
+        ({"top_logprobs_num": 21}, "top_logprobs_num", "got 21, expected an integer in 0..20"),
         (
             {"return_logprob": True, "top_logprobs_num": 21},
             "top_logprobs_num",
