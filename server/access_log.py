@@ -13,7 +13,7 @@ log = logging.getLogger("detinfer.access")
 
 _MAX_PATH = 256
 # What probes and scrapers ask for every few seconds, and what it is no news that they are answered.
-_PROBED = ("/health", "/ready", "/metrics")
+_PROBED = ("/health", "/ready", "/health_generate", "/metrics")
 _EXPECTED = (200, 503)
 
 

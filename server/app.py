@@ -21,6 +21,7 @@ from detinfer.server import (
 from detinfer.server.auth import ApiKeyMiddleware
 from detinfer.server.cors import CorsMiddleware
 from detinfer.server.errors import CatchAllMiddleware, install_error_handlers
+from detinfer.server.head import HeadMiddleware
 from detinfer.server.limits import LimitsMiddleware
 from detinfer.server.observation import ObservationMiddleware
 from detinfer.server.protocol import StrictBody
@@ -68,6 +69,7 @@ def create_app(
     app.include_router(routes_metrics.router)
     # The last one added is the outermost. What refuses stands inside of what every answer needs:
     # its id, its line in the log, and what lets a page's script read it.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(LimitsMiddleware, config=config)
     app.add_middleware(
         ApiKeyMiddleware, keys=config.api_keys, share_prefix_cache=config.share_prefix_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
@@ -18,12 +19,14 @@ from detinfer.server.openapi import body_of, failures
 from detinfer.server.protocol import StrictBody, TokenIds, exactly_one, parse_body
 from detinfer.server.protocol_chat import ChatMessages, TemplateOptions, begins_answer
 from detinfer.server.service import Service
-from detinfer.server.wire import json_response
+from detinfer.server.wire import json_response, to_json
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
+
+_PIECE = 10_000  # tokens
 
 _FAILURES = failures(400, 401, 404, 408, 413, 500, 503)
 
@@ -95,15 +98,10 @@ async def tokenize(request: Request) -> Response:
     if (refusal := other_model(service, body.model)) is not None:
         return refusal
     tokens = await _tokens(engine, body)
-    strings = engine.tokenizer.convert_ids_to_tokens(tokens) if body.return_token_strs else None
-    return json_response(
-        {
-            "tokens": tokens,
-            "count": len(tokens),
-            "max_model_len": engine.info.max_model_len,
-            "token_strs": strings,
-        }
-    )
+    strings = engine.tokenizer.convert_ids_to_tokens if body.return_token_strs else None
+    longest = engine.info.max_model_len
+    value = await aside(len(tokens), _tokenized, tokens, longest, strings)
+    return Response(value, media_type="application/json")
 
 
 @router.post(
@@ -149,6 +147,23 @@ async def tokenizer_info(request: Request) -> Response:
             "model_max_length": engine.info.max_model_len,
         }
     )
+
+
+def _tokenized(
+    tokens: list[int], longest: int, strings: Callable[[list[int]], list[str]] | None
+) -> bytes:
+    """The answer, written in pieces: between two of them other threads get their turn."""
+    ids, names = [], []
+    for start in range(0, len(tokens), _PIECE):
+        piece = tokens[start : start + _PIECE]
+        ids.append(to_json(piece)[1:-1])
+        if strings is not None:
+            names.append(to_json(strings(piece))[1:-1])
+    token_strs = "null" if strings is None else f"[{','.join(names)}]"
+    return (
+        f'{{"tokens":[{",".join(ids)}],"count":{len(tokens)},"max_model_len":{longest},'
+        f'"token_strs":{token_strs}}}'
+    ).encode("utf-8", "replace")
 
 
 async def _tokens(engine: AsyncEngine, body: TokenizeRequest) -> list[int]:

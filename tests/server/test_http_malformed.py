@@ -210,16 +210,40 @@ def test_expect_100_continue_is_answered_before_the_body_and_not_for_one_too_lar
     asyncio.run(scenario())
 
 
-def test_head_is_refused_with_the_methods_that_are_allowed():
+@pytest.mark.parametrize(
+    ("path", "state", "status"),
+    [
+        ("/health", "ready", 200),
+        ("/health", "draining", 503),
+        ("/ready", "ready", 200),
+        ("/version", "ready", 200),
+        ("/metrics", "ready", 200),
+        ("/generate", "ready", 405),
+        ("/nowhere", "ready", 404),
+    ],
+)
+def test_head_is_get_without_its_body(path, state, status):
     async def scenario() -> None:
-        async with serving(FakeEngine()) as (port, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(_get("/health", "Connection: close", method="HEAD"))
-            answer = await asyncio.wait_for(reader.read(), 5)
-            assert answer.startswith(b"HTTP/1.1 405")
-            assert b"allow: GET" in answer
-            assert answer.endswith(b"\r\n\r\n")  # no body
-            writer.close()
+        async with serving(FakeEngine()) as (port, service):
+            service.draining = state == "draining"
+            answers = []
+            for method in ("GET", "HEAD"):
+                # Another request behind it shows where the answer ends.
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(_get(path, method=method))
+                writer.write(_get("/version", "Connection: close"))
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                rest = await asyncio.wait_for(reader.read(), 5)
+                answers.append((head.split(b"\r\n"), rest))
+                writer.close()
+            (get, _), (head, rest) = answers
+            assert int(head[0].split()[1]) == int(get[0].split()[1]) == status
+            names = [[line.split(b":")[0] for line in lines] for lines in (get, head)]
+            assert names[0] == names[1]
+            assert rest.startswith(b"HTTP/1.1 200")
+            routes = {key[:2] for key in service.metrics.http_requests}
+            route = "none" if status == 404 else path
+            assert {("GET", route), ("HEAD", route)} <= routes
 
     asyncio.run(scenario())
 

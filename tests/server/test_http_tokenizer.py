@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import copy
+import threading
+from typing import Any
+
 import pytest
 from fake_engine import CHAT_TEMPLATE, INFO, FakeEngine
+
+from detinfer.server import routes_tokenizer
+from detinfer.server.generation import INLINE_SIZE
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -30,6 +37,36 @@ def test_tokenize_options(client):
     text = client.post("/detokenize", {"tokens": tokens}).json()
     assert text == {"prompt": "<|im_start|>user\nhi<|im_end|>\n"}
     assert client.post("/tokenize", {"prompt": ""}).json()["tokens"] == []
+
+
+def test_the_loop_is_left_alone_by_tokens_without_end(make_client, monkeypatch):
+    engine = FakeEngine()
+    client = make_client(engine)
+    at_once: list[int] = []
+    busy: list[str] = []
+
+    def watched(name: str, work: Any) -> Any:
+        def run(values: Any, *args: Any, **options: Any) -> Any:
+            if hasattr(values, "__len__") and len(values) > INLINE_SIZE:
+                if threading.current_thread() is threading.main_thread():
+                    busy.append(name)
+                at_once.append(len(values) if name in ("names", "writes") else 0)
+            return work(values, *args, **options)
+
+        return run
+
+    tokenizer = copy.copy(engine.tokenizer)
+    monkeypatch.setattr(engine, "tokenizer", tokenizer)
+    for name, method in (("names", "convert_ids_to_tokens"), ("encodes", "encode")):
+        setattr(tokenizer, method, watched(name, getattr(tokenizer, method)))
+    monkeypatch.setattr(routes_tokenizer, "to_json", watched("writes", routes_tokenizer.to_json))
+    text = "né 😀\n" * 10_000
+    answer = client.post("/tokenize", {"prompt": text, "return_token_strs": True}).json()
+    assert answer["tokens"] == list(text.encode())
+    assert answer["count"] == len(answer["token_strs"]) == len(text.encode())
+    assert answer["token_strs"] == engine.tokenizer.convert_ids_to_tokens(answer["tokens"])
+    assert busy == ["names"]  # our own call, in the line above
+    assert sorted(set(at_once[:-1])) == [0, routes_tokenizer._PIECE]
 
 
 def test_long_texts_there_and_back(client):
