@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from detinfer.check import Answer, Bounds, Load, Row
+from detinfer.check import Answer, Bounds, ExactLogprob, Load, Row
 from detinfer.engine.validation import encode_text
 from detinfer.errors import DetinferError, QueueFullError
 
@@ -88,7 +88,7 @@ class AsyncEngineBackend:
         return None
 
     async def _answer(self, row: Row) -> Answer:
-        ids, text = list[int](), ""
+        ids, text, logprobs = list[int](), "", list[ExactLogprob]()
         prompt = (
             encode_text(self._engine.tokenizer, row.prompt)
             if isinstance(row.prompt, str)
@@ -101,8 +101,12 @@ class AsyncEngineBackend:
             async for output in outputs:
                 ids += output.token_ids
                 text += output.text
+                for one in output.logprobs or ():
+                    logprobs.append(ExactLogprob.of(one.token_id, one.logprob, one.top))
                 if output.finish_reason in ("stop", "length"):
-                    return Answer(tuple(ids), text, output.finish_reason, output.digest or "")
+                    exact = None if row.params.logprobs is None else tuple(logprobs)
+                    reason, digest = output.finish_reason, output.digest or ""
+                    return Answer(tuple(ids), text, reason, digest, exact)
                 if output.finish_reason is not None:
                     raise DetinferError(f"an answer ended with {output.finish_reason}")
         raise DetinferError("an answer had no end")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import CancelledError
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer.check import Check, CheckResult, Mode, Progress, Target
+from detinfer.check import Check, CheckResult, Mode, Progress, Target, default_targets
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
@@ -24,6 +24,9 @@ from detinfer.server.protocol_native import Seed
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
 
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
+
 router = APIRouter()
 
 MAX_RUNS = 1000
@@ -33,7 +36,7 @@ MAX_CHECK_TOKENS = 256
 class CheckRequest(StrictBody):
     """The body of ``POST /check``."""
 
-    prompt: Text
+    prompt: Text | None = Field(None, description="detinfer check's own prompts unless given")
     runs: Annotated[Integer, documented(1, MAX_RUNS)] | None = Field(
         None, description="answers that are compared with the one it gets alone; 20 unless given"
     )
@@ -60,7 +63,7 @@ class CheckRequest(StrictBody):
     openapi_extra=body_of(CheckRequest),
 )
 async def check(request: Request) -> Response:
-    """Answer one prompt many times, each time under another load, and compare bit for bit."""
+    """Answer prompts many times, each time under another load, and compare bit for bit."""
     service: Service = request.app.state.service
     engine = service.ready_engine()
     body = parse_body(CheckRequest, await request.body())
@@ -73,13 +76,24 @@ async def check(request: Request) -> Response:
         raise RequestError(f"modes: got {len(modes)}, expected each at most once", "modes")
     if "fast" in modes and not engine.info.allow_fast:
         raise RequestError("modes: got fast, but this server runs without the fast mode", "modes")
-    params = SamplingParams(max_tokens=most)
-    [prompt] = await tokenize(engine, [body.prompt], "prompt")
-    check_request(prompt, params, engine.info)
     backend = AsyncEngineBackend(engine, cache_salt(request))
-    target = Target(body.prompt, params)
-    checking = Check(backend, [target], runs=runs, modes=modes, seed=seed)
+    targets = default_targets(backend.bounds, most)
+    if body.prompt is not None:
+        targets = [Target(body.prompt, SamplingParams(max_tokens=most))]
+    for target in targets:
+        await _check_target(engine, target)
+    checking = Check(backend, targets, runs=runs, modes=modes, seed=seed)
     return EventStream(_events(service, backend, checking), {})
+
+
+async def _check_target(engine: AsyncEngine, target: Target) -> None:
+    """Refuse what cannot be served, before the stream begins."""
+    ids: Sequence[int]
+    if isinstance(target.prompt, str):
+        [ids] = await tokenize(engine, [target.prompt], "prompt")
+    else:
+        ids = target.prompt
+    check_request(ids, target.params, engine.info)
 
 
 def _bounded(name: str, value: int, most: int, least: int = 1) -> int:
@@ -141,5 +155,6 @@ def _progress(progress: Progress) -> dict[str, Any]:
         "runs": progress.runs,
         "total": progress.total,
         "unique_digests": progress.unique_digests,
+        "divergent_runs": progress.divergent_runs,
         "seconds": round(progress.seconds, 3),
     }

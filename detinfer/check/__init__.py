@@ -1,6 +1,7 @@
 """Does every answer come out the same, bit for bit, whatever else the engine is doing?
 
-    check = Check(EngineBackend(engine), default_targets(max_tokens=32), runs=1000)
+    backend = EngineBackend(engine)
+    check = Check(backend, default_targets(backend.bounds), runs=1000)
     result = check.run()
     assert result.reproducible, result.first_divergence
 
@@ -8,9 +9,11 @@ The result holds every count that the command line, a test or a route needs; ``C
 gives the same one load at a time.
 """
 
+from detinfer.check.answer import Answer, Divergence, ExactLogprob
+from detinfer.check.draw import draw_loads
 from detinfer.check.engine_backend import EngineBackend
-from detinfer.check.load import Bounds, Load, Placement, Row, draw_loads
-from detinfer.check.result import Answer, CheckResult, Divergence, ModeResult, PromptResult
+from detinfer.check.load import Bounds, Load, Placement, Row
+from detinfer.check.result import CheckResult, ModeResult, PromptResult
 from detinfer.check.runner import Backend, Check, Mode, Progress
 from detinfer.check.server_backend import ServerBackend
 from detinfer.check.target import Target, default_targets
@@ -23,6 +26,7 @@ __all__ = [
     "CheckResult",
     "Divergence",
     "EngineBackend",
+    "ExactLogprob",
     "Load",
     "Mode",
     "ModeResult",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
+from collections.abc import Iterator
 
 from rich.console import Console
 
 from detinfer.check.display import print_result, progress_display
 from detinfer.check.report import Report
 from detinfer.check.runner import Backend, Check, Mode
-from detinfer.check.target import Target, default_targets
+from detinfer.check.target import LONG, Target, default_targets
 from detinfer.errors import ConfigError
 from detinfer.flags import engine_config
 from detinfer.params import SamplingParams
@@ -33,27 +33,23 @@ def run(args: argparse.Namespace) -> int:
         DetinferError: the check cannot run; the command's exit status is then 2.
     """
     report = None if args.report is None else Report(args.report)
-    targets = _targets(args)
+    given = _given_targets(args)
     modes = MODES[args.mode]
-    seed = secrets.randbits(32) if args.seed is None else args.seed
     log, out = Console(stderr=True), Console()
-    log.print(
-        f"{args.runs} runs of {len(targets)} prompts in loads of up to {args.concurrency} "
-        f"requests, seed {seed}",
-        highlight=False,
-        soft_wrap=True,
-    )
     if args.url is None and not args.allow_fast and ("fast" in modes or args.fast_neighbours):
         flag = "--mode: fast runs" if "fast" in modes else "--fast-neighbours: they run"
         raise ConfigError(f"{flag} only without --no-fast-mode")
+    backend = _backend(args)
     check = Check(
-        _backend(args),
-        targets,
+        backend,
+        given or default_targets(backend.bounds, args.max_tokens),
         runs=args.runs,
         modes=modes,
-        seed=seed,
+        seed=args.seed,
         fast_neighbours=args.fast_neighbours,
     )
+    for line in _beginning(check, backend.bounds.max_rows):
+        log.print(line, highlight=False, soft_wrap=True)
     with progress_display(log) as show:
         for progress in check.progress():
             show(progress)
@@ -64,16 +60,30 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.reproducible else 1
 
 
-def _targets(args: argparse.Namespace) -> list[Target]:
-    if not args.prompts:
-        return default_targets(args.max_tokens)
-    for number, prompt in enumerate(args.prompts, start=1):
+def _beginning(check: Check, max_rows: int) -> Iterator[str]:
+    """What is about to be compared, and what not."""
+    few = [f"{x.name}: {x.runs_of(check.runs)}" for x in check.targets if x.share < 1]
+    but = f" ({', '.join(few)})" if few else ""
+    yield (
+        f"{check.runs} runs of {len(check.targets)} prompts{but} in loads of up to {max_rows} "
+        f"requests, seed {check.seed}"
+    )
+    for target in check.targets:
+        if target.share < 1 and len(target.prompt) < LONG:
+            yield (
+                f"{target.name}: {len(target.prompt)} tokens, not {LONG:,}: no more fit into the "
+                "model's length and the KV cache (--max-model-len, --kv-cache-memory)"
+            )
+
+
+def _given_targets(args: argparse.Namespace) -> list[Target]:
+    for number, prompt in enumerate(args.prompts or (), start=1):
         try:
             prompt.encode()
         except UnicodeEncodeError:
             raise ConfigError(f"--prompt: number {number} is not valid UTF-8") from None
     params = SamplingParams(max_tokens=args.max_tokens)
-    return [Target(prompt, params) for prompt in args.prompts]
+    return [Target(prompt, params) for prompt in args.prompts or ()]
 
 
 def _backend(args: argparse.Namespace) -> Backend:

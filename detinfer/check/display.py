@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from detinfer.check.result import Answer, CheckResult, Divergence, ModeResult
+from detinfer.check.answer import Answer, Divergence
+from detinfer.check.result import CheckResult, ModeResult
 from detinfer.check.runner import Progress as CheckProgress
 
 _PLAIN_LINES = 10  # a mode, where there is no terminal to draw a bar on
@@ -63,7 +64,8 @@ def _plain_lines(console: Console) -> Show:
 def _state(progress: CheckProgress) -> str:
     rate = progress.runs / max(progress.seconds, 1e-9)
     digests = f"{progress.unique_digests} digest{'s' if progress.unique_digests > 1 else ''}"
-    return f"{progress.runs}/{progress.total} runs, {rate:.1f}/s, {digests} a prompt"
+    differ = f", {progress.divergent_runs} differ" if progress.divergent_runs else ""
+    return f"{progress.runs}/{progress.total} runs, {rate:.1f}/s, {digests} a prompt{differ}"
 
 
 def print_result(console: Console, result: CheckResult) -> None:
@@ -108,7 +110,8 @@ def verdict(result: CheckResult) -> str:
     if result.reproducible:
         found = f"reproducible: 1 unique digest for each of {len(result.prompts)} prompts"
     else:
-        found = f"not reproducible: up to {result.unique_digests} unique digests for one prompt"
+        most = result.judged.unique_answers
+        found = f"not reproducible: up to {most} distinct answers to one prompt"
     return (
         f"{found}, {result.runs} {result.judged.mode} runs under {result.loads} loads, "
         f"{result.seconds:.0f} s, seed {result.seed}, {result.fingerprint}{beside}"
@@ -135,10 +138,7 @@ def _divergence_lines(first: Divergence, seed: int) -> Iterator[str]:
             + ("" if chunk is None else f", {chunk} prompt tokens of one request")
             + (", from an empty prefix cache" if load.placement.cold else "")
         )
-    if first.position is None:
-        yield "  the tokens agree, the logits do not"
-    else:
-        yield f"  token {first.position + 1} of the answer is the first that differs"
+    yield f"  {first.what}"
     yield f"  alone:       {_answer(first.expected, first.position)}"
     yield f"  in the load: {_answer(first.got, first.position)}"
 

@@ -7,8 +7,8 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from detinfer.check.answer import Answer, ExactLogprob
 from detinfer.check.load import Bounds, Load, Row
-from detinfer.check.result import Answer
 from detinfer.check.target import Prompt
 from detinfer.engine.outputs import RequestOutput
 from detinfer.errors import DetinferError
@@ -75,6 +75,7 @@ class _Run:
     row: Row
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[ExactLogprob] = field(default_factory=list)
 
 
 class _Game:
@@ -127,6 +128,8 @@ class _Game:
         run = self._runs[output.request_id]
         run.text += output.text
         run.token_ids += output.token_ids
+        for one in output.logprobs or ():
+            run.logprobs.append(ExactLogprob.of(one.token_id, one.logprob, one.top))
         reason = output.finish_reason
         if run.row.target is None or reason is None:
             return
@@ -135,6 +138,11 @@ class _Game:
                 f"load {self._load.number}: a run of prompt {run.row.target + 1} ended with "
                 f"{reason}: {output.error}"
             )
+        asked = run.row.params.logprobs is not None
         self._answers[run.place] = Answer(
-            tuple(run.token_ids), run.text, reason, output.digest or ""
+            tuple(run.token_ids),
+            run.text,
+            reason,
+            output.digest or "",
+            tuple(run.logprobs) if asked else None,
         )

@@ -6,7 +6,8 @@ from collections import Counter
 from html import escape
 
 from detinfer import __version__
-from detinfer.check.result import Answer, CheckResult, Divergence, ModeResult, PromptResult
+from detinfer.check.answer import Answer, Divergence
+from detinfer.check.result import CheckResult, ModeResult, PromptResult
 
 _COLUMNS, _SQUARE, _PITCH = 50, 10, 12
 _MOST_SQUARES = 5000
@@ -45,8 +46,8 @@ def render_page(result: CheckResult) -> str:
     verdict = (
         f"Reproducible: {result.runs} runs under {result.loads} loads, one answer a prompt"
         if good
-        else f"Not reproducible: up to {result.unique_digests} digests for one prompt "
-        f"in {result.runs} runs"
+        else f"Not reproducible: up to {result.judged.unique_answers} distinct answers to one "
+        f"prompt in {result.runs} runs"
     )
     facts = {
         "Checked": result.source,
@@ -151,15 +152,10 @@ def _color(number: int) -> str:
 def _divergence(first: Divergence | None) -> str:
     if first is None:
         return ""
-    where = (
-        "The tokens agree, the logits do not"
-        if first.position is None
-        else f"Token {first.position + 1} of the answer is the first that differs"
-    )
     rows = "".join(_answer(name, one, first.position) for name, one in _sides(first))
     return (
         f"<h3>First divergence</h3>\n<p>Prompt {first.prompt + 1}, run {first.run + 1}, in load "
-        f"{first.load.number} of {len(first.load.rows)} requests. {where}.</p>\n"
+        f"{first.load.number} of {len(first.load.rows)} requests: {first.what}.</p>\n"
         f'<div class="scroll"><table><thead><tr><th></th><th class=number>Token</th><th>Digest</th>'
         f"<th>Answer</th></tr></thead><tbody>{rows}</tbody></table></div>\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,8 +12,18 @@ from detinfer.check.result import CheckResult
 from detinfer.errors import ConfigError
 from detinfer.models.files import atomic_write
 
+# Only between the lines of indented JSON: strings have no line breaks of their own.
+_INTEGERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")
+
+
+def _render_json(result: CheckResult) -> str:
+    """Indented, but token ids in one line."""
+    text = json.dumps(result.to_json(), ensure_ascii=False, indent=2)
+    return _INTEGERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
 _RENDER = {
-    ".json": lambda result: json.dumps(result.to_json(), ensure_ascii=False, indent=2) + "\n",
+    ".json": _render_json,
     ".html": render_page,
 }
 

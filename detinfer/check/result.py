@@ -3,74 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from detinfer import __version__
+from detinfer.check.answer import Answer, Divergence
 from detinfer.check.load import Load
 from detinfer.check.target import Target
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One whole answer; two are equal only if everything in them is.
-
-    Attributes:
-        digest: the digest chain over tokens and whole rows of logits.
-    """
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: str
-    digest: str
-
-    def first_difference(self, other: Answer) -> int | None:
-        """The place of the first token that differs; None if only digest, text or end do."""
-        if self.token_ids == other.token_ids:
-            return None
-        pairs = zip(self.token_ids, other.token_ids, strict=False)
-        same = len(self.token_ids), len(other.token_ids)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(same))
-
-    def token_at(self, position: int | None) -> int | None:
-        """The token there, None past the end."""
-        if position is None or position >= len(self.token_ids):
-            return None
-        return self.token_ids[position]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """A run whose answer is not the one the prompt got alone.
-
-    Attributes:
-        prompt: the target's number, from 0.
-        run: which of the prompt's runs, from 0.
-        row: its place in the load.
-        position: place of the first token that differs; None if the tokens agree.
-    """
-
-    mode: str
-    prompt: int
-    run: int
-    load: Load
-    row: int
-    position: int | None
-    expected: Answer
-    got: Answer
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "mode": self.mode,
-            "prompt": self.prompt,
-            "run": self.run,
-            "row": self.row,
-            "position": self.position,
-            "expected": asdict(self.expected),
-            "got": asdict(self.got),
-            "load": self.load.describe(),
-        }
 
 
 @dataclass
@@ -115,8 +54,8 @@ class PromptResult:
 
     @property
     def unique_outputs(self) -> int:
-        """Distinct outputs: token ids, text and the reason to finish."""
-        return len({(a.token_ids, a.text, a.finish_reason) for a in self.answers})
+        """Distinct outputs: token ids, text, log-probabilities and the reason to finish."""
+        return len({replace(answer, digest="") for answer in self.answers})
 
     @property
     def unique_digests(self) -> int:
@@ -125,12 +64,13 @@ class PromptResult:
 
     @property
     def divergent_runs(self) -> int:
-        """Runs whose answer is not the expected one."""
+        """Runs whose answer is not the expected one, in any bit of what it is made of."""
         return len(self.runs) - self.runs.count(0)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
+            "name": self.target.name,
             "prompt": self.target.prompt,
             "params": asdict(self.target.params),
             "runs": len(self.runs),
@@ -191,6 +131,16 @@ class ModeResult:
         return max(prompt.unique_digests for prompt in self.prompts)
 
     @property
+    def unique_answers(self) -> int:
+        """Most distinct answers of any one prompt: outputs, digests, or both."""
+        return max(len(prompt.answers) for prompt in self.prompts)
+
+    @property
+    def divergent_runs(self) -> int:
+        """Runs, over all prompts, whose answer is not the expected one."""
+        return sum(prompt.divergent_runs for prompt in self.prompts)
+
+    @property
     def first_divergence(self) -> Divergence | None:
         """The one of the earliest load, None if every run agrees."""
         found = [p.first_divergence for p in self.prompts if p.first_divergence]
@@ -199,7 +149,7 @@ class ModeResult:
     @property
     def reproducible(self) -> bool:
         """Whether every run of every prompt gave the answer it gives alone."""
-        return all(not prompt.divergent_runs for prompt in self.prompts)
+        return not self.divergent_runs
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from detinfer.check.load import Bounds, Load, draw_loads
-from detinfer.check.result import Answer, CheckResult, ModeResult, PromptResult
+from detinfer.check.answer import Answer
+from detinfer.check.draw import draw_loads
+from detinfer.check.load import Bounds, Load
+from detinfer.check.result import CheckResult, ModeResult, PromptResult
 from detinfer.check.target import Target
 from detinfer.errors import ConfigError, DetinferError, RequestError
 
@@ -53,6 +55,7 @@ class Progress:
     Attributes:
         runs: answers compared in this mode so far, of ``total``.
         unique_digests: most distinct digests of any one prompt.
+        divergent_runs: runs that differ, in their digest or elsewhere.
         seconds: since the mode began.
     """
 
@@ -61,11 +64,12 @@ class Progress:
     runs: int
     total: int
     unique_digests: int
+    divergent_runs: int
     seconds: float
 
 
 class Check:
-    """Every target ``runs`` times in each mode, each time under a freshly drawn load.
+    """Every target ``runs`` times, or its share, in each mode; each time under a new load.
 
     Args:
         backend: what answers.
@@ -114,6 +118,11 @@ class Check:
         self._backend = backend
         self._by_mode: dict[str, ModeResult] = {}
 
+    @property
+    def total(self) -> int:
+        """Answers to compare in each mode."""
+        return sum(target.runs_of(self.runs) for target in self.targets)
+
     def run(self) -> CheckResult:
         """Runs to the end."""
         for _ in self.progress():
@@ -132,11 +141,10 @@ class Check:
         Raises:
             DetinferError: not every answer that was asked for has been compared.
         """
-        expected = self.runs * len(self.targets)
         for mode in self.modes:
             got = self._by_mode[mode].runs if mode in self._by_mode else 0
-            if got != expected:
-                raise DetinferError(f"check: compared {got} of {expected} {mode} answers")
+            if got != self.total:
+                raise DetinferError(f"check: compared {got} of {self.total} {mode} answers")
         return CheckResult(
             self._backend.source, self._backend.fingerprint, self.seed, dict(self._by_mode)
         )
@@ -163,8 +171,9 @@ class Check:
                 mode=mode,
                 loads=found.loads,
                 runs=found.runs,
-                total=self.runs * len(self.targets),
+                total=self.total,
                 unique_digests=found.unique_digests,
+                divergent_runs=found.divergent_runs,
                 seconds=found.seconds,
             )
         found.count(before, self._backend.stats())

@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from detinfer.check.answer import Answer, ExactLogprob
 from detinfer.check.client import Client
 from detinfer.check.load import Bounds, Load, Row
-from detinfer.check.result import Answer
 from detinfer.config import longest_sequence
 from detinfer.errors import DetinferError
 from detinfer.params import SamplingParams
@@ -74,17 +74,20 @@ class ServerBackend:
         return None if row.target is None else self._read(value, row)
 
     def _read(self, value: Any, row: Row) -> Answer:
+        asked = row.params.logprobs is not None
         try:
             answer = Answer(
                 tuple(value["output_ids"]),
                 value["text"],
                 value["finish_reason"],
                 value["digest"],
+                tuple(map(_exact, value["logprobs"])) if asked else None,
             )
             deterministic, fingerprint = value["deterministic"], value["system_fingerprint"]
         except (KeyError, TypeError):
             raise DetinferError(
-                f"{self.source}: not a detinfer server (/generate answered without a digest)"
+                f"{self.source}: not a detinfer server (/generate answered without "
+                f"{'log-probabilities' if 'digest' in value else 'a digest'})"
             ) from None
         if answer.finish_reason not in ("stop", "length") or not answer.digest:
             without = "" if answer.digest else " without a digest"
@@ -101,6 +104,10 @@ class ServerBackend:
                 f"{self.source}: its fingerprint changed from {self.fingerprint} to {fingerprint}"
             )
         return answer
+
+
+def _exact(value: Any) -> ExactLogprob:
+    return ExactLogprob.of(value["token_id"], value["logprob"], value["top"])
 
 
 def _fields(params: SamplingParams) -> dict[str, Any]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from detinfer.config import PAGE_SIZE
 from detinfer.params import SamplingParams
+
+if TYPE_CHECKING:
+    from detinfer.check.load import Bounds
 
 Prompt = str | tuple[int, ...]
 
@@ -16,18 +22,33 @@ class Target:
     Attributes:
         prompt: text, or token ids.
         params: its own parameters; with a temperature it needs a seed, or no two answers agree.
+        name: what it is there for.
+        share: its part of a check's runs, below 1 where each costs much.
     """
 
     prompt: Prompt
     params: SamplingParams
+    name: str = ""
+    share: float = 1.0
 
     @property
     def label(self) -> str:
-        """The prompt on one line, cut to fit a table."""
-        text = self.prompt if isinstance(self.prompt, str) else f"token ids {list(self.prompt)}"
-        line = " ".join(text.split())
+        """Name and prompt on one line, cut to fit a table."""
+        if isinstance(self.prompt, str):
+            text = self.prompt
+        elif len(self.prompt) > _FEW_IDS:
+            text = f"{len(self.prompt):,} token ids"
+        else:
+            text = f"token ids {list(self.prompt)}"
+        line = " ".join(f"{self.name}{': ' if self.name else ''}{text}".split())
         return line if len(line) <= 48 else f"{line[:47]}…"
 
+    def runs_of(self, runs: int) -> int:
+        """How often it runs in a check of ``runs``."""
+        return max(1, round(runs * self.share))
+
+
+_FEW_IDS = 16
 
 _QUESTION = "Q: Why does the moon look larger close to the horizon?\nA:"
 
@@ -37,6 +58,10 @@ _CODE = '''def is_prime(n: int) -> bool:
 '''
 
 _EMOJI = "Der Bäcker öffnet früh: 🥐 naïve café, 東京の朝, доброе утро! Heute gibt es"
+
+_STORY = "The last train had left an hour ago, and the stationmaster was"
+
+_REFRAIN = "Round and round and round it goes, and where it stops"
 
 # Just under 128 tokens: the answer begins on one KV page and ends on the next.
 _LIST = """Heights above the sea and years of opening of the stations of the northern line:
@@ -48,14 +73,62 @@ _LIST = """Heights above the sea and years of opening of the stations of the nor
 6. Upper Dale: 143 m, 1902
 Passengers who ride from the first station to the last climb"""
 
+LONG = 2100  # tokens: more than four segments of 512 keys, and than 32 pages
+_LONG_SHARE = 0.05
 
-def default_targets(max_tokens: int = 32) -> list[Target]:
-    """Four prompts of different kinds and lengths, the last of them sampled with a fixed seed."""
+
+def default_targets(bounds: Bounds, max_tokens: int = 32) -> list[Target]:
+    """One request for each thing that may go wrong alone (docs/determinism.md says which).
+
+    Args:
+        bounds: of what is to be checked; the long prompts are as long as it can serve.
+        max_tokens: of each.
+    """
     greedy = SamplingParams(max_tokens=max_tokens)
-    sampled = SamplingParams(max_tokens=max_tokens, temperature=0.8, top_k=50, seed=20)
+    sampled = replace(greedy, temperature=1.0, seed=20)
     return [
-        Target(_QUESTION, greedy),
-        Target(_CODE, greedy),
-        Target(_LIST, greedy),
-        Target(_EMOJI, sampled),
+        Target(_QUESTION, replace(greedy, stop=(" This means",)), "stop string"),
+        Target(_CODE, replace(greedy, logprobs=5), "log-probabilities"),
+        Target(_LIST, greedy, "page end"),
+        Target(_EMOJI, replace(sampled, temperature=0.8, top_k=50, top_p=0.95), "filters"),
+        Target(_STORY, replace(sampled, logprobs=0), "temperature"),
+        Target(_REFRAIN, _penalised(max_tokens, bounds.vocab_size), "penalties"),
+        *_long(max_tokens, bounds),
+    ]
+
+
+def _penalised(max_tokens: int, vocab_size: int) -> SamplingParams:
+    """One of the tokens liked would end the answer, but the first three quarters have no end."""
+    bias = _liking(vocab_size)
+    return SamplingParams(
+        max_tokens=max_tokens,
+        logit_bias=bias,
+        repetition_penalty=1.1,
+        presence_penalty=0.3,
+        frequency_penalty=1.0,
+        min_tokens=max_tokens * 3 // 4,
+        stop=("\n\n",),
+        stop_token_ids=(min(bias),),
+    )
+
+
+def _liking(vocab_size: int) -> dict[int, float]:
+    """A bias for few tokens: whatever the model, its answer repeats them, and drafts are made."""
+    return dict.fromkeys((vocab_size // part for part in (2, 3, 4, 5)), 30.0)
+
+
+def _long(max_tokens: int, bounds: Bounds) -> list[Target]:
+    """Two prompts that differ in their first page alone: what follows it must not be shared."""
+    params = SamplingParams(
+        max_tokens=max_tokens, ignore_eos=True, logprobs=1, logit_bias=_liking(bounds.vocab_size)
+    )
+    length = max(1, min(LONG, bounds.longest - max_tokens))
+    rng = random.Random("detinfer check long prompt")
+    first, other, rest = (
+        tuple(rng.randrange(bounds.vocab_size) for _ in range(count))
+        for count in (PAGE_SIZE, PAGE_SIZE, LONG)
+    )
+    return [
+        Target((*first, *rest)[:length], params, "long prompt", _LONG_SHARE),
+        Target((*other, *rest)[:length], params, "other beginning", _LONG_SHARE),
     ]

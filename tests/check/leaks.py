@@ -66,6 +66,14 @@ class Pages(Leak):
         return batch.block_tables[row, 0] < 4
 
 
+class Far(Leak):
+    """Beyond 512 keys the number of rows shows."""
+
+    def leaks(self, batch, row):
+        last = batch.positions[batch.query_start[row + 1] - 1]
+        return last >= 512 and len(batch.query_start) > 2
+
+
 class OneMode(Leak):
     """Only fast steps depend on the number of rows."""
 

@@ -115,6 +115,8 @@ def test_json_report(check, tmp_path):
     assert list(report["by_mode"]) == ["deterministic", "fast"]
     prompts = report["by_mode"]["deterministic"]["prompts"]
     assert [prompt["prompt"] for prompt in prompts] == ["ABC", "<b>&"]
+    # Token ids stand in one line.
+    assert f"[{', '.join(map(str, prompts[0]['expected']['token_ids']))}]" in path.read_text()
     assert sum(prompt["runs"] for prompt in prompts) == 60
     assert os.listdir(tmp_path) == ["r.json"]
 
@@ -173,7 +175,7 @@ def test_html_report_of_a_fault_has_a_colour_for_every_answer(check, tmp_path):
     assert sum(count for _, count in page.squares) == 60
     assert len({fill for fill, _ in page.squares}) > 2
     assert "Not reproducible" in page.text
-    assert "The tokens agree, the logits do not" in page.text
+    assert "the tokens agree, the logits do not" in page.text
 
 
 @pytest.mark.parametrize(
@@ -238,6 +240,16 @@ def test_a_failing_engine_is_status_2(check):
 def test_a_terminal_shows_a_bar():
     terminal = io.StringIO()
     with progress_display(Console(file=terminal, force_terminal=True, width=100)) as show:
-        show(Progress("deterministic", loads=1, runs=20, total=80, unique_digests=2, seconds=4.0))
-    assert "20/80 runs, 5.0/s, 2 digests a prompt" in terminal.getvalue()
+        show(
+            Progress(
+                "deterministic",
+                loads=1,
+                runs=20,
+                total=80,
+                unique_digests=2,
+                divergent_runs=3,
+                seconds=4.0,
+            )
+        )
+    assert "20/80 runs, 5.0/s, 2 digests a prompt, 3 differ" in terminal.getvalue()
     assert "25%" in terminal.getvalue()

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from detinfer.check import Bounds, Load, Target, draw_loads
+from detinfer.check import Bounds, Load, Row, Target, draw_loads
 from detinfer.engine.outputs import EngineInfo
 from detinfer.engine.validation import check_request
 from detinfer.params import SamplingParams
@@ -20,6 +20,7 @@ BOUNDS = Bounds(
     max_num_seqs=64,
     max_num_batched_tokens=512,
 )
+GREEDY = SamplingParams(max_tokens=4)
 TARGETS = [Target("ab", SamplingParams(max_tokens=8)), Target((1, 2), SamplingParams(max_tokens=4))]
 
 
@@ -95,9 +96,9 @@ def test_modes_draw_the_same_but_for_the_mode():
 def test_everything_that_may_vary_does():
     loads = draw(runs=1000)
     rows = rows_of(loads)
-    neighbours = [row for row in rows if row.target is None]
+    neighbours = [row for row in rows if row.target is None and row.repeats is None]
     placements = [load.placement for load in loads]
-    assert {row.arrival for row in rows} == set(range(17))
+    assert set(range(20)) <= {row.arrival for row in rows} <= set(range(21))
     lengths = {len(row.prompt) for row in neighbours}
     assert lengths >= set(range(1, 17))
     assert len(lengths) > 100
@@ -136,7 +137,7 @@ def test_every_neighbour_can_be_served(longest, seqs, tokens):
     )
     loads = draw(bounds=bounds)
     for row in rows_of(loads):
-        if row.target is None:
+        if row.target is None and row.repeats is None:
             check_request(row.prompt, row.params, info)
     for load in loads:
         assert 1 <= load.placement.max_num_seqs <= seqs
@@ -161,7 +162,9 @@ def test_descriptions_tell_everything_that_was_drawn():
         for row, words in zip(load.rows, told["rows"], strict=True):
             assert words["arrival"] == row.arrival
             assert SamplingParams(**words["params"]) == row.params
-            if row.target is None:
+            if row.repeats is not None:
+                assert words["repeats"] == row.repeats
+            elif row.target is None:
                 assert words["prompt_tokens"] == len(row.prompt)
                 assert words["abort_after"] == row.abort_after
             else:
@@ -176,3 +179,59 @@ def test_fast_neighbours_come_on_top_of_every_load_and_stay():
         fast = [row for row in fast if row.params.max_tokens == 8 and row.params.ignore_eos]
         assert sum(not row.params.deterministic and row.abort_after is None for row in fast) >= 8
         assert load.targets >= (len(load.rows) - 8) / 2
+
+
+def test_a_fast_forerunner_has_the_first_steps_of_cold_loads_to_itself():
+    loads = draw(runs=1000)
+    found = [load for load in loads if any(row.repeats is not None for row in load.rows)]
+    assert len(loads) / 8 < len(found) < len(loads) / 2
+    for load in found:
+        first, *others = load.rows
+        target = TARGETS[first.repeats]
+        assert load.placement.cold
+        assert first == Row(
+            target.prompt,
+            dataclasses.replace(target.params, deterministic=False),
+            repeats=first.repeats,
+        )
+        assert all(row.repeats is None for row in others)
+        assert all(row.arrival > 0 for row in others)
+    assert {load.rows[1].arrival for load in found} >= {1, 2, 3, 4}
+    # The long one, of a page at least, has more to give away.
+    long = [
+        Target((1,) * 99, GREEDY),
+        Target((1,), GREEDY),
+        Target((2,) * 2000, GREEDY, share=0.05),
+    ]
+    rows = rows_of(draw(runs=1000, targets=long))
+    repeats = Counter(row.repeats for row in rows if row.repeats is not None)
+    assert repeats[0] > 20 * repeats[1]
+    assert repeats[2] == 0
+    strict = draw(bounds=dataclasses.replace(BOUNDS, allow_fast=False))
+    assert {row.repeats for row in rows_of(strict)} == {None}
+
+
+def test_a_server_gets_forerunners_too():
+    bounds = dataclasses.replace(BOUNDS, max_num_seqs=None, max_num_batched_tokens=None)
+    assert any(row.repeats is not None for row in rows_of(draw(bounds=bounds)))
+
+
+@pytest.mark.parametrize("runs", [1, 20, 1000])
+def test_costly_targets_run_their_share_several_at_once(runs):
+    targets = [*TARGETS * 3, *(Target((i,), GREEDY, share=0.05) for i in (3, 4))]
+    loads = draw(runs, targets=targets)
+    counts = Counter(row.target for row in rows_of(loads) if row.target is not None)
+    some = max(1, runs // 20)
+    assert counts == {**dict.fromkeys(range(6), runs), 6: some, 7: some}
+    with_costly = [load for load in loads if any(row.target in (6, 7) for row in load.rows)]
+    assert with_costly[0] is loads[0]
+    assert len(with_costly) <= 1 + len(loads) / 10
+    for load in loads:
+        assert load.rows
+        assert len(load.rows) <= 32
+        assert 2 * load.targets >= len(load.rows)
+
+
+def test_costly_targets_alone_are_drawn_to_the_end():
+    loads = draw(100, targets=[Target((3,), GREEDY, share=0.5)])
+    assert [row.target for row in rows_of(loads)].count(0) == 50

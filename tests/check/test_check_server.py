@@ -114,6 +114,43 @@ def test_answers_are_those_of_the_server():
     ]
 
 
+class Inexact(Remembering):
+    """Beside others its log-probabilities end in other bits, and its digests do not."""
+
+    async def generate(self, *request, **options):
+        async for output in super().generate(*request, **options):
+            if output.logprobs and len(self.running) > 1:
+                one = output.logprobs[-1]
+                changed = one._replace(logprob=one.logprob * (1 + 2**-52))
+                output = dataclasses.replace(output, logprobs=[changed])
+            yield output
+
+
+def test_log_probabilities_are_compared_over_http():
+    asking = Target("the same", SamplingParams(max_tokens=6, logprobs=2))
+
+    def found(engine):
+        with served(engine) as url:
+            return Check(ServerBackend(url, 8), [asking], runs=12, seed=3).run()
+
+    result = found(Remembering(delay=0.001))
+    assert result.reproducible
+    assert result.prompts[0].expected.logprobs[0].logprob == (-0.5).hex()
+    result = found(Inexact(delay=0.001))
+    assert not result.reproducible
+    assert result.unique_digests == 1 < result.unique_outputs
+
+
+def test_a_server_without_log_probabilities_is_told_apart():
+    asking = Target("a", SamplingParams(logprobs=0))
+    for answer in (GOOD_ANSWER, {**GOOD_ANSWER, "logprobs": None}):
+        with (
+            other_server(GOOD_INFO, answer) as url,
+            pytest.raises(DetinferError, match="/generate answered without log-probabilities"),
+        ):
+            Check(ServerBackend(url), [asking], runs=1).run()
+
+
 def test_a_server_that_leaks_is_caught():
     with served(Leaky(delay=0.001)) as url:
         result = check(url).run()

@@ -111,7 +111,7 @@ def rows_lost_from_384_on(patch):
 # As well hidden.
 
 
-@mutant(hunt="long", unseen_by_check="its longest request has fewer than 33 pages")
+@mutant(hunt="long")
 def tables_of_32_pages(patch):
     """Pages from the 33rd on are not the sequence's own."""
 
@@ -132,6 +132,42 @@ def window_wider_in_chunks_beyond_512_keys(patch):
         return attention(q, *rest, window=window + (later and window > 0), **options)
 
     patch.setattr(portable, "attention", mutated)
+
+
+@mutant("modules", hunt="long")
+def more_sequences_more_rounding_beyond_512_keys(patch):
+    """From the second segment of keys on, a last bit depends on the number of sequences."""
+
+    def mutated(q, k, v, cache, layer, batch, **options):
+        out = attention(q, k, v, cache, layer, batch, **options)
+        if batch.query_start.size > 2:
+            out[batch.positions >= 512] *= 1 + 2**-23
+        return out
+
+    patch.setattr(portable, "attention", mutated)
+
+
+@mutant()
+def logprobs_by_the_steps_largest_logit(patch):
+    """What is subtracted before exp is the largest logit of all rows that ask."""
+
+    def mutated(x):
+        less = x - x.max()
+        return less - less.exp().sum(-1, keepdim=True).log()
+
+    patch.setattr(ops, "log_softmax", mutated)
+
+
+@mutant()
+def penalties_counted_on_from_the_row_above(patch):
+    """The table of counts is not cleared between two rows of a step."""
+
+    def mutated(logits, rows):
+        above = [[], *([*row.token_ids[row.prompt_tokens :]] for row in rows[:-1])]
+        rows = [replace(r, token_ids=[*r.token_ids, *a]) for r, a in zip(rows, above, strict=True)]
+        return choose(logits, rows)
+
+    patch.setattr(sampling, "choose", mutated)
 
 
 @mutant(hunt="crowd", unseen_by_check="its loads have at most --concurrency = 32 requests")
@@ -170,7 +206,7 @@ def pages_named_before_they_are_written(patch):
     patch.setattr(Engine, "_run", mutated)
 
 
-@mutant(hunt="long", unseen_by_check="no two of its requests share pages behind other beginnings")
+@mutant(hunt="long")
 def chain_forgotten_after_16_pages(patch):
     """A page that far in is named by its own tokens alone."""
 

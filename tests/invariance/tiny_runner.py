@@ -40,6 +40,11 @@ MODELS = {
     "long": ("qwen2", {**_windowed(700), "max_position_embeddings": LONG}, LONG),
     # A sum of two numbers has no order: three and four experts a token.
     "experts-3": ("mixtral", {**_COMMON, "num_experts_per_tok": 3}, MAX_LEN),
+    "long-experts": (
+        "mixtral",
+        {**_COMMON, "num_experts_per_tok": 3, "max_position_embeddings": LONG},
+        LONG,
+    ),
     "experts-4": ("mixtral", {**_COMMON, "num_experts_per_tok": 4}, MAX_LEN),
 }
 

@@ -51,6 +51,47 @@ def test_a_sound_engine_gives_one_digest(make_client):
     assert mismatches(client) == 0
 
 
+class Roomy(FakeEngine):
+    """Has room for the longest of detinfer check's own prompts."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.info = dataclasses.replace(INFO, max_model_len=2400, num_pages=40)
+
+
+class Inexact(Roomy):
+    """Beside others its log-probabilities end in other bits, and its digests do not."""
+
+    async def generate(self, *request, **options):
+        async for output in super().generate(*request, **options):
+            if output.logprobs and len(self.running) > 1:
+                one = output.logprobs[-1]
+                changed = one._replace(logprob=one.logprob * (1 + 2**-52))
+                output = dataclasses.replace(output, logprobs=[changed])
+            yield output
+
+
+def test_without_a_prompt_the_commands_own_are_compared(make_client):
+    body = {"runs": 20, "max_tokens": 4, "seed": 3}
+    *_, result = events(post(make_client(Roomy(delay=0.001)), body).text)
+    assert result["reproducible"]
+    prompts = result["by_mode"]["deterministic"]["prompts"]
+    assert {"penalties", "log-probabilities", "long prompt"} <= {x["name"] for x in prompts}
+    assert [x["runs"] for x in prompts] == [20] * 6 + [1] * 2
+    client = make_client(Inexact(delay=0.001))
+    *_, result = events(post(client, body).text)
+    assert not result["reproducible"]
+    assert result["unique_digests"] == 1
+    assert "log-probabilities" in result["first_divergence"]["what"]
+    assert mismatches(client) > 0
+
+
+def test_prompts_of_the_commands_own_that_do_not_fit_are_refused_before_the_stream(client):
+    response = post(client, {"runs": 1})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_an_engine_that_leaks_is_caught_and_counted(make_client):
     client = make_client(Leaky(delay=0.001))
     *_, result = events(post(client, BODY).text)
@@ -79,7 +120,6 @@ def test_fast_answers_that_differ_are_no_mismatch(make_client):
         ({"modes": ["fast", "fast"]}, "modes"),
         ({"modes": []}, "modes"),
         ({"prompt": ""}, "prompt"),
-        ({"prompt": None}, "prompt"),
         ({"prompt": ["a"]}, "prompt"),
         ({"seed": -1}, "seed"),
         ({"temperature": 1}, "temperature"),

@@ -1,0 +1,113 @@
+"""One answer, and what tells it from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from detinfer.check.load import Load
+
+
+@dataclass(frozen=True)
+class ExactLogprob:
+    """``TokenLogprob`` with hexadecimal floats, which are equal if and only if every bit is."""
+
+    token_id: int
+    logprob: str
+    top: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, token_id: int, logprob: float, top: Iterable[tuple[int, float]]) -> ExactLogprob:
+        """From the floats."""
+        exact = tuple((one, float(value).hex()) for one, value in top)
+        return cls(token_id, float(logprob).hex(), exact)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One whole answer; two are equal only if everything in them is.
+
+    Attributes:
+        digest: the digest chain over tokens and whole rows of logits.
+        logprobs: one a token, bit for bit; None if they were not asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str
+    digest: str
+    logprobs: tuple[ExactLogprob, ...] | None = None
+
+    def first_difference(self, other: Answer) -> int | None:
+        """The place of the first token that differs; None if only something else does."""
+        return _first_difference(self.token_ids, other.token_ids)
+
+    def difference(self, other: Answer) -> str:
+        """What differs, in words; the two must not be equal."""
+        place = self.first_difference(other)
+        if place is not None:
+            return f"token {place + 1} of the answer is the first that differs"
+        parts = {
+            "text": self.text != other.text,
+            "end": self.finish_reason != other.finish_reason,
+            "logits": self.digest != other.digest,
+        }
+        place = _first_difference(self.logprobs or (), other.logprobs or ())
+        if place is not None:
+            parts[f"log-probabilities from token {place + 1} on"] = True
+        found = [f"the {part}" for part, differs in parts.items() if differs]
+        return f"the tokens agree, {' and '.join(found)} do not"
+
+    def token_at(self, position: int | None) -> int | None:
+        """The token there, None past the end."""
+        if position is None or position >= len(self.token_ids):
+            return None
+        return self.token_ids[position]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A run whose answer is not the one the prompt got alone.
+
+    Attributes:
+        prompt: the target's number, from 0.
+        run: which of the prompt's runs, from 0.
+        row: its place in the load.
+        position: place of the first token that differs; None if the tokens agree.
+    """
+
+    mode: str
+    prompt: int
+    run: int
+    load: Load
+    row: int
+    position: int | None
+    expected: Answer
+    got: Answer
+
+    @property
+    def what(self) -> str:
+        """What differs, in words."""
+        return self.expected.difference(self.got)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "what": self.what,
+            "mode": self.mode,
+            "prompt": self.prompt,
+            "run": self.run,
+            "row": self.row,
+            "position": self.position,
+            "expected": asdict(self.expected),
+            "got": asdict(self.got),
+            "load": self.load.describe(),
+        }
+
+
+def _first_difference(ours: Sequence[object], theirs: Sequence[object]) -> int | None:
+    if ours == theirs:
+        return None
+    pairs = zip(ours, theirs, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
