@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from detinfer import ops
@@ -73,6 +74,16 @@ def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tup
     for i, values in zip(others, _on_host(logits, others), strict=True):
         tokens[i] = _choose_one(values, rows[i])
     return tokens, [(int(a), int(b)) for a, b in sums.tolist()]
+
+
+def prepare(profile: ops.Profile) -> None:
+    """Have what chooses tokens compiled at load: the first request that samples does not wait."""
+    params = SamplingParams(temperature=1.0, top_k=2)
+    row = SamplingRow(params, 0, 0, np.empty(0, dtype=np.int64))
+    with ops.use(profile):
+        logits = torch.zeros(1, 4, device=ops.device())
+        choose(logits, [row])
+        token_logprobs(logits, [0], [1])
 
 
 def _on_host(logits: Tensor, rows: list[int]) -> Sequence[Floats]:

@@ -10,6 +10,7 @@ from detinfer.config import PAGE_SIZE, EngineConfig
 from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.choosing import Choice, Outcome, accepted, is_number, read_logits
+from detinfer.engine.compile_progress import compile_progress
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.increments import Increment, failure_of, output_of
 from detinfer.engine.outputs import FinishReason, RequestOutput
@@ -22,6 +23,7 @@ from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.memory import check_logits, check_pool
 from detinfer.params import SamplingParams
+from detinfer.sampling import prepare
 
 NON_FINITE = "the model's logits became NaN or infinite for this request"
 
@@ -40,6 +42,7 @@ class Engine:
         config: settings; the runner is made from it unless one is given.
     """
 
+    @compile_progress()
     @contract_rounding()
     def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
         config = config.resolve()
@@ -47,6 +50,7 @@ class Engine:
             check_pool(config)
             runner = make_runner(config)
             check_logits(config, runner.vocab_size)
+            prepare(runner.profile)
         self.runner: Runner = runner
         self.tokenizer = runner.tokenizer
         self.info = describe(runner, config)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -167,8 +168,6 @@ def assert_rows_independent(
 @contextmanager
 def thread_count(count: int) -> Iterator[None]:
     """Run kernels on this many threads, or as many as there are."""
-    import numba  # here: the kernels' own import comes first and sets the cache folder
-
     before = numba.get_num_threads()
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     try:

@@ -1,7 +1,7 @@
 """How every CPU kernel is compiled: Numba, no fast-math, cached on disk, safe threading layer.
 
-Import this module before numba. Numba's disk cache does not notice an edit in an imported kernel
-module, so its folder is keyed by a hash of all kernel sources, the compilers and the CPU.
+Nothing notices an edit in a kernel that another one calls, so the cache's folder is named by a hash
+of all kernel sources, what compiles them and the CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import platform
 import sys
 from pathlib import Path
 
+import numba
+
 from detinfer.config import cache_dir
+from detinfer.kernels.cpu.cache import KernelCache
 
 __all__ = ["LAYERS", "kernel", "numba", "parallel_kernel"]
 
@@ -27,7 +30,7 @@ def _cache_folder() -> Path:
     here = Path(__file__).resolve().parent
     for source in sorted([*here.glob("*.py"), here.parent / "elementary.py"]):
         key.update(source.name.encode() + source.read_bytes())
-    for package in ("numba", "llvmlite"):
+    for package in ("numba", "llvmlite", "numpy"):  # the last is named in pickles
         key.update(importlib.metadata.version(package).encode())
     key.update(f"{sys.version_info[:2]} {platform.machine()} {_cpu()}".encode())
     return cache_dir() / "kernels" / key.hexdigest()[:16]
@@ -43,13 +46,17 @@ def _host_cpu() -> str:
     return str(binding.get_host_cpu_name())
 
 
-os.environ["NUMBA_CACHE_DIR"] = str(_cache_folder())
-import numba  # noqa: E402
-
-numba.config.reload_config()  # in case somebody imported it before us
-
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER_PRIORITY = [*LAYERS, "workqueue"]
 
-kernel = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+_FOLDER = _cache_folder()
+
+
+def kernel(function, **options):
+    """Decorate a function that is compiled when it is first called."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher._cache = KernelCache(function, _FOLDER)
+    return dispatcher
+
+
 parallel_kernel = functools.partial(kernel, parallel=True)
