@@ -49,7 +49,7 @@ def logging_to_stderr(log_format: str, level: str) -> Iterator[None]:
     root.setLevel(max(log.level, logging.WARNING))
     logging.captureWarnings(True)
     if log_format == "json" or not stderr.isatty():
-        sys.stderr = _Printed()
+        sys.stderr = _Printed(descriptor)
     try:
         yield
     finally:
@@ -162,9 +162,14 @@ class _Printed(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self) -> None:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._rest = ""
         self._lock = threading.Lock()
+
+    def fileno(self) -> int:
+        """Where programs that we start write to."""
+        return self._descriptor
 
     def write(self, text: str) -> int:
         """Log the lines that are whole."""

@@ -89,3 +89,12 @@ def test_an_exception_is_a_field_of_its_line(pipe):
 def test_a_record_that_cannot_be_formatted_ends_nothing(pipe):
     line = _logged(pipe, "text", _record("%d", "seven"))
     assert line.startswith("detinfer.x: '%d' cannot be formatted: TypeError(")
+
+
+def test_what_is_printed_is_logged_by_whole_lines(caplog):
+    caplog.set_level(logging.INFO, "detinfer")
+    printed = logs._Printed(2)
+    for text in ("detinfer: on", "e\n10 %\r20 %\r", "\n", "not yet"):
+        print(text, end="", file=printed)
+    assert [one.getMessage() for one in caplog.records] == ["one", "10 %", "20 %"]
+    assert (printed.fileno(), printed.isatty()) == (2, False)
