@@ -30,6 +30,9 @@ INLINE_SIZE = 2000
 LARGE_SIZE = 200_000
 _large = ThreadPoolExecutor(1, thread_name_prefix="large-text")
 
+# What clients of TGI, which looks at no model's name, send where their user gave none.
+NO_MODEL = ("tgi", "dummy")
+
 MAX_HEADER_DIGESTS = 16  # the body has them all
 
 T = TypeVar("T")
@@ -246,4 +249,8 @@ def cache_salt(request: Request) -> str:
 def other_model(service: Service, model: str | None) -> Response | None:
     """The refusal of a request that names a model which is not the one served."""
     served = service.model_id(service.ready_engine())
-    return None if model in (None, served) else model_not_found(str(model), served).response()
+    return (
+        None
+        if model in (None, served, *NO_MODEL)
+        else model_not_found(str(model), served).response()
+    )

@@ -269,3 +269,12 @@ def test_info_has_tgis_limits(client):
         256,
         255,
     )
+
+
+@pytest.mark.parametrize("model", ["tgi", "dummy"])
+def test_what_clients_of_tgi_call_no_model_is_none(client, model):
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    for path, body in [("/v1/chat/completions", chat), ("/v1/completions", {"prompt": "a"})]:
+        answer = client.post(path, body | {"model": model})
+        assert (answer.status_code, answer.json()["model"]) == (200, "fake-model")
+        assert client.post(path, body | {"model": f"{model}2"}).status_code == 404

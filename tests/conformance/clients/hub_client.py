@@ -86,6 +86,16 @@ def check_sampling(client: InferenceClient) -> None:
     assert client.text_generation(PROMPT, details=True, **alone).digest == best.digest
 
 
+def check_chat(client: InferenceClient) -> None:
+    """It names no model: it has an address."""
+    ask = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "seed": 3}
+    whole = client.chat_completion(**ask)
+    assert whole.choices[0].message.content
+    chunks = client.chat_completion(**ask, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == whole.choices[0].message.content
+
+
 def check_refusals(client: InferenceClient) -> None:
     for stream in (False, True):
         said = ""
@@ -103,6 +113,7 @@ def main(url: str) -> None:
     check_streams(client, text, digest)
     check_stop(client, text)
     check_sampling(client)
+    check_chat(client)
     check_refusals(client)
     print("huggingface_hub", huggingface_hub.__version__, "ok")
 

@@ -7,7 +7,7 @@ import sys
 
 from text_generation import AsyncClient, Client
 from text_generation.errors import ValidationError
-from text_generation.types import Grammar, GrammarType
+from text_generation.types import Grammar, GrammarType, Message
 
 PROMPT = "The capital of France is"
 
@@ -48,6 +48,12 @@ def check_sampling(client: Client) -> None:
     assert len(best.details.best_of_sequences) == 1
 
 
+def check_chat(client: Client) -> None:
+    answer = client.chat([Message(role="user", content="Hello")], max_tokens=8, seed=3)
+    assert answer.choices[0].message.content
+    assert answer.system_fingerprint
+
+
 def check_refusals(client: Client) -> None:
     grammar = Grammar(type=GrammarType.Regex, value="[0-9]+")
     for ask in (client.generate, lambda *args, **more: list(client.generate_stream(*args, **more))):
@@ -71,6 +77,7 @@ def main(url: str) -> None:
     text = check_generate(client)
     check_stream(client, text)
     check_sampling(client)
+    check_chat(client)
     check_refusals(client)
     asyncio.run(check_async(AsyncClient(url, timeout=60), text))
     print("text-generation ok")
