@@ -17,12 +17,17 @@ from detinfer.params import SamplingParams
 
 
 class TinyEngine:
-    """Steps whenever a consumer waits for an output."""
+    """Steps whenever a consumer waits for an output.
 
-    def __init__(self) -> None:
+    Attributes:
+        most: tokens of the longest increment so far.
+    """
+
+    def __init__(self, *, speculation: bool = True) -> None:
+        self.most = 0
         runner = TinyModelRunner(num_pages=64)
         runner.tokenizer = byte_tokenizer()
-        self._engine = Engine(EngineConfig(), runner)
+        self._engine = Engine(EngineConfig(speculation=speculation), runner)
         self._outputs: dict[str, deque[RequestOutput]] = {}
         self.info, self.tokenizer = self._engine.info, runner.tokenizer
         self.state = "ready"
@@ -44,6 +49,7 @@ class TinyEngine:
                         self._outputs[output.request_id].append(output)
                     await asyncio.sleep(0)
                 output = own.popleft()
+                self.most = max(self.most, len(output.token_ids))
                 yield output
                 if output.finish_reason is not None:
                     return
