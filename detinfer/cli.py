@@ -193,9 +193,9 @@ def _add_check_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    engine, server = engine_config(args), server_config(args)
-    with logging_to_stderr(server.log_format, server.log_level):
+    with logging_to_stderr(args.log_format, args.log_level):
         try:
+            engine, server = engine_config(args), server_config(args)
             check_start(engine)
             from detinfer.server.listener import bind
 
@@ -204,7 +204,7 @@ def _serve(args: argparse.Namespace) -> int:
 
                 return run_server(engine, server, listener)
         except DetinferError as error:
-            if server.log_format == "text":
+            if args.log_format == "text":
                 raise  # said as every command says it
             log.error("%s", error)
             return USAGE_ERROR

@@ -176,5 +176,7 @@ class _Printed(io.TextIOBase):
         with self._lock:
             *lines, self._rest = re.split(r"[\r\n]+", self._rest + text)
         for line in filter(None, lines):
-            log.info("%s", line.removeprefix("detinfer: "))
+            said = line.removeprefix("detinfer: ")
+            level = logging.WARNING if said.startswith("warning: ") else logging.INFO
+            log.log(level, "%s", said.removeprefix("warning: "))
         return len(text)

@@ -94,7 +94,8 @@ def test_a_record_that_cannot_be_formatted_ends_nothing(pipe):
 def test_what_is_printed_is_logged_by_whole_lines(caplog):
     caplog.set_level(logging.INFO, "detinfer")
     printed = logs._Printed(2)
-    for text in ("detinfer: on", "e\n10 %\r20 %\r", "\n", "not yet"):
+    for text in ("detinfer: on", "e\n10 %\r20 %\r", "\ndetinfer: warning: w\n", "not yet"):
         print(text, end="", file=printed)
-    assert [one.getMessage() for one in caplog.records] == ["one", "10 %", "20 %"]
+    assert [one.getMessage() for one in caplog.records] == ["one", "10 %", "20 %", "w"]
+    assert [one.levelname for one in caplog.records] == ["INFO", "INFO", "INFO", "WARNING"]
     assert (printed.fileno(), printed.isatty()) == (2, False)

@@ -163,12 +163,26 @@ def test_each_line_is_json_of_its_own_when_asked_for_even_of_a_request_that_is_n
         assert last["message"].startswith("shutting down")
 
 
-def test_model_that_cannot_be_loaded_is_a_line_of_json_where_all_are():
-    with served(-1.0, 0.0, "--log-format", "json") as server:
-        status, errors = server.end()
-    assert status == 2
-    line = json.loads(errors)
-    assert (line["level"], line["message"]) == ("error", "model 'nope': no such file or folder")
+def test_what_goes_wrong_at_the_start_is_json_too_where_all_lines_are(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("sesame\n")
+    keys.chmod(0o644)
+    flags = ["--port", "0", "--log-format", "json", "--api-key-file", str(keys)]
+    for load, more, message in (
+        ("-1", [], "model 'nope': no such file or folder"),
+        ("0", ["--metrics-prefix", "a:b"], "metrics_prefix: got 'a:b', expected letters"),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), load, "0", *flags, *more],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        lines = [json.loads(line) for line in done.stderr.splitlines()]
+        assert done.returncode == 2
+        said = {line["level"]: line["message"] for line in lines}
+        assert f"chmod o-r {keys}" in said["warning"]
+        assert said["error"].startswith(message)
 
 
 def test_model_that_cannot_be_loaded_is_one_line_and_status_2():
