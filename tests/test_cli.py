@@ -259,7 +259,7 @@ class _StubEngine:
 
     def __init__(self, config):
         self.tokenizer = SimpleNamespace(
-            encode=lambda text: list(text.encode()), chat_template=None
+            encode=lambda text, **options: list(text.encode()), chat_template=None
         )
         self.info = SimpleNamespace(system_fingerprint="detinfer-0.1.0-portable-1-abc")
         self.left = [("Par", None), ("is", "length")]
