@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from detinfer.errors import ConfigError, DetinferError, ModelLoadError
+from detinfer.errors import (
+    ConfigError,
+    DetinferError,
+    ModelLoadError,
+    UnsupportedModelError,
+)
 from detinfer.fingerprint import file_parts
 from detinfer.models.attention import ATTN_IMPLEMENTATION
-from detinfer.models.checkpoint import check_whole, open_tensors
+from detinfer.models.checkpoint import check_layers, check_whole, open_tensors
+from detinfer.models.folder import one_line, quiet_transformers, read_json
 from detinfer.models.generation_defaults import generation_defaults
 from detinfer.models.loader import ModelFiles, load_tokenizer, resolve_model
+from detinfer.models.rope_table import MAX_POSITIONS
 from detinfer.models.stamps import check_unchanged
 from detinfer.models.weight_file import read_header
 
@@ -80,19 +88,19 @@ def load_model(files: ModelFiles) -> Any:
             or holds what is no number.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it warns of is either harmless or refused here
+    quiet_transformers()
     local: dict[str, Any] = {"local_files_only": True}
     given: dict[str, Any] = {}
     try:
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, **local)
         if (files.folder / "generation_config.json").is_file():
+            _check_ends(files.folder / "generation_config.json")
             given["generation_config"] = GenerationConfig.from_pretrained(files.folder, **local)
-        with torch.device("meta"):  # only to learn which class it is
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         with open_tensors(files.weights) as tensors:
+            check_layers(config, tensors, files.folder)
+            with torch.device("meta"):  # only to learn which class it is
+                empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             model, info = type(empty).from_pretrained(
                 None,
                 config=empty.config,
@@ -108,10 +116,13 @@ def load_model(files: ModelFiles) -> Any:
     except DetinferError:
         raise
     except Exception as error:  # its loaders let all kinds through
-        reason = str(error).strip().splitlines()
-        raise ModelLoadError(
-            f"{files.folder}: cannot be loaded ({reason[0] if reason else type(error).__name__})"
-        ) from error
+        reason = one_line(error)
+        if reason.startswith("Unrecognized configuration class"):
+            raise UnsupportedModelError(
+                f"{files.folder / 'config.json'}: model_type {config.model_type!r} is not of a "
+                "model that generates text"
+            ) from error
+        raise ModelLoadError(f"{files.folder}: cannot be loaded ({reason})") from error
     return model
 
 
@@ -123,9 +134,9 @@ def max_model_len(asked: int | None, config: Any) -> int:
         config: the model's text configuration.
 
     Raises:
-        ConfigError: longer than the model's own.
+        ConfigError: longer than the model's own, or than rotary tables are exact for.
     """
-    longest = int(config.max_position_embeddings)
+    longest = min(int(config.max_position_embeddings), MAX_POSITIONS)
     if asked is not None and not 1 <= asked <= longest:
         raise ConfigError(f"max_model_len: got {asked}, expected 1..{longest}")
     return asked or longest
@@ -139,6 +150,16 @@ def eos_token_ids(model: Any) -> frozenset[int]:
     if eos is None:
         return frozenset()
     return frozenset([eos] if isinstance(eos, int) else eos)
+
+
+def _check_ends(path: Path) -> None:
+    """Transformers takes any value for the ids that end an answer."""
+    eos = read_json(path).get("eos_token_id")
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+        raise ModelLoadError(
+            f"{path}: eos_token_id: got {eos!r}, expected a token id or a list of them"
+        )
 
 
 def num_pages(memory: int, page_bytes: int) -> int:

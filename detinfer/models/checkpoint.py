@@ -115,6 +115,20 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, StoredTensor]]:
         yield tensors
 
 
+def check_layers(config: Any, tensors: Mapping[str, StoredTensor], folder: Path) -> None:
+    """A model may have as many layers as it has tensors: more would be built in vain.
+
+    Raises:
+        ModelLoadError: it claims more.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if layers > len(tensors):
+        raise ModelLoadError(
+            f"{folder / 'config.json'}: num_hidden_layers: got {layers}, but its files hold only "
+            f"{len(tensors)} tensors"
+        )
+
+
 def check_whole(
     model: Any, tensors: Mapping[str, StoredTensor], info: Mapping[str, Any], folder: Path
 ) -> None:

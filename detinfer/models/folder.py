@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from detinfer.errors import ModelLoadError, UnsupportedModelError
+from detinfer.models.config_check import check_config, check_raw
 from detinfer.models.weight_file import read_header
 
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _INTEGERS = {"BOOL", "U8", "I8", "I16", "I32", "I64"}  # masks and counters, never weights
+_MISTRALS_OWN = (
+    "consolidated.safetensors is in Mistral's own layout: take config.json and model*.safetensors "
+    "from the same repository"
+)
+_VALIDATION = re.compile(r"(?:Class v|V)alidation error for (?:field '(\w+)')?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -24,16 +31,41 @@ def read_config(folder: Path) -> dict[str, Any]:
         UnsupportedModelError: an architecture that transformers does not have, or packed weights.
     """
     config = peek_config(folder)
+    path = folder / "config.json"
 
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    quiet_transformers()
     if config["model_type"] not in CONFIG_MAPPING:
         own_code = " without running the model's own code" if "auto_map" in config else ""
         raise UnsupportedModelError(
-            f"{folder / 'config.json'}: transformers does not know model_type "
-            f"{config['model_type']!r}{own_code}"
+            f"{path}: transformers does not know model_type {config['model_type']!r}{own_code}"
         )
+    try:
+        read = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # its validators and ours of other packages raise all kinds
+        raise ModelLoadError(f"{path}: {one_line(error)}") from error
+    check_config(path, read.get_text_config())
     return config
+
+
+def quiet_transformers() -> None:
+    """Keeps its progress bars and warnings off stderr: what matters in them is refused here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of another package says, in a line; a validator's last line says all."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if found := _VALIDATION.match(lines[0]):
+        said = lines[-1].partition("Error: ")[2] or lines[-1]
+        return said if not found[1] or found[1] in said else f"{found[1]}: {said}"
+    return lines[0].strip('"') if isinstance(error, KeyError) else lines[0]
 
 
 def peek_config(folder: Path) -> dict[str, Any]:
@@ -44,19 +76,22 @@ def peek_config(folder: Path) -> dict[str, Any]:
         UnsupportedModelError: packed weights.
     """
     path = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedModelError(
+            f"{folder}: holds a LoRA adapter (adapter_config.json), which is not applied: merge it "
+            "into its base model (PEFT's merge_and_unload), or take the file away"
+        )
     if not path.is_file():
         hint = ""
         if ggufs := sorted(folder.glob("*.gguf")):
             hint = f"; to load a GGUF file name it: {ggufs[0]}"
+        elif sorted(folder.glob("consolidated*.safetensors")):
+            hint = f"; {_MISTRALS_OWN}"
         raise ModelLoadError(f"{folder}: has no config.json, so it is not a model folder{hint}")
     config = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise ModelLoadError(f"{path}: has no model_type")
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedModelError(
-            f"{path}: weights packed by {method or 'quantization_config'} are not supported"
-        )
+    check_raw(path, config)
     return config
 
 
@@ -103,9 +138,16 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelLoadError: it cannot be read or holds something else.
     """
     try:
-        value = json.loads(path.read_bytes())
+        text = path.read_bytes().decode()
+        if text.startswith("\ufeff"):
+            raise ModelLoadError(
+                f"{path}: begins with a byte-order mark: save it as UTF-8 without one"
+            )
+        value = json.loads(text)
     except OSError as error:
         raise ModelLoadError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
@@ -133,4 +175,7 @@ def _explain_absence(folder: Path) -> str:
                 f"only pickled weights ({pickles[0].name}), which can run code when read; convert "
                 "them to safetensors"
             )
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+        what = _MISTRALS_OWN if others[0].startswith("consolidated") else f"only {others[0]}"
+        return f"has no {_ONE_FILE} and no {_INDEX}; {what}"
     return f"has no {_ONE_FILE} and no {_INDEX}"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detinfer.errors import ModelLoadError, UnsupportedModelError
+from detinfer.models.folder import one_line
 from detinfer.models.gguf_config import Metadata, read_config
 from detinfer.models.gguf_tensors import hf_name, restore_layout
 from detinfer.models.gguf_tokenizer import write_json, write_tokenizer
@@ -39,7 +40,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = silent) -> None:
         UnsupportedModelError: an architecture, key, tensor or tokenizer not known here; named.
     """
     reader = _open(path)
-    metadata = Metadata(path, {key: field.contents() for key, field in reader.fields.items()})
+    metadata = Metadata(path, {key: _contents_of(path, reader, key) for key in reader.fields})
     config = read_config(metadata, {str(tensor.name) for tensor in reader.tensors})
     sources = {hf_name(path, str(tensor.name)): tensor for tensor in reader.tensors}
     written = {
@@ -114,6 +115,13 @@ def _open(path: Path) -> Any:
     return reader
 
 
+def _contents_of(path: Path, reader: Any, key: str) -> Any:
+    try:
+        return reader.fields[key].contents()
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"{path}: metadata {key}: holds text that is not UTF-8") from error
+
+
 def _storage(tensor: Any) -> str:
     kind = tensor.tensor_type.name
     if kind == "F16":
@@ -147,10 +155,15 @@ def _check_against_model(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {key: value for key, value in config.items() if key != "model_type"}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(config["model_type"], **fields)
-        )
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(config["model_type"], **fields)
+            )
+    except Exception as error:  # its validators raise all kinds
+        raise ModelLoadError(
+            f"{path}: no model can be made of its metadata: {one_line(error)}"
+        ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config["tie_word_embeddings"]:
         expected.pop("lm_head.weight", None)

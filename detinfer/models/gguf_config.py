@@ -45,7 +45,7 @@ class Metadata:
         self._unread.discard(key)
         value = self._values[key]
         wanted = (int, float) if kind is float else kind
-        if not isinstance(value, wanted) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, wanted) or (kind in (int, float) and isinstance(value, bool)):
             raise ModelLoadError(
                 f"{self.path}: metadata {key}: got {_shorten(value)}, expected {kind.__name__}"
             )
@@ -97,10 +97,27 @@ def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]
     def get(key: str, default: Any, kind: type = int) -> Any:
         return metadata.get(f"{name}.{key}", kind, default)
 
-    hidden, heads = need("embedding_length"), need("attention.head_count")
-    if heads <= 0 or hidden <= 0:
-        raise ModelLoadError(f"{path}: metadata {name}.attention.head_count: got {heads}")
-    head_dim = get("attention.key_length", hidden // heads)
+    def count(key: str, default: int | None = None) -> int:
+        value: int = need(key) if default is None else get(key, default)
+        if not 1 <= value < 2**31:
+            raise ModelLoadError(
+                f"{path}: metadata {name}.{key}: got {value}, expected 1 to {2**31 - 1}"
+            )
+        return value
+
+    hidden, heads = count("embedding_length"), count("attention.head_count")
+    kv_heads = count("attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise ModelLoadError(
+            f"{path}: metadata {name}.attention.head_count_kv: got {kv_heads}, expected a divisor "
+            f"of the {heads} heads"
+        )
+    if hidden % heads and get("attention.key_length", None) is None:
+        raise ModelLoadError(
+            f"{path}: metadata {name}.attention.head_count: got {heads}, expected a divisor of "
+            f"embedding_length {hidden}"
+        )
+    head_dim = count("attention.key_length", hidden // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
         if get(key, head_dim) != head_dim:
             raise UnsupportedModelError(
@@ -113,16 +130,16 @@ def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]
     config = {
         "architectures": [ARCHITECTURES[name]],
         "model_type": name,
-        "vocab_size": get("vocab_size", tokens),
+        "vocab_size": count("vocab_size", tokens),
         "hidden_size": hidden,
-        "intermediate_size": need("feed_forward_length"),
-        "num_hidden_layers": need("block_count"),
+        "intermediate_size": count("feed_forward_length"),
+        "num_hidden_layers": _layers(metadata, count("block_count"), tensors),
         "num_attention_heads": heads,
-        "num_key_value_heads": get("attention.head_count_kv", heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": need("context_length"),
-        "rms_norm_eps": _decimal(need("attention.layer_norm_rms_epsilon", float)),
+        "max_position_embeddings": count("context_length"),
+        "rms_norm_eps": _above_zero(metadata, f"{name}.attention.layer_norm_rms_epsilon"),
         "rope_parameters": _rope(metadata, name),
         "tie_word_embeddings": "output.weight" not in tensors,
     }
@@ -131,15 +148,33 @@ def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]
     return config
 
 
+def _layers(metadata: Metadata, layers: int, tensors: AbstractSet[str]) -> int:
+    """``block_count``, which must not be more than there are: a model of so many would be built."""
+    stored = {name.split(".")[1] for name in tensors if name.startswith("blk.")}
+    if layers > len(stored):
+        raise ModelLoadError(
+            f"{metadata.path}: metadata block_count: got {layers}, but the file has the tensors of "
+            f"{len(stored)} layers"
+        )
+    return layers
+
+
+def _above_zero(metadata: Metadata, key: str, default: float | None = None) -> float:
+    value = metadata.need(key, float) if default is None else metadata.get(key, float, default)
+    if not 0 < value < float("inf"):
+        raise ModelLoadError(f"{metadata.path}: metadata {key}: got {value}, expected above 0")
+    return _decimal(value)
+
+
 def _rope(metadata: Metadata, name: str) -> dict[str, Any]:
     rope: dict[str, Any] = {
         "rope_type": "default",
-        "rope_theta": _decimal(metadata.get(f"{name}.rope.freq_base", float, 10000.0)),
+        "rope_theta": _above_zero(metadata, f"{name}.rope.freq_base", 10000.0),
     }
     scaling = metadata.get(f"{name}.rope.scaling.type", str, "none")
     if scaling == "linear":
-        factor = metadata.need(f"{name}.rope.scaling.factor", float)
-        rope |= {"rope_type": "linear", "factor": _decimal(factor)}
+        factor = _above_zero(metadata, f"{name}.rope.scaling.factor")
+        rope |= {"rope_type": "linear", "factor": factor}
     elif scaling != "none":
         raise UnsupportedModelError(
             f"{metadata.path}: RoPE scaling {scaling!r} cannot be taken from a GGUF file yet"

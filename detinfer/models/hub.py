@@ -12,6 +12,7 @@ from detinfer.errors import ModelLoadError
 # Weights by the names transformers looks for: some repositories hold a second copy under another.
 _WANTED = [
     "config.json",
+    "adapter_config.json",  # only to say what it is
     "generation_config.json",
     "model.safetensors",
     "model-*.safetensors",

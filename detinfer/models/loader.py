@@ -14,13 +14,20 @@ from detinfer.config import cache_dir
 from detinfer.errors import ModelLoadError
 from detinfer.models import default_model
 from detinfer.models.files import cached_sha256
-from detinfer.models.folder import find_weights, peek_config, read_config, read_json
+from detinfer.models.folder import (
+    find_weights,
+    one_line,
+    peek_config,
+    quiet_transformers,
+    read_config,
+    read_json,
+)
 from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, convert_gguf
 from detinfer.models.hub import fetch_from_hub
 from detinfer.models.progress import progress_bar
 from detinfer.models.stamps import Stamps, check_unchanged, take_stamps
 from detinfer.models.store import build_once
-from detinfer.models.tokenizer import settle
+from detinfer.models.tokenizer import explain_tokenizer, settle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -106,15 +113,15 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             files.folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # its loaders let all kinds through
-        reason = str(error).strip().splitlines()
+        explain_tokenizer(files.folder)
         raise ModelLoadError(
-            f"{files.folder}: its tokenizer cannot be loaded "
-            f"({reason[0] if reason else type(error).__name__})"
+            f"{files.folder}: its tokenizer cannot be loaded ({one_line(error)})"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelLoadError(

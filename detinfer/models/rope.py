@@ -23,6 +23,7 @@ _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "single": lambda t: t,
 }
 _PROBE_POSITIONS = 16
+_LEAST_POSITIONS = 32  # of a table: what is tried at load must fit, however little is served
 
 
 class TableRotary(nn.Module):
@@ -59,7 +60,7 @@ def patch_rotary(module: nn.Module, name: str, max_model_len: int) -> dict[str, 
     Args:
         module: one for which ``is_rotary`` holds.
         name: qualified name, for errors and pins.
-        max_model_len: positions of the table, and what length-dependent types are pinned to.
+        max_model_len: positions served, and what length-dependent types are pinned to.
 
     Returns:
         What the frequencies were pinned to, by name, for the fingerprint.
@@ -74,9 +75,16 @@ def patch_rotary(module: nn.Module, name: str, max_model_len: int) -> dict[str, 
     tables, pins = {}, {}
     for layer_type in types:
         spec = _spec(module, name, layer_type, max_model_len)
-        inv_freq, factor = rope_frequencies(spec)
+        try:
+            inv_freq, factor = rope_frequencies(spec)
+            table = build_rope_table(inv_freq, max(max_model_len, _LEAST_POSITIONS), factor)
+        except (KeyError, ValueError, TypeError, ArithmeticError) as error:
+            raise UnsupportedModelError(
+                f"{name} ({own_class(module).__name__}): rope_parameters {dict(spec.params)} "
+                f"cannot be followed ({type(error).__name__}: {error})"
+            ) from error
         _compare(module, name, layer_type, spec, inv_freq, factor)
-        tables[layer_type] = build_rope_table(inv_freq, max_model_len, factor)
+        tables[layer_type] = table
         digest = hashlib.sha256(inv_freq.tobytes() + np.float32(factor).tobytes()).hexdigest()[:16]
         pins[name if layer_type is None else f"{name}.{layer_type}"] = f"{spec.rope_type}:{digest}"
     if len(layouts) != 1:
@@ -103,9 +111,16 @@ def _spec(module: nn.Module, name: str, layer_type: str | None, max_model_len: i
             f"{name} ({own_class(module).__name__}): rope_type {rope_type!r} follows the batch or "
             f"is unknown, expected one of {', '.join(sorted(ROPE_TYPES))}"
         )
+    count = _attribute(module, layer_type, "inv_freq").numel()
+    for factors in ("long_factor", "short_factor"):
+        if len(given := params.get(factors) or [0] * count) != count:
+            raise UnsupportedModelError(
+                f"{name} ({own_class(module).__name__}): rope_parameters.{factors}: got "
+                f"{len(given)} numbers, expected {count}, one for each rotated pair"
+            )
     return RopeSpec(
         params=params,
-        count=_attribute(module, layer_type, "inv_freq").numel(),
+        count=count,
         max_position_embeddings=int(module.config.max_position_embeddings),  # type: ignore[union-attr, arg-type]
         max_model_len=max_model_len,
     )

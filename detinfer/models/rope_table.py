@@ -26,6 +26,7 @@ _C2 = float.fromhex("0x1.0b4611a6p-34")
 _C3 = float.fromhex("0x1.3198a2e037073p-69")
 _TWO_OVER_PI = float.fromhex("0x1.45f306dc9c883p-1")
 _MAX_ANGLE = float(1 << 20)
+MAX_POSITIONS = 1 << 20  # the fastest frequency turns by 1 a position
 
 # Relative; the evaluation below errs by less than a quarter of it.
 _ERROR_BOUND = 2.0**-49

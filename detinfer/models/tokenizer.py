@@ -7,8 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from detinfer.errors import UnsupportedModelError
+from detinfer.errors import ModelLoadError, UnsupportedModelError
+from detinfer.models.folder import read_json
 
+_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "chat_template.json"),
+)
 # Settings of a model that draws its tokens: BPE's, and Unigram's two.
 _RANDOM = ("dropout", "alpha", "nbest_size")
 # Of the Python layer, what changes ids or text.
@@ -41,6 +46,27 @@ def settle(tokenizer: Any, folder: Path) -> None:
                 f"{folder}: its tokenizer draws tokens at random: tokenizer.json: model.{name}: "
                 f"got {value:.6g}, expected null"
             )
+
+
+def explain_tokenizer(folder: Path) -> None:
+    """Looks for what may keep a folder's tokenizer from loading, in plain sight.
+
+    Raises:
+        ModelLoadError: naming the file.
+    """
+    for name in _FILES:
+        if (folder / name).is_file():
+            read_json(folder / name)
+    for path in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
+        try:
+            path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ModelLoadError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelLoadError(
+            f"{folder}: has no tokenizer.json: take it from the model's repository, or save one "
+            "with transformers' AutoTokenizer"
+        )
 
 
 def describe(tokenizer: Any) -> dict[str, Any]:

@@ -32,7 +32,39 @@ def refuse(path, cache, kind, words):
         ({"split.count": 3}, UnsupportedModelError, "llama-gguf-split"),
         ({"llama.block_count": None}, ModelLoadError, "llama.block_count is missing"),
         ({"llama.block_count": "2"}, ModelLoadError, "got '2', expected int"),
-        ({"llama.block_count": 3}, ModelLoadError, "layers.2.* is missing"),
+        (
+            {"llama.block_count": 3},
+            ModelLoadError,
+            "got 3, but .* the tensors of 2 layers",
+        ),
+        ({"llama.block_count": 0}, ModelLoadError, "block_count: got 0, expected 1 to"),
+        ({"llama.block_count": 2**32 - 1}, ModelLoadError, "block_count: got 4294967295, expected"),
+        ({"llama.block_count": 2**31 - 1}, ModelLoadError, "got 2147483647, but the file has"),
+        ({"llama.block_count": True}, ModelLoadError, "got True, expected int"),
+        ({"llama.embedding_length": 0}, ModelLoadError, "embedding_length: got 0, expected 1"),
+        ({"llama.embedding_length": 2**31 - 1}, ModelLoadError, "has shape|no model can be made"),
+        ({"llama.context_length": 0}, ModelLoadError, "context_length: got 0, expected 1"),
+        ({"llama.attention.head_count": 0}, ModelLoadError, "head_count: got 0, expected 1"),
+        ({"llama.attention.head_count": 3}, ModelLoadError, "head_count_kv: got 2, expected a di"),
+        (
+            {"llama.attention.head_count": 6, "llama.attention.key_length": None},
+            ModelLoadError,
+            "head_count: got 6, expected a divisor of embedding_length 64",
+        ),
+        ({"llama.attention.head_count_kv": 0}, ModelLoadError, "head_count_kv: got 0, expected 1"),
+        ({"llama.attention.head_count_kv": 3}, ModelLoadError, "head_count_kv: got 3, expected a"),
+        ({"llama.attention.head_count_kv": [2, 2]}, ModelLoadError, "head_count_kv: got .*, expec"),
+        ({"llama.attention.key_length": 7}, ModelLoadError, "has shape|no model can be made"),
+        ({"llama.attention.layer_norm_rms_epsilon": 0.0}, ModelLoadError, "epsilon: got 0.0, exp"),
+        ({"llama.attention.layer_norm_rms_epsilon": "1e-6"}, ModelLoadError, "got '1e-6', expect"),
+        ({"llama.rope.freq_base": 0.0}, ModelLoadError, "rope.freq_base: got 0.0, expected above"),
+        ({"llama.rope.freq_base": float("nan")}, ModelLoadError, "freq_base: got nan, expected"),
+        ({"llama.rope.scaling.type": "linear"}, ModelLoadError, "rope.scaling.factor is missing"),
+        (
+            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": float("inf")},
+            ModelLoadError,
+            "rope.scaling.factor: got inf, expected above 0",
+        ),
         ({"llama.feed_forward_length": 128}, ModelLoadError, r"shape \[96, 64\], its metadata"),
         ({"tokenizer.ggml.eos_token_id": 4096}, ModelLoadError, "got 4096, expected 0..266"),
         ({"tokenizer.ggml.merges": ["h zz"]}, ModelLoadError, "merge"),
@@ -69,6 +101,24 @@ def test_a_missing_tensor_is_named(tmp_path, cache):
     del tensors["blk.1.ffn_down.weight"]
     path = write_gguf(tmp_path / "m.gguf", tensors=tensors)
     refuse(path, cache, ModelLoadError, "layers.1.mlp.down_proj.weight is missing")
+
+
+@pytest.mark.parametrize(
+    ("old", "words"),
+    [
+        (b"<|im_start|>", "metadata tokenizer.ggml.tokens: holds text that is not UTF-8"),
+        (b"{% for m in", "metadata tokenizer.chat_template: holds text that is not UTF-8"),
+        (b"smollm", "metadata tokenizer.ggml.pre: holds text that is not UTF-8"),
+        (b"llama.block_count", "truncated or damaged .'utf-8'"),
+        (b"blk.0.attn_q.weight", "truncated or damaged .'utf-8'"),
+    ],
+)
+def test_text_that_is_not_utf_8_is_named(tmp_path, cache, old, words):
+    path = write_gguf(tmp_path / "m.gguf")
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, b"\xff" + old[1:], 1))
+    refuse(path, cache, ModelLoadError, words)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
