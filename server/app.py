@@ -24,6 +24,7 @@ from detinfer.server.errors import CatchAllMiddleware, install_error_handlers
 from detinfer.server.head import HeadMiddleware
 from detinfer.server.limits import LimitsMiddleware
 from detinfer.server.observation import ObservationMiddleware
+from detinfer.server.openapi import drop_json_of_others, drop_null_defaults
 from detinfer.server.protocol import StrictBody
 from detinfer.server.protocol_chat import ChatCompletionRequest
 from detinfer.server.protocol_native import GenerateRequest
@@ -56,6 +57,7 @@ def create_app(
         summary="LLM inference with bitwise reproducible answers",
         version=detinfer.__version__,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,
     )
     app.state.service = Service(engine, config, default_deterministic)
@@ -106,4 +108,6 @@ class _DescribedApp(FastAPI):
                 ref_template="#/components/schemas/{model}",
             )
             schema["components"]["schemas"].update(bodies["$defs"])
+            drop_json_of_others(schema)
+            drop_null_defaults(schema)
         return super().openapi()

@@ -30,6 +30,17 @@ def failures(*statuses: int, model: Any = ErrorResponse) -> dict[int | str, dict
     return {status: {"model": model, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
+def answered(model: Any) -> dict[int | str, dict[str, Any]]:
+    """The success of a route that answers JSON."""
+    return {200: {"model": model}}
+
+
+def plain(description: str) -> dict[int | str, dict[str, Any]]:
+    """The success of a route that answers text."""
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    return {200: {"description": description, "content": text}}
+
+
 def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
     """The success of a route that answers whole or as server-sent events."""
     return {
@@ -46,3 +57,27 @@ def body_of(*models: type[StrictBody]) -> dict[str, Any]:
     references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def drop_json_of_others(schema: dict[str, Any]) -> None:
+    """Leave out the JSON that FastAPI has every route answer, where the route says what it does."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            content = operation["responses"]["200"].get("content", {})
+            if len(content) > 1 and content.get("application/json") == {"schema": {}}:
+                del content["application/json"]
+
+
+def drop_null_defaults(schema: Any) -> None:
+    """Leave out, anywhere in a schema, that a field left out is null: each says so in its type.
+
+    Generators of clients put such defaults into bodies, or refuse them beside the type.
+    """
+    if isinstance(schema, dict):
+        if "default" in schema and schema["default"] is None:
+            del schema["default"]
+        for part in schema.values():
+            drop_null_defaults(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            drop_null_defaults(part)

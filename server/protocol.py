@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -81,14 +82,20 @@ def stated(**keywords: float) -> Any:
     return Field(json_schema_extra=dict(keywords))
 
 
-def exactly_one(*fields: str) -> dict[str, Any]:
-    """Schema of a body that needs one of ``fields`` and no other of them; null is none."""
+def needs(field: str) -> Callable[[dict[str, Any]], None]:
+    """Schema of a body whose ``field`` is null only until we say in our own words that it is not.
 
-    def only(field: str) -> dict[str, Any]:
-        others: dict[str, Any] = {other: {"type": "null"} for other in fields}
-        return {"required": [field], "properties": {**others, field: {"not": {"type": "null"}}}}
+    What a body needs of two fields is in words alone: generators of clients make nothing of the
+    unions that would say it.
+    """
 
-    return {"oneOf": [only(field) for field in fields]}
+    def state(schema: dict[str, Any]) -> None:
+        of_field = schema["properties"][field]
+        kinds = [kind for kind in of_field.pop("anyOf") if kind.get("type") != "null"]
+        of_field |= {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
+        schema["required"] = [field]
+
+    return state
 
 
 # Wider than any field's range; only keeps absurdly long numbers out of messages and arithmetic.
@@ -113,7 +120,8 @@ class Neutral:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [*map(_exactly, self.values), {"type": "null"}]}
+        null = {"type": "null"}
+        return {"anyOf": [*map(_exactly, self.values), null]} if self.values else null
 
     def _check(self, value: object) -> object:
         # Compared with their types: true is not 1 here.
@@ -131,8 +139,8 @@ class Neutral:
 def _exactly(value: object) -> dict[str, Any]:
     """The schema of one value, with its type: generators of clients make nothing of a bare one."""
     if isinstance(value, list):
-        items = {"items": _exactly(value[0])} if value else {}
-        return {"type": "array", **items, "minItems": len(value), "maxItems": len(value)}
+        items = _exactly(value[0]) if value else {}
+        return {"type": "array", "items": items, "minItems": len(value), "maxItems": len(value)}
     if isinstance(value, dict):
         properties = {name: _exactly(one) for name, one in value.items()}
         return {

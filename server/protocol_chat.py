@@ -15,7 +15,7 @@ from detinfer.server.protocol import (
     MAX_ENTRIES,
     StrictBody,
     at_most,
-    exactly_one,
+    needs,
     shown,
 )
 from detinfer.server.protocol_native import Tokens
@@ -52,7 +52,7 @@ def _text_of(content: object, message: ValidationInfo) -> str:
 
 
 # What is cached, and for how long, is decided here: the marks are hints.
-_CACHE_MARK = {"anyOf": [{"type": "object"}, {"type": "null"}], "description": "ignored"}
+_CACHE_MARK = {"description": "ignored"}
 _PART = {
     "type": "object",
     "properties": {
@@ -101,7 +101,7 @@ class ChatCompletionRequest(OpenAIBody, NeutralChatFields):
         "chat_template_kwargs": "an object of at most 64 strings, numbers and booleans",
     }
 
-    model_config = ConfigDict(json_schema_extra=exactly_one("messages"))
+    model_config = ConfigDict(json_schema_extra=needs("messages"))
 
     messages: ChatMessages | None = None
     max_completion_tokens: Tokens | None = Field(

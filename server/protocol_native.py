@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
@@ -23,7 +23,6 @@ from detinfer.server.protocol import (
     Texts,
     TokenIds,
     documented,
-    exactly_one,
 )
 
 # Under the same names in every dialect.
@@ -98,8 +97,6 @@ class GenerateRequest(Sampling):
         "inputs": "a string or a list of strings",
         "input_ids": "a list of token ids or a list of such lists",
     }
-
-    model_config = ConfigDict(json_schema_extra=exactly_one(*_PROMPT_FIELDS))
 
     prompt: Text | Texts | None = None
     text: Text | Texts | None = Field(None, description="alias of prompt")

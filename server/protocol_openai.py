@@ -24,7 +24,7 @@ from detinfer.server.protocol import (
     Texts,
     TokenIds,
     documented,
-    exactly_one,
+    needs,
     stated,
 )
 from detinfer.server.protocol_native import (
@@ -108,7 +108,7 @@ class CompletionRequest(OpenAIBody):
         "prompt": "a string, a list of strings, of token ids, or of lists of token ids",
     }
 
-    model_config = ConfigDict(json_schema_extra=exactly_one("prompt"))
+    model_config = ConfigDict(json_schema_extra=needs("prompt"))
 
     prompt: Text | Texts | Prompt | Prompts | None = None
     max_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = Field(

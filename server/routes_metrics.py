@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from detinfer.server.exposition import CONTENT_TYPE, exposition
-from detinfer.server.openapi import failures
+from detinfer.server.openapi import failures, plain
 from detinfer.server.service import Service
 
 router = APIRouter()
@@ -18,13 +18,7 @@ router = APIRouter()
 @router.get(
     "/metrics",
     response_model=None,
-    responses={
-        200: {
-            "description": "Prometheus metrics, in its text format",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
-        },
-        **failures(401),
-    },
+    responses={**plain("Prometheus metrics, in its text format"), **failures(401)},
 )
 async def metrics(request: Request) -> Response:
     """What the server has done and how busy it is; answers in every state."""

@@ -23,7 +23,7 @@ from detinfer.server.generation import (
     logprob_values,
     run_jobs,
 )
-from detinfer.server.openapi import body_of, failures, streamed
+from detinfer.server.openapi import answered, body_of, failures, streamed
 from detinfer.server.protocol import read_json, validated
 from detinfer.server.protocol_native import (
     GenerateRequest,
@@ -37,9 +37,12 @@ from detinfer.server.routes_sglang import answer_sglang
 from detinfer.server.routes_tgi import answer_tgi
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
+from detinfer.server.status_models import ModelCard, ModelList, Ready, Told, Version
 from detinfer.server.wire import json_response
 
 router = APIRouter()
+
+_TOLD: dict[int | str, dict[str, Any]] = {**answered(Told), **failures(401, 503)}
 
 _Answer = GenerateResponse | SGLangResponse | TGIResponse
 
@@ -120,22 +123,32 @@ async def _events(service: Service, call: NativeCall, salt: str) -> AsyncGenerat
                     yield b"".join(chunks)
 
 
-@router.get("/health", response_model=None, responses=failures(503))
-@router.get("/ready", response_model=None, responses=failures(503))
+@router.get("/health", response_model=None, responses={**answered(Ready), **failures(503)})
+@router.get(
+    "/ready",
+    operation_id="ready",
+    response_model=None,
+    responses={**answered(Ready), **failures(503)},
+)
 async def health(request: Request) -> Response:
     """200 when requests are served; 503 while loading, draining or dead."""
     request.app.state.service.ready_engine()
     return json_response({"status": "ready"})
 
 
-@router.get("/version", response_model=None, responses=failures(401))
+@router.get("/version", response_model=None, responses={**answered(Version), **failures(401)})
 async def version() -> Response:
     """The server's version."""
     return json_response({"version": detinfer.__version__})
 
 
-@router.get("/server_info", response_model=None, responses=failures(401, 503))
-@router.get("/get_server_info", response_model=None, responses=failures(401, 503))
+@router.get("/server_info", response_model=None, responses=_TOLD)
+@router.get(
+    "/get_server_info",
+    operation_id="get_server_info",
+    response_model=None,
+    responses=_TOLD,
+)
 async def server_info(request: Request) -> Response:
     """What is served, what its bits depend on, and how busy it is."""
     service: Service = request.app.state.service
@@ -167,7 +180,9 @@ async def server_info(request: Request) -> Response:
     )
 
 
-@router.get("/v1/models", response_model=None, responses=failures(401, 503))
+@router.get(
+    "/v1/models", response_model=None, responses={**answered(ModelList), **failures(401, 503)}
+)
 async def models(request: Request) -> Response:
     """The one model served."""
     return json_response({"object": "list", "data": [_model_card(request.app.state.service)]})
@@ -176,7 +191,11 @@ async def models(request: Request) -> Response:
 @router.get(
     "/v1/models/{model_id:path}",
     response_model=None,
-    responses={**failures(401, 404, 503), "4XX": {"model": ErrorResponse}},
+    responses={
+        **answered(ModelCard),
+        **failures(401, 404, 503),
+        "4XX": {"model": ErrorResponse},
+    },
 )
 async def model(request: Request, model_id: str) -> Response:
     """One model by its name."""

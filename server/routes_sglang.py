@@ -13,18 +13,24 @@ from starlette.responses import PlainTextResponse, Response
 from detinfer.params import SamplingParams
 from detinfer.server.disconnect import until_disconnect
 from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
-from detinfer.server.openapi import failures
+from detinfer.server.openapi import answered, failures, plain
 from detinfer.server.protocol_sglang import SGLangCall, SGLangRequest, sglang_call
 from detinfer.server.service import Service
 from detinfer.server.sglang_values import SGLangAnswer
 from detinfer.server.sse import EventStream, event
+from detinfer.server.status_models import Ready, Told
 from detinfer.server.wire import json_response
 
 router = APIRouter()
 
 
-@router.get("/get_model_info", response_model=None, responses=failures(401, 503))
-@router.get("/model_info", response_model=None, responses=failures(401, 503))
+@router.get(
+    "/get_model_info",
+    operation_id="get_model_info",
+    response_model=None,
+    responses={**answered(Told), **failures(401, 503)},
+)
+@router.get("/model_info", response_model=None, responses={**answered(Told), **failures(401, 503)})
 async def model_info(request: Request) -> Response:
     """What is served, in SGLang's words."""
     service: Service = request.app.state.service
@@ -45,7 +51,11 @@ async def model_info(request: Request) -> Response:
     )
 
 
-@router.get("/health_generate", response_model=None, responses=failures(401, 429, 500, 503, 504))
+@router.get(
+    "/health_generate",
+    response_model=None,
+    responses={**answered(Ready), **failures(401, 429, 500, 503, 504)},
+)
 async def health_generate(request: Request) -> Response:
     """200 once the engine has given a token, or at once while it is giving others theirs."""
     service: Service = request.app.state.service
@@ -66,8 +76,8 @@ async def health_generate(request: Request) -> Response:
 
 @router.post(
     "/flush_cache",
-    response_class=PlainTextResponse,
-    responses=failures(401, 503),
+    response_model=None,
+    responses={**plain("What was done"), **failures(401, 503)},
 )
 async def flush_cache(request: Request) -> Response:
     """Let later prompts start cold: nothing is taken from what is in the prefix cache now."""

@@ -17,7 +17,7 @@ from detinfer.server.disconnect import until_disconnect
 from detinfer.server.errors import Failure, speak
 from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
 from detinfer.server.limits import MAX_PROMPTS
-from detinfer.server.openapi import EVENTS, body_of, failures, streamed
+from detinfer.server.openapi import EVENTS, answered, body_of, failures, streamed
 from detinfer.server.protocol import parse_body
 from detinfer.server.protocol_tgi import (
     TGICall,
@@ -29,6 +29,7 @@ from detinfer.server.protocol_tgi import (
 )
 from detinfer.server.service import Service
 from detinfer.server.sse import EventStream, event
+from detinfer.server.status_models import Told
 from detinfer.server.tgi_values import TGIAnswer, tgi_values
 from detinfer.server.wire import json_response
 
@@ -82,7 +83,7 @@ async def generate_stream(request: Request) -> Response:
     return await answer_tgi(request, body, stream=True)
 
 
-@router.get("/info", response_model=None, responses=failures(401, 503))
+@router.get("/info", response_model=None, responses={**answered(Told), **failures(401, 503)})
 async def info(request: Request) -> Response:
     """What is served and its limits, in TGI's words."""
     service: Service = request.app.state.service

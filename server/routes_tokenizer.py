@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,7 +16,7 @@ from detinfer.server import chat
 from detinfer.server.generation import aside, other_model
 from detinfer.server.neutral_fields import Absent, Empty, NoOptions
 from detinfer.server.openapi import body_of, failures
-from detinfer.server.protocol import StrictBody, TokenIds, exactly_one, parse_body
+from detinfer.server.protocol import StrictBody, TokenIds, parse_body
 from detinfer.server.protocol_chat import ChatMessages, TemplateOptions, begins_answer
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response, to_json
@@ -33,8 +33,6 @@ _FAILURES = failures(400, 401, 404, 408, 413, 500, 503)
 
 class TokenizeRequest(StrictBody):
     """The body of ``POST /tokenize``; exactly one of prompt and messages."""
-
-    model_config = ConfigDict(json_schema_extra=exactly_one("prompt", "messages"))
 
     model: str | None = None
     prompt: str | None = None

@@ -28,6 +28,7 @@ class EventStream(Response):
     once, which aborts its requests.
     """
 
+    media_type = "text/event-stream"
     end = DONE
 
     @staticmethod
@@ -39,7 +40,6 @@ class EventStream(Response):
         # Not Response.__init__: it would promise a body of length 0.
         self.chunks = chunks
         self.status_code = 200
-        self.media_type = "text/event-stream"
         self.background = None
         self._started = False
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})

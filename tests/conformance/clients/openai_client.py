@@ -167,6 +167,30 @@ def check_extensions_and_headers(client: OpenAI, model: str) -> None:
     assert raw.parse()._request_id == "my-own-id"
 
 
+def check_fields_of_vllm(client: OpenAI, model: str) -> None:
+    ask = {"model": model, "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+    shown = {"return_token_ids": True, "prompt_logprobs": 1, "skip_special_tokens": False}
+    neutral = {"priority": 0, "guided_json": None, "mm_processor_kwargs": None, "seed": -1}
+    [choice] = client.completions.create(**ask, logprobs=1, extra_body=shown | neutral).choices
+    assert len(choice.prompt_token_ids) == len(choice.prompt_logprobs) == 5
+    # The text's own tokens, scored: the floats of its generation.
+    whole = [*choice.prompt_token_ids, *choice.token_ids]
+    scored = client.completions.create(**{**ask, "prompt": whole}, extra_body=shown).choices[0]
+    found = [
+        entry[str(token)]["logprob"]
+        for token, entry in zip(whole[1:], scored.prompt_logprobs[1:], strict=True)
+    ]
+    assert found[4:] == choice.logprobs.token_logprobs
+    cut = client.completions.create(**ask, extra_body={"truncate_prompt_tokens": 3})
+    assert cut.usage.prompt_tokens == 3
+    begun = [*MESSAGES, {"role": "assistant", "content": "Red,"}]
+    go_on = {"continue_final_message": True, "add_generation_prompt": False, "echo": True}
+    answer = client.chat.completions.create(
+        model=model, messages=begun, max_tokens=6, temperature=0, extra_body=go_on
+    )
+    assert answer.choices[0].message.content.startswith("Red, ")
+
+
 async def check_async(url: str, client: OpenAI, model: str) -> None:
     """Sixteen at once, half of them streaming, are each what they are alone."""
     prompts = [f"{PROMPT} Paris. The number {i} is" for i in range(8)]
@@ -207,6 +231,7 @@ def main() -> None:
         check_chat,
         check_chat_stream,
         check_extensions_and_headers,
+        check_fields_of_vllm,
     ]
     for check in checks:
         check(client, model)
