@@ -165,6 +165,17 @@ OPTIONS = {
 }
 
 
+@pytest.mark.parametrize("window", [0, 1700])
+def test_tokens_decoded_thousands_of_keys_in(window):
+    s = sequence(4225, heads=(1, 1), dims=(8, 8))
+    rows = [1023, 1024, 1535, 1536, 1537, 1600, 2047, 2048, 2100, 3000, 4096, 4200, 4224]
+    world = World([s])
+    whole = chunked(s, 845, world, window=window)
+    decoded = [world.step([(s, row, row + 1)], window=window)[0] for row in rows]
+    assert_same_bits(torch.cat(decoded), expected(s, rows, window=window))
+    assert_same_bits(whole[rows], expected(s, rows, window=window))
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_windows_softcaps_and_sinks(name):
     options = OPTIONS[name]

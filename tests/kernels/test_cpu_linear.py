@@ -56,6 +56,14 @@ def test_linear_of_float32_rows_equals_the_reference_at_every_row_count(storage,
         assert_same_bits(run(ops.linear, to_torch(x[:m]), weight), whole[:m], f"{m} rows")
 
 
+def test_no_row_of_a_large_step_is_lost():
+    rng = np.random.default_rng(4)
+    x, w = rounded_normal(rng, (600, 65)), rounded_normal(rng, (70, 65))
+    whole, weight = reference.linear(x, w), ops.pack(to_torch(w))
+    for m in (191, 192, 193, 287, 383, 384, 385, 399, 400, 479, 481, 599, 600):  # blocks of 96
+        assert_same_bits(run(ops.linear, to_torch(x[:m]), weight), whole[:m], f"{m} rows")
+
+
 @pytest.mark.parametrize("depth", [65, 576])
 def test_a_row_keeps_its_bits_in_any_slot_order_and_company(depth):
     rng = np.random.default_rng(2)

@@ -66,6 +66,16 @@ def test_plans_give_equal_bits(architecture: str) -> None:
         assert_same_bits(run(fused, batch), expected)
 
 
+def test_plans_give_equal_bits_in_a_large_step() -> None:
+    runner, fused = build("llama")
+    step = [(tokens(133, i), 0, [3 * i + 1, 3 * i + 2, 3 * i + 3]) for i in range(3)]
+    batch = make_batch(step)  # 399 rows: four blocks, the last one shorter
+    expected = runner.forward(batch)
+    assert_same_bits(run(fused, batch), expected)
+    alone = make_batch(step[2:])
+    assert_same_bits(run(fused, alone), expected[266:])
+
+
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(FUSED) - set(LOOKALIKES)))
 def test_other_patterns_are_not_matched(architecture: str) -> None:
     with pytest.raises(PatternMismatch):
