@@ -34,9 +34,9 @@ def fault(response) -> dict:
     ],
 )
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(client, route, body, param):
-    start = time.monotonic()
+    start = time.process_time()
     response = client.request("POST", route, json=body)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     error = fault(response)
     assert (response.status_code, error["param"]) == (400, param)
     assert error["code"] == "context_length_exceeded"
@@ -118,10 +118,11 @@ def test_the_digest_header_is_left_out_where_it_would_be_long(client):
     ],
 )
 def test_a_list_of_a_million_entries_is_refused_unread(client, route, body, param):
-    start = time.monotonic()
+    # Of this process, which has the server in it: other work on the machine is none of its.
+    start = time.process_time()
     response = client.request("POST", route, json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_log_probabilities_of_a_call_are_bounded(client, monkeypatch):
