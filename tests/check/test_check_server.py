@@ -14,7 +14,7 @@ from fake_engine import INFO, FakeEngine
 from loopback import serving
 
 from detinfer import cli
-from detinfer.check import Check, Load, ServerBackend, Target
+from detinfer.check import Check, Load, ServerBackend, Target, default_targets
 from detinfer.check.client import Client
 from detinfer.errors import ConfigError, DetinferError
 from detinfer.params import SamplingParams
@@ -182,6 +182,20 @@ def test_the_command_checks_a_server(capsys, monkeypatch, tmp_path):
         assert (
             cli.main(["check", "--url", url, "--runs", "20", "--prompt", "a", "--prompt", "b"]) == 1
         )
+
+
+def test_the_commands_own_targets_are_asked_for_as_they_are():
+    engine = Remembering()
+    engine.info = dataclasses.replace(INFO, max_model_len=2400, num_pages=40)
+    with served(engine) as url:
+        backend = ServerBackend(url, 8)
+        targets = default_targets(backend.bounds, max_tokens=4)
+        assert Check(backend, targets, runs=20, seed=3).run().reproducible
+    asked = {params for _, params in engine.asked}
+    assert {target.params for target in targets} <= asked
+    # Some are there first, and fast.
+    fast = {dataclasses.replace(target.params, deterministic=False) for target in targets}
+    assert fast & asked
 
 
 def test_a_server_without_the_fast_mode_is_not_asked_for_it():
