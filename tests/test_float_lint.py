@@ -63,6 +63,7 @@ ALLOWED = {
     ("models/gguf", "_main_dtype", "np.prod"): SIZES,
     ("models/weight_file", "_parse", "np.prod"): SIZES,
     ("models/weight_file", "write_weights", "np.prod"): SIZES,
+    ("logs", "write", "log.log"): "a line of the log",
     ("models/norms", "_verify", "().float().mean"): "a formula compared at load, with tolerance",
     ("models/rope", "_layout", "angles.cos"): "a layout compared at load, with tolerance",
     ("models/rope", "_layout", "angles.sin"): "a layout compared at load, with tolerance",
