@@ -6,6 +6,7 @@ Nothing of a loaded model is a view of its files: a file written over later chan
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 from collections import defaultdict
@@ -34,6 +35,8 @@ _DTYPES = {
 # Left over in old checkpoints: constants that today's classes make anew. transformers knows more,
 # by architecture: masks, layers that only draft.
 _IDLE = re.compile(r"(.*\.)?(masked_bias|rotary_emb\.inv_freq|position_ids)")
+_OWN_MAPPING = 1 << 16
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.+)")
 
 
@@ -61,7 +64,7 @@ class StoredTensor:
             ModelLoadError: the file cannot be read, or a value is NaN or +inf.
         """
         begin, end = self.info.span
-        data = torch.empty(end - begin, dtype=torch.uint8)
+        data = _memory(end - begin)
         view, done = data.numpy().data, 0
         while done < len(view):
             try:
@@ -86,6 +89,16 @@ class StoredTensor:
             found = "NaN" if high != high else "infinity"
             raise ModelLoadError(f"weights file {self.path}: tensor {self.name} holds {found}")
         self.never = low == float("-inf")
+
+
+def _memory(size: int) -> Tensor:
+    """Bytes that go back to the system when they are freed: a weight lives until it is packed.
+
+    What the allocator's arenas take back from transformers' threads stays with the process.
+    """
+    if size < _OWN_MAPPING:
+        return torch.empty(size, dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(-1, size, flags=_PRIVATE), dtype=torch.uint8)
 
 
 @contextlib.contextmanager
