@@ -128,6 +128,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
 def report(
     title: str, rows: list[dict[str, Any]], extra: dict[str, Any], path: Path | None
 ) -> None:
@@ -136,7 +142,7 @@ def report(
     for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="right" if rows else "left")
     for row in rows:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(_shown(value) for value in row.values()))
     Console().print(table)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
