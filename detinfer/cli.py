@@ -197,7 +197,7 @@ def _serve(args: argparse.Namespace) -> int:
         try:
             engine, server = engine_config(args), server_config(args)
             check_start(engine)
-            from detinfer.server.listener import bind
+            from detinfer.server.http.listener import bind
 
             with bind(server.host, server.port) as listener:
                 from detinfer.server.run import run_server

@@ -9,31 +9,27 @@ from pydantic.json_schema import models_json_schema
 
 import detinfer
 from detinfer.config import ServerConfig
-from detinfer.server import (
-    routes_check,
-    routes_metrics,
-    routes_native,
-    routes_openai,
-    routes_sglang,
-    routes_tgi,
-    routes_tokenizer,
-)
-from detinfer.server.auth import ApiKeyMiddleware
-from detinfer.server.cors import CorsMiddleware
+from detinfer.server.api import check, metrics, tokenizer
+from detinfer.server.api.body import StrictBody
+from detinfer.server.api.check import CheckRequest
+from detinfer.server.api.generate import routes as generate
+from detinfer.server.api.generate.body import GenerateRequest
+from detinfer.server.api.openai import routes as openai
+from detinfer.server.api.openai.chat_body import ChatCompletionRequest
+from detinfer.server.api.openai.completion_body import CompletionRequest
+from detinfer.server.api.sglang import routes as sglang
+from detinfer.server.api.sglang.body import SGLangRequest
+from detinfer.server.api.tgi import routes as tgi
+from detinfer.server.api.tgi.body import TGIRequest
+from detinfer.server.api.tokenizer import DetokenizeRequest, TokenizeRequest
 from detinfer.server.errors import CatchAllMiddleware, install_error_handlers
-from detinfer.server.head import HeadMiddleware
+from detinfer.server.http.auth import ApiKeyMiddleware
+from detinfer.server.http.cors import CorsMiddleware
+from detinfer.server.http.head import HeadMiddleware
+from detinfer.server.http.observation import ObservationMiddleware
+from detinfer.server.http.request_id import RequestIdMiddleware
 from detinfer.server.limits import LimitsMiddleware
-from detinfer.server.observation import ObservationMiddleware
 from detinfer.server.openapi import drop_json_of_others, drop_null_defaults
-from detinfer.server.protocol import StrictBody
-from detinfer.server.protocol_chat import ChatCompletionRequest
-from detinfer.server.protocol_native import GenerateRequest
-from detinfer.server.protocol_openai import CompletionRequest
-from detinfer.server.protocol_sglang import SGLangRequest
-from detinfer.server.protocol_tgi import TGIRequest
-from detinfer.server.request_id import RequestIdMiddleware
-from detinfer.server.routes_check import CheckRequest
-from detinfer.server.routes_tokenizer import DetokenizeRequest, TokenizeRequest
 from detinfer.server.service import Service
 
 if TYPE_CHECKING:
@@ -62,13 +58,13 @@ def create_app(
     )
     app.state.service = Service(engine, config, default_deterministic)
     install_error_handlers(app)
-    app.include_router(routes_native.router)
-    app.include_router(routes_openai.router)
-    app.include_router(routes_sglang.router)
-    app.include_router(routes_tgi.router)
-    app.include_router(routes_tokenizer.router)
-    app.include_router(routes_check.router)
-    app.include_router(routes_metrics.router)
+    app.include_router(generate.router)
+    app.include_router(openai.router)
+    app.include_router(sglang.router)
+    app.include_router(tgi.router)
+    app.include_router(tokenizer.router)
+    app.include_router(check.router)
+    app.include_router(metrics.router)
     # The last one added is the outermost. What refuses stands inside of what every answer needs:
     # its id, its line in the log, and what lets a page's script read it.
     app.add_middleware(HeadMiddleware)

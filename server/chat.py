@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from detinfer.chat_template import Rendering, chat_text, encode_chat
 from detinfer.errors import RequestError
+from detinfer.server.api.openai.chat_body import ChatMessage
 from detinfer.server.generation import aside, check_length
-from detinfer.server.protocol_chat import ChatMessage
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine

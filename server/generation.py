@@ -17,7 +17,7 @@ from detinfer.engine.validation import encode_text, too_long
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 from detinfer.server.errors import GenerationError, UnavailableError, model_not_found
-from detinfer.server.observation import observing
+from detinfer.server.http.observation import observing
 from detinfer.server.service import Service
 
 if TYPE_CHECKING:

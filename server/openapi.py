@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from detinfer.server.api.body import StrictBody
 from detinfer.server.errors import ErrorResponse
-from detinfer.server.protocol import StrictBody
 
 _DESCRIPTIONS = {
     400: "The request cannot be served as asked; `param` names the field",

@@ -19,10 +19,10 @@ from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.logs import log, logging_to_stderr
 from detinfer.models.generation_defaults import not_applied
-from detinfer.server.access_log import log as access_log
 from detinfer.server.app import create_app
-from detinfer.server.http_protocol import http_protocol
-from detinfer.server.listener import allow_open_files
+from detinfer.server.http.access_log import log as access_log
+from detinfer.server.http.listener import allow_open_files
+from detinfer.server.http.protocol import http_protocol
 from detinfer.server.service import Service
 
 # What a connection may take to finish sending once the engine has nothing more to say.
@@ -42,7 +42,7 @@ def run_server(
     Args:
         engine_config: the engine's settings.
         server_config: the server's settings.
-        listener: where calls come in (``detinfer.server.listener``).
+        listener: where calls come in (``detinfer.server.http.listener``).
 
     Returns:
         The exit status: 128 + the signal's number, or 1 if the engine died.

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from detinfer.cli import _parser
-from detinfer.server.auth import PUBLIC_PATHS
+from detinfer.server.http.auth import PUBLIC_PATHS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/deployment.md").read_text()

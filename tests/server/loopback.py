@@ -15,7 +15,7 @@ from fake_engine import FakeEngine
 
 from detinfer.config import ServerConfig
 from detinfer.server.app import create_app
-from detinfer.server.http_protocol import http_protocol
+from detinfer.server.http.protocol import http_protocol
 
 
 @contextlib.asynccontextmanager

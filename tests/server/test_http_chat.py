@@ -4,7 +4,7 @@ import pytest
 from fake_engine import INFO, FakeEngine, byte_tokenizer
 from streams import events
 
-from detinfer.server.protocol_chat import ChatCompletionRequest
+from detinfer.server.api.openai.chat_body import ChatCompletionRequest
 
 PATH = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]

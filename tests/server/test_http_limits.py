@@ -16,7 +16,7 @@ from fake_engine import FakeEngine
 from loopback import serving
 
 from detinfer.server import limits
-from detinfer.server.slow_reader import SlowReaderWatch
+from detinfer.server.http.slow_reader import SlowReaderWatch
 
 BODY = b'{"prompt": "a", "max_tokens": 2}'
 HEAD = f"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()

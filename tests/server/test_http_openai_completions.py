@@ -5,7 +5,7 @@ from fake_engine import INFO, FakeEngine
 from streams import events
 
 from detinfer.choices import choice_seed
-from detinfer.server.protocol_openai import CompletionRequest
+from detinfer.server.api.openai.completion_body import CompletionRequest
 
 PATH = "/v1/completions"
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from detinfer.errors import ConfigError
-from detinfer.server.listener import bind
+from detinfer.server.http.listener import bind
 
 SCRIPT = Path(__file__).with_name("serve_fake.py")
 

@@ -4,7 +4,7 @@ import pytest
 from fake_engine import INFO, FakeEngine
 from streams import events
 
-from detinfer.server.protocol_sglang import SGLangRequest, SGLangSampling
+from detinfer.server.api.sglang.body import SGLangRequest, SGLangSampling
 
 PROOF = {"deterministic": True, "seed": None, "system_fingerprint": INFO.system_fingerprint}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_engine import CHAT_TEMPLATE, INFO, FakeEngine
 
-from detinfer.server import routes_tokenizer
+from detinfer.server.api import tokenizer as routes_tokenizer
 from detinfer.server.generation import INLINE_SIZE
 
 HI = [{"role": "user", "content": "hi"}]

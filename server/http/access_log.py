@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detinfer.server.observation import Generation
+    from detinfer.server.http.observation import Generation
 
 log = logging.getLogger("detinfer.access")
 

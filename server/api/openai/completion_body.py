@@ -9,9 +9,7 @@ from pydantic import ConfigDict, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
-from detinfer.server.neutral_fields import Empty, NeutralFields
-from detinfer.server.protocol import (
+from detinfer.server.api.body import (
     Integer,
     LogitBias,
     Neutral,
@@ -27,7 +25,7 @@ from detinfer.server.protocol import (
     needs,
     stated,
 )
-from detinfer.server.protocol_native import (
+from detinfer.server.api.generate.body import (
     SAMPLING_FIELDS,
     Choices,
     Penalty,
@@ -35,7 +33,9 @@ from detinfer.server.protocol_native import (
     TopK,
     TopP,
 )
-from detinfer.server.telling import Telling
+from detinfer.server.api.neutral_fields import Empty, NeutralFields
+from detinfer.server.api.telling import Telling
+from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
 
 MAX_NAME = 128  # characters of a salt or an id that a client chooses
 

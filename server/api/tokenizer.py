@@ -13,13 +13,13 @@ from starlette.responses import Response
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
 from detinfer.server import chat
+from detinfer.server.api.body import StrictBody, TokenIds, parse_body
+from detinfer.server.api.neutral_fields import Absent, Empty, NoOptions
+from detinfer.server.api.openai.chat_body import ChatMessages, TemplateOptions, begins_answer
 from detinfer.server.generation import aside, other_model
-from detinfer.server.neutral_fields import Absent, Empty, NoOptions
+from detinfer.server.http.wire import json_response, to_json
 from detinfer.server.openapi import body_of, failures
-from detinfer.server.protocol import StrictBody, TokenIds, parse_body
-from detinfer.server.protocol_chat import ChatMessages, TemplateOptions, begins_answer
 from detinfer.server.service import Service
-from detinfer.server.wire import json_response, to_json
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine

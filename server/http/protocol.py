@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from detinfer.server.access_log import log_request
 from detinfer.server.errors import Failure
-from detinfer.server.request_id import new_request_id
+from detinfer.server.http.access_log import log_request
+from detinfer.server.http.request_id import new_request_id
+from detinfer.server.http.slow_reader import SlowReaderWatch
 from detinfer.server.service import Service
-from detinfer.server.slow_reader import SlowReaderWatch
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100

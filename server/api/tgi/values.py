@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from detinfer.server.api.text_pieces import TextPieces
+from detinfer.server.api.token_text import token_texts
 from detinfer.server.generation import proof
-from detinfer.server.text_pieces import TextPieces
-from detinfer.server.token_text import token_texts
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
     from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.server.api.tgi.body import TGICall
     from detinfer.server.generation import Job
-    from detinfer.server.protocol_tgi import TGICall
 
 Value = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detinfer.engine.outputs import RequestOutput, TokenLogprob
-    from detinfer.server.token_text import TokenTexts
+    from detinfer.server.api.token_text import TokenTexts
 
 Value = dict[str, Any]
 

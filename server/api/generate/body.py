@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
-from detinfer.server.call import Call, check_prompts, sampling_params
-from detinfer.server.protocol import (
+from detinfer.server.api.body import (
     Integer,
     LogitBias,
     Neutral,
@@ -24,6 +23,7 @@ from detinfer.server.protocol import (
     TokenIds,
     documented,
 )
+from detinfer.server.call import Call, check_prompts, sampling_params
 
 # Under the same names in every dialect.
 SAMPLING_FIELDS = (

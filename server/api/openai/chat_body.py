@@ -9,23 +9,23 @@ from pydantic_core import PydanticCustomError
 
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
-from detinfer.server.call import sampling_params
-from detinfer.server.neutral_fields import NeutralChatFields, NeutralMessageFields
-from detinfer.server.protocol import (
+from detinfer.server.api.body import (
     MAX_ENTRIES,
     StrictBody,
     at_most,
     needs,
     shown,
 )
-from detinfer.server.protocol_native import Tokens
-from detinfer.server.protocol_openai import (
+from detinfer.server.api.generate.body import Tokens
+from detinfer.server.api.neutral_fields import NeutralChatFields, NeutralMessageFields
+from detinfer.server.api.openai.completion_body import (
     Logprobs,
     OpenAIBody,
     OpenAICall,
     common,
     sampling_values,
 )
+from detinfer.server.call import sampling_params
 
 
 def _text_of(content: object, message: ValidationInfo) -> str:

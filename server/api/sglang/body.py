@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.call import Call, check_prompts, check_range, sampling_params
-from detinfer.server.protocol import (
+from detinfer.server.api.body import (
     Integer,
     Neutral,
     Prompt,
@@ -21,8 +20,9 @@ from detinfer.server.protocol import (
     documented,
     stated,
 )
-from detinfer.server.protocol_native import Sampling, Seed, given_prompts, given_sampling
-from detinfer.server.protocol_openai import MAX_NAME
+from detinfer.server.api.generate.body import Sampling, Seed, given_prompts, given_sampling
+from detinfer.server.api.openai.completion_body import MAX_NAME
+from detinfer.server.call import Call, check_prompts, check_range, sampling_params
 
 Place = Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)]
 Salt = Annotated[str, stated(minLength=1, maxLength=MAX_NAME)]

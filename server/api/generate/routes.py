@@ -12,8 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import detinfer
-from detinfer.server.dialects import DIALECTS, dialect_of
-from detinfer.server.disconnect import until_disconnect
+from detinfer.server.api.body import read_json, validated
+from detinfer.server.api.dialects import DIALECTS, dialect_of
+from detinfer.server.api.generate.body import (
+    GenerateRequest,
+    GenerateResponse,
+    NativeCall,
+    to_call,
+)
+from detinfer.server.api.sglang.body import SGLangRequest, SGLangResponse
+from detinfer.server.api.sglang.routes import answer_sglang
+from detinfer.server.api.status import ModelCard, ModelList, Ready, Told, Version
+from detinfer.server.api.tgi.body import TGIError, TGIRequest, TGIResponse, tgi_failure
+from detinfer.server.api.tgi.routes import answer_tgi
 from detinfer.server.errors import ErrorResponse, model_not_found, speak
 from detinfer.server.generation import (
     Answer,
@@ -23,22 +34,11 @@ from detinfer.server.generation import (
     logprob_values,
     run_jobs,
 )
+from detinfer.server.http.disconnect import until_disconnect
+from detinfer.server.http.sse import EventStream, event
+from detinfer.server.http.wire import json_response
 from detinfer.server.openapi import answered, body_of, failures, streamed
-from detinfer.server.protocol import read_json, validated
-from detinfer.server.protocol_native import (
-    GenerateRequest,
-    GenerateResponse,
-    NativeCall,
-    to_call,
-)
-from detinfer.server.protocol_sglang import SGLangRequest, SGLangResponse
-from detinfer.server.protocol_tgi import TGIError, TGIRequest, TGIResponse, tgi_failure
-from detinfer.server.routes_sglang import answer_sglang
-from detinfer.server.routes_tgi import answer_tgi
 from detinfer.server.service import Service
-from detinfer.server.sse import EventStream, event
-from detinfer.server.status_models import ModelCard, ModelList, Ready, Told, Version
-from detinfer.server.wire import json_response
 
 router = APIRouter()
 

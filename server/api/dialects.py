@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from detinfer.errors import RequestError
-from detinfer.server.protocol import StrictBody
-from detinfer.server.protocol_native import GenerateRequest
-from detinfer.server.protocol_sglang import SGLangRequest
-from detinfer.server.protocol_tgi import TGIRequest
+from detinfer.server.api.body import StrictBody
+from detinfer.server.api.generate.body import GenerateRequest
+from detinfer.server.api.sglang.body import SGLangRequest
+from detinfer.server.api.tgi.body import TGIRequest
 
 DIALECTS: tuple[type[StrictBody], ...] = (GenerateRequest, SGLangRequest, TGIRequest)
 _NAMES = {GenerateRequest: "detinfer's", SGLangRequest: "SGLang's", TGIRequest: "TGI's"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detinfer.errors import QueueFullError, RequestError
-from detinfer.server.access_log import log_request
 from detinfer.server.errors import CLIENT_CLOSED_REQUEST
+from detinfer.server.http.access_log import log_request
 from detinfer.server.metrics import Metrics
 
 if TYPE_CHECKING:

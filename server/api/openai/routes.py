@@ -13,7 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from detinfer.server import chat
-from detinfer.server.disconnect import until_disconnect
+from detinfer.server.api.body import parse_body
+from detinfer.server.api.openai.answers import ChatCompletionResponse, CompletionResponse
+from detinfer.server.api.openai.chat_body import ChatCompletionRequest, chat_call, rendering
+from detinfer.server.api.openai.completion_body import (
+    CompletionRequest,
+    OpenAICall,
+    completion_call,
+)
+from detinfer.server.api.openai.values import ChatChoice, Choice, CompletionChoice, usage
+from detinfer.server.api.telling import Value
+from detinfer.server.api.token_text import Echo, TokenTexts, echo_of, token_texts
 from detinfer.server.generation import (
     Job,
     Outputs,
@@ -23,17 +33,11 @@ from detinfer.server.generation import (
     other_model,
     run_jobs,
 )
-from detinfer.server.openai_models import ChatCompletionResponse, CompletionResponse
-from detinfer.server.openai_values import ChatChoice, Choice, CompletionChoice, usage
+from detinfer.server.http.disconnect import until_disconnect
+from detinfer.server.http.sse import EventStream, event
+from detinfer.server.http.wire import json_response
 from detinfer.server.openapi import body_of, failures, streamed
-from detinfer.server.protocol import parse_body
-from detinfer.server.protocol_chat import ChatCompletionRequest, chat_call, rendering
-from detinfer.server.protocol_openai import CompletionRequest, OpenAICall, completion_call
 from detinfer.server.service import Service
-from detinfer.server.sse import EventStream, event
-from detinfer.server.telling import Value
-from detinfer.server.token_text import Echo, TokenTexts, echo_of, token_texts
-from detinfer.server.wire import json_response
 
 router = APIRouter()
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from detinfer.server.api.token_text import token_texts
 from detinfer.server.generation import proof
-from detinfer.server.token_text import token_texts
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
     from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.server.api.sglang.body import SGLangCall
     from detinfer.server.generation import Job
-    from detinfer.server.protocol_sglang import SGLangCall
 
 Value = dict[str, Any]
 Entry = tuple[float | None, int, str | None]

@@ -13,13 +13,9 @@ from starlette.responses import Response
 
 import detinfer
 from detinfer.params import MAX_N, MAX_STOP_STRINGS
-from detinfer.server.disconnect import until_disconnect
-from detinfer.server.errors import Failure, speak
-from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
-from detinfer.server.limits import MAX_PROMPTS
-from detinfer.server.openapi import EVENTS, answered, body_of, failures, streamed
-from detinfer.server.protocol import parse_body
-from detinfer.server.protocol_tgi import (
+from detinfer.server.api.body import parse_body
+from detinfer.server.api.status import Told
+from detinfer.server.api.tgi.body import (
     TGICall,
     TGIError,
     TGIRequest,
@@ -27,11 +23,15 @@ from detinfer.server.protocol_tgi import (
     tgi_call,
     tgi_failure,
 )
+from detinfer.server.api.tgi.values import TGIAnswer, tgi_values
+from detinfer.server.errors import Failure, speak
+from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
+from detinfer.server.http.disconnect import until_disconnect
+from detinfer.server.http.sse import EventStream, event
+from detinfer.server.http.wire import json_response
+from detinfer.server.limits import MAX_PROMPTS
+from detinfer.server.openapi import EVENTS, answered, body_of, failures, streamed
 from detinfer.server.service import Service
-from detinfer.server.sse import EventStream, event
-from detinfer.server.status_models import Told
-from detinfer.server.tgi_values import TGIAnswer, tgi_values
-from detinfer.server.wire import json_response
 
 router = APIRouter()
 
