@@ -263,7 +263,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from detinfer.models.loader import resolve_model
+    from detinfer.checkpoint.loader import resolve_model
 
     files = resolve_model(args.model, progress=True)
     print(f"{files.name}: {files.folder}")

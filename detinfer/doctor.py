@@ -146,20 +146,20 @@ def _cache() -> Finding:
 def _model(model: str | None) -> Iterator[Finding]:
     name = "model" if model else "default model"
     if model is None:
-        from detinfer.models import default_model
+        from detinfer.checkpoint import default_model
 
         fetched = (cache_dir() / "models").glob(f"gguf-{default_model.GGUF_SHA256[:16]}-*")
         if not any(fetched):
             yield Finding(name, f"{default_model.NAME}: not fetched yet (detinfer pull)")
             return
-    from detinfer.models.loader import check_model
+    from detinfer.checkpoint.loader import check_model
 
     problem = _problem(lambda: check_model(model))
     if problem:
         yield Finding(name, str(model), problem)
         return
-    from detinfer.engine.model_runner import ModelRunner
-    from detinfer.models.generation_defaults import not_applied
+    from detinfer.checkpoint.generation_defaults import not_applied
+    from detinfer.runner.portable import ModelRunner
 
     config = EngineConfig(model=model, kv_cache_memory=_MODEL_KV_MEMORY, allow_fast=False)
     try:

@@ -31,7 +31,7 @@ def check_start(config: EngineConfig) -> None:
             raise ConfigError("numerics: got 'native' with device 'cpu', expected device cuda")
     cpu_threads(config.threads)
     check_folders()
-    from detinfer.models.loader import check_model
+    from detinfer.checkpoint.loader import check_model
 
     check_model(config.model)
 

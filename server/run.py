@@ -15,10 +15,10 @@ from typing import Any
 import uvicorn
 
 from detinfer.api_keys import VARIABLE
+from detinfer.checkpoint.generation_defaults import not_applied
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.logs import log, logging_to_stderr
-from detinfer.models.generation_defaults import not_applied
 from detinfer.server.app import create_app
 from detinfer.server.http.access_log import log as access_log
 from detinfer.server.http.listener import allow_open_files

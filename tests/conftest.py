@@ -10,7 +10,7 @@ import pytest
 # Read when a kernel is decorated: Triton kernels run in the interpreter, on CPU tensors.
 os.environ["TRITON_INTERPRET"] = "1"
 
-from detinfer.models.loader import ModelFiles, resolve_model
+from detinfer.checkpoint.loader import ModelFiles, resolve_model
 
 # A deprecated argument of a model's forward is told of the line in nn.Module that calls it for us.
 OURS = ("detinfer", "benchmarks", r"torch\.nn\.modules\.module")

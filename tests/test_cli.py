@@ -248,7 +248,7 @@ def test_pull_prints_where_the_model_is(monkeypatch, capsys):
         asked.append((model, progress))
         return SimpleNamespace(name="tiny", folder="/models/tiny")
 
-    monkeypatch.setattr("detinfer.models.loader.resolve_model", resolve)
+    monkeypatch.setattr("detinfer.checkpoint.loader.resolve_model", resolve)
     assert cli.main(["pull", "org/tiny"]) == 0
     assert asked == [("org/tiny", True)]
     assert capsys.readouterr().out == "tiny: /models/tiny\n"

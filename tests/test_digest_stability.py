@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from detinfer.checkpoint.loader import ModelFiles
 from detinfer.config import usable_cores
-from detinfer.models.loader import ModelFiles
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import torch
 
 from detinfer.config import EngineConfig
 from detinfer.errors import ConfigError
-from detinfer.fingerprint import PACKAGES, PARTS, Fingerprint, make_fingerprint
+from detinfer.runner.fingerprint import PACKAGES, PARTS, Fingerprint, make_fingerprint
 
 VALUES = {name: f"{name} value" for name in PARTS} | {"contract": "portable-1"}
 
@@ -104,5 +104,7 @@ def test_releases_that_decide_what_is_computed_are_in_it(default_model, monkeypa
     same = {"dtype": "float32", "rope": "default", "length": 8192}
     before = make_fingerprint(default_model, **same)
     assert before.parts[package] == version(package)
-    monkeypatch.setattr("detinfer.fingerprint.version", lambda name: version(name) + ".post1")
+    monkeypatch.setattr(
+        "detinfer.runner.fingerprint.version", lambda name: version(name) + ".post1"
+    )
     assert make_fingerprint(default_model, **same).parts[package] != before.parts[package]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from detinfer.models.loader import ModelFiles
+from detinfer.checkpoint.loader import ModelFiles
 
 pytestmark = pytest.mark.slow
 

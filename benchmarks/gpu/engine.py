@@ -23,8 +23,8 @@ from benchmarks.gpu.sizes import Model
 from detinfer import ops
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
-from detinfer.engine.native_runner import NativeRunner
 from detinfer.params import SamplingParams
+from detinfer.runner.native import NativeRunner
 
 MODES = {"deterministic": True, "fast": False}
 

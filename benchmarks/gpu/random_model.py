@@ -12,8 +12,8 @@ from torch import nn
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.sizes import Model
 from detinfer.config import EngineConfig
-from detinfer.engine.native_runner import NativeRunner, Source
 from detinfer.models.attention import ATTN_IMPLEMENTATION
+from detinfer.runner.native import NativeRunner, Source
 
 
 class _Backend:

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from benchmarks.common import median, prompt_ids, report
 from benchmarks.peers.engine import Peer
-from detinfer.models.default_model import GGUF_NAME, REQUIREMENT
-from detinfer.models.loader import resolve_model
+from detinfer.checkpoint.default_model import GGUF_NAME, REQUIREMENT
+from detinfer.checkpoint.loader import resolve_model
 from detinfer.testing.environments import environment_python
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from detinfer.check.page import render_page
 from detinfer.check.result import CheckResult
+from detinfer.checkpoint.files import atomic_write
 from detinfer.errors import ConfigError
-from detinfer.models.files import atomic_write
 
 # Only between the lines of indented JSON: strings have no line breaks of their own.
 _INTEGERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from detinfer import sampling
-from detinfer.engine.batch import Batch
+from detinfer.batch import Batch
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import ScheduledRow

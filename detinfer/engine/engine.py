@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from detinfer import ops
+from detinfer.batch import Batch
 from detinfer.choices import noise_seed
 from detinfer.config import PAGE_SIZE, EngineConfig
-from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.choosing import Choice, Outcome, accepted, is_number, read_logits
-from detinfer.engine.compile_progress import compile_progress
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.increments import Increment, failure_of, output_of
 from detinfer.engine.outputs import FinishReason, RequestOutput
 from detinfer.engine.request import Request, RequestState
-from detinfer.engine.rounding import contract_rounding
-from detinfer.engine.runner import Runner, describe, make_runner
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
 from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.memory import check_logits, check_pool
 from detinfer.params import SamplingParams
+from detinfer.runner.compile_progress import compile_progress
+from detinfer.runner.rounding import contract_rounding
+from detinfer.runner.runner import Runner, describe, make_runner
 from detinfer.sampling import prepare
 
 NON_FINITE = "the model's logits became NaN or infinite for this request"

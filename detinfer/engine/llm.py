@@ -11,10 +11,10 @@ from detinfer.choices import choices
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.outputs import FinishReason, RequestOutput, TokenLogprob
-from detinfer.engine.rounding import contract_rounding
 from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
 from detinfer.params import SamplingParams
+from detinfer.runner.rounding import contract_rounding
 
 Prompt = str | Sequence[int]
 

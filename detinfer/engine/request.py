@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from detinfer.batch import IntArray
 from detinfer.digest import DigestChain
-from detinfer.engine.batch import IntArray
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
 from detinfer.engine.outputs import TokenLogprob
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key

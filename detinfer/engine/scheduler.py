@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detinfer.batch import Batch
 from detinfer.config import PAGE_SIZE
-from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.request import Request, RequestState
 

@@ -1,1 +1,1 @@
-"""Finding, loading and adapting Hugging Face models."""
+"""How Hugging Face models are adapted: leaves swapped in place, and an audit of what runs."""

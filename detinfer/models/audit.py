@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detinfer.engine.batch import Batch
+from detinfer.batch import Batch
 from detinfer.errors import UnsupportedModelError
 from detinfer.models.attention import AttentionCall, record_attention
 from detinfer.models.naming import naming_modules

@@ -7,9 +7,9 @@ import time
 import numba
 import pytest
 
-from detinfer.engine import compile_progress as module
-from detinfer.engine.compile_progress import compile_progress
 from detinfer.kernels.cpu import jit
+from detinfer.runner import compile_progress as module
+from detinfer.runner.compile_progress import compile_progress
 
 BEGIN = "detinfer: compiling kernels for this CPU (once)\n"
 

@@ -8,8 +8,8 @@ from fake_runner import EOS, VOCAB, FakeRunner, fake_engine
 from detinfer import LLM, SamplingParams
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
-from detinfer.engine.rounding import contract_rounding
 from detinfer.kernels.cpu.rounding import control_word
+from detinfer.runner.rounding import contract_rounding
 from detinfer.testing.control_words import KINDS, foreign_word
 
 RULES = ~0x3F  # without what MXCSR notes of past operations

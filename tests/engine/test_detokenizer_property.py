@@ -20,7 +20,7 @@ kinds = pytest.mark.parametrize("kind", [*KINDS, "default"])
 
 @pytest.fixture(scope="module")
 def backends(default_model):
-    from detinfer.models.loader import load_tokenizer
+    from detinfer.checkpoint.loader import load_tokenizer
 
     default = load_tokenizer(default_model).backend_tokenizer
     return {kind: backend(kind) for kind in KINDS} | {"default": default}

@@ -17,8 +17,8 @@ from tiny_runner import TinyModelRunner
 
 from detinfer.engine.engine import Engine
 from detinfer.kernels.cpu import fused as kernel
-from detinfer.models import fused
 from detinfer.params import SamplingParams
+from detinfer.runner import portable_fused as fused
 
 IMPORT = "from detinfer.kernels.cpu.jit import kernel, parallel_kernel\n"
 PREPARE = "    t = take(region)\n    while t < m:\n        _prepare_token("

@@ -14,12 +14,12 @@ from tiny_models import VOCAB, tiny_config, tiny_model
 
 from detinfer import ops
 from detinfer.engine.engine import Engine
-from detinfer.engine.model_runner import run_modules
 from detinfer.kernels.cpu.jit import numba
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.context import ForwardContext
-from detinfer.models.fused import FusedStep
 from detinfer.models.patches import patch_model
+from detinfer.runner.portable import run_modules
+from detinfer.runner.portable_fused import FusedStep
 
 # No multiple of a page: the last page has room for positions that the rotary table lacks.
 MAX_LEN = 250

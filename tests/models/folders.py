@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from detinfer.config import EngineConfig
-from detinfer.engine.model_runner import ModelRunner
+from detinfer.runner.portable import ModelRunner
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS = "model.safetensors"

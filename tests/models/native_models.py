@@ -8,9 +8,9 @@ import torch
 from tiny_models import tiny_config, tiny_model
 
 from detinfer.config import EngineConfig
-from detinfer.engine.native_runner import NativeRunner, Source
 from detinfer.kernels.triton import norms, rope
 from detinfer.models.attention import ATTN_IMPLEMENTATION
+from detinfer.runner.native import NativeRunner, Source
 from detinfer.testing.interpreter import install
 
 install()

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from detinfer.batch import Batch
+from detinfer.checkpoint.loader import ModelFiles
 from detinfer.config import EngineConfig
-from detinfer.engine.batch import Batch
-from detinfer.engine.model_runner import ModelRunner
-from detinfer.models.loader import ModelFiles
+from detinfer.runner.portable import ModelRunner
 from detinfer.testing import assert_same_bits, same_bits
 
 TEXT = "Reproducible answers: 1) fix the order of every sum; 2) test it. " * 5

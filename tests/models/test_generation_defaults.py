@@ -6,9 +6,9 @@ import pytest
 from gguf_samples import write_gguf
 
 from detinfer import LLM, SamplingParams, doctor
+from detinfer.checkpoint.generation_defaults import generation_defaults, not_applied
+from detinfer.checkpoint.loader import resolve_model
 from detinfer.errors import ModelLoadError
-from detinfer.models.generation_defaults import generation_defaults, not_applied
-from detinfer.models.loader import resolve_model
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_loaded_model_tells_them_and_answers_as_without(tmp_path, cache, monke
     assert told.generate([[3, 4, 5]], params) == [before]
     assert told.engine.info.generation_defaults == given
 
-    monkeypatch.setattr("detinfer.engine.model_runner.ModelRunner", lambda _: told.engine.runner)
+    monkeypatch.setattr("detinfer.runner.portable.ModelRunner", lambda _: told.engine.runner)
     findings = {one.name: one for one in doctor.examine(str(folder))}
     assert findings["sampling"].value == not_applied(given)
     assert findings["fingerprint"].value == before.system_fingerprint

@@ -11,9 +11,9 @@ from gguf_samples import gguf_tensors, metadata, tiny_model, write_gguf
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from detinfer.models import loader
-from detinfer.models.gguf import convert_gguf, round_to_bfloat16
-from detinfer.models.loader import resolve_model
+from detinfer.checkpoint import loader
+from detinfer.checkpoint.gguf import convert_gguf, round_to_bfloat16
+from detinfer.checkpoint.loader import resolve_model
 
 IDS = torch.tensor([[5, 17, 3, 99, 42, 7]])
 
@@ -45,7 +45,9 @@ def test_logits_move_when_the_llama_layout_is_not_restored(tmp_path, monkeypatch
     path = write_gguf(tmp_path / "m.gguf", tensors=gguf_tensors(model))
     out = tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr("detinfer.models.gguf.restore_layout", lambda config, name, values: values)
+    monkeypatch.setattr(
+        "detinfer.checkpoint.gguf.restore_layout", lambda config, name, values: values
+    )
     convert_gguf(path, out)
     with torch.no_grad():
         assert not torch.allclose(load(out)(IDS).logits, model(IDS).logits)

@@ -5,8 +5,8 @@ import pytest
 from gguf import GGUFEndian
 from gguf_samples import TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
 
+from detinfer.checkpoint.loader import check_model, resolve_model
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
-from detinfer.models.loader import check_model, resolve_model
 
 
 def refuse(path, cache, kind, words):

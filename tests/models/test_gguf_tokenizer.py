@@ -6,8 +6,8 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from detinfer.models.gguf_tokenizer import LLAMA3_PATTERN
-from detinfer.models.loader import load_tokenizer, resolve_model
+from detinfer.checkpoint.gguf_tokenizer import LLAMA3_PATTERN
+from detinfer.checkpoint.loader import load_tokenizer, resolve_model
 
 TEXTS = [
     "hello world 12345",

@@ -16,8 +16,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from detinfer.config import EngineConfig
-from detinfer.engine import model_runner, native_runner
 from detinfer.models.attention import ATTN_IMPLEMENTATION
+from detinfer.runner import native as native_runner
+from detinfer.runner import portable as model_runner
 
 PORTABLE = ("check_environment", "audit_model", "plans_agree", "make_fingerprint")
 NATIVE = ("check_environment", "audit_model", "_plans_agree", "make_fingerprint")

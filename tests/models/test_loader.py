@@ -15,14 +15,14 @@ from gguf_samples import tiny_model, write_gguf
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import save_file
 
-from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
-from detinfer.models.loader import (
+from detinfer.checkpoint.loader import (
     check_model,
     config_digest,
     load_tokenizer,
     resolve_model,
     weights_digest,
 )
+from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from folders import load, write_folder
 from tiny_models import make_batch, tiny_config, tokens
 
 from detinfer import LLM, SamplingParams
-from detinfer.engine.loading import max_model_len
 from detinfer.errors import ConfigError, RequestError
+from detinfer.runner.loading import max_model_len
 
 LONGEST = 1 << 20  # positions whose angles the rotary tables are exact for
 

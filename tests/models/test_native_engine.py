@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from native_models import SMALL, native_runner
 from tiny_models import VOCAB, tokens
 
+from detinfer.batch import Batch
 from detinfer.config import EngineConfig
-from detinfer.engine.batch import Batch
-from detinfer.engine.decode_graphs import DecodeGraphs
 from detinfer.engine.engine import Engine
-from detinfer.engine.native_runner import NativeRunner
 from detinfer.kernels.triton import matmul
 from detinfer.params import SamplingParams
+from detinfer.runner.native import NativeRunner
+from detinfer.runner.native_graphs import DecodeGraphs
 
 CONFIG = EngineConfig(numerics="native", device="cpu")
 

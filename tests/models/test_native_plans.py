@@ -10,12 +10,12 @@ from tiny_models import TinyRunner, make_batch, tiny_config, tiny_model, tokens
 
 from detinfer import ops
 from detinfer.backends.native_batch import NativeBatch, StepLayout, fill, make_plans
+from detinfer.batch import Batch
 from detinfer.config import EngineConfig
-from detinfer.engine.batch import Batch
-from detinfer.engine.native_runner import NativeRunner
 from detinfer.errors import ConfigError, UnsupportedModelError
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.attention_plan import Layout
+from detinfer.runner.native import NativeRunner
 from detinfer.testing import assert_same_bits
 
 FUSED = ("llama", "qwen3", "gemma2", "olmo2", "phi3", "granite")
@@ -114,7 +114,7 @@ def test_a_draft_whose_rows_cannot_see_each_other_fails_the_same_comparison() ->
 
 def test_a_wrong_rounding_is_told_by_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control of the comparison of plans at load."""
-    from detinfer.models.native_step import NativeStep
+    from detinfer.runner.native_fused import NativeStep
 
     real = NativeStep._norm
 

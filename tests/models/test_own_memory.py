@@ -18,11 +18,11 @@ from gguf_samples import gguf_tensors, tiny_model, write_gguf
 from safetensors.torch import load_file
 from tiny_models import ARCHITECTURES, make_batch, tokens
 
-from detinfer import fingerprint
-from detinfer.engine.loading import load_model
+from detinfer.checkpoint import loader
+from detinfer.checkpoint.loader import resolve_model
 from detinfer.errors import ModelLoadError
-from detinfer.models import loader
-from detinfer.models.loader import resolve_model
+from detinfer.runner import fingerprint
+from detinfer.runner.loading import load_model
 
 
 def mappings(path: Path) -> list[tuple[int, int]]:

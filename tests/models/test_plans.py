@@ -10,8 +10,8 @@ from tiny_models import ARCHITECTURES, TinyRunner, make_batch, tiny_config, tiny
 
 from detinfer import ops
 from detinfer.kernels.cpu.fused import FACTORS
-from detinfer.models.fused import FusedStep, plans_agree
-from detinfer.models.pattern import PatternMismatch
+from detinfer.runner.llama_pattern import PatternMismatch
+from detinfer.runner.portable_fused import FusedStep, plans_agree
 from detinfer.testing import assert_same_bits
 
 # Overrides that keep joined weights cut at whole panels; the rest runs at awkward sizes.

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from gguf_samples import write_gguf
 
+from detinfer.checkpoint import files
+from detinfer.checkpoint.loader import resolve_model
+from detinfer.checkpoint.store import build_once, find_damage
 from detinfer.errors import ConfigError, ModelLoadError
-from detinfer.models import files
-from detinfer.models.loader import resolve_model
-from detinfer.models.store import build_once, find_damage
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,7 +193,7 @@ def test_two_processes_build_once_and_the_second_waits(folder):
     code = """
 import sys, time
 from pathlib import Path
-from detinfer.models.store import build_once
+from detinfer.checkpoint.store import build_once
 def build(new):
     with open(sys.argv[2], "a") as log:
         log.write("built\\n")
@@ -216,7 +216,7 @@ def test_a_conversion_killed_midway_is_cleaned_up_and_done_again(tmp_path, cache
     path = write_gguf(tmp_path / "m.gguf")
     code = """
 import contextlib, sys, time
-from detinfer.models import loader
+from detinfer.checkpoint import loader
 @contextlib.contextmanager
 def stall(wanted):
     def report(phase, done, total):
@@ -250,7 +250,7 @@ def test_a_disk_that_fills_up_midway_is_one_line_and_leaves_nothing(tmp_path, ca
 import resource, sys
 import torch, transformers
 from detinfer.errors import ModelLoadError
-from detinfer.models.loader import resolve_model
+from detinfer.checkpoint.loader import resolve_model
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     resolve_model(sys.argv[1])

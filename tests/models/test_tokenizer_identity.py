@@ -12,9 +12,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from detinfer.checkpoint.loader import ModelFiles, load_tokenizer
+from detinfer.checkpoint.tokenizer import tokenizer_digest
 from detinfer.errors import UnsupportedModelError
-from detinfer.models.loader import ModelFiles, load_tokenizer
-from detinfer.models.tokenizer import tokenizer_digest
 
 TEXT = "<s>hello hello  hell o</s>"
 
@@ -144,8 +144,8 @@ def test_it_is_the_same_after_use_and_in_another_process(folder):
     assert tokenizer_digest(tokenizer) == before
     script = (
         "import sys; from pathlib import Path\n"
-        "from detinfer.models.loader import ModelFiles, load_tokenizer\n"
-        "from detinfer.models.tokenizer import tokenizer_digest\n"
+        "from detinfer.checkpoint.loader import ModelFiles, load_tokenizer\n"
+        "from detinfer.checkpoint.tokenizer import tokenizer_digest\n"
         "files = ModelFiles(Path(sys.argv[1]), '', (), '')\n"
         "print(tokenizer_digest(load_tokenizer(files)))"
     )

@@ -11,8 +11,8 @@ from default_prompts import PROMPTS
 from transformers import AutoModelForCausalLM
 
 from detinfer import LLM, SamplingParams
-from detinfer.engine.batch import Batch
-from detinfer.models.loader import ModelFiles
+from detinfer.batch import Batch
+from detinfer.checkpoint.loader import ModelFiles
 from detinfer.testing.transformers_cache import new_cache
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from detinfer.checkpoint.weight_file import TensorInfo, read_header, write_weights
 from detinfer.errors import ModelLoadError
-from detinfer.models.weight_file import TensorInfo, read_header, write_weights
 
 
 def test_the_safetensors_library_reads_what_is_written(tmp_path):

@@ -13,9 +13,9 @@ from folders import Tensors, edit_tensors, load, write_folder
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES
 
-from detinfer.engine.loading import load_model
+from detinfer.checkpoint.loader import resolve_model
 from detinfer.errors import ModelLoadError
-from detinfer.models.loader import resolve_model
+from detinfer.runner.loading import load_model
 
 LAYER = "model.layers.0"
 

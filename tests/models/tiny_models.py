@@ -11,7 +11,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from detinfer import ops
-from detinfer.engine.batch import Batch
+from detinfer.batch import Batch
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.context import ForwardContext, forward_context
 from detinfer.models.patches import PatchReport, patch_model

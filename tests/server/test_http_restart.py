@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from detinfer.models.loader import ModelFiles
+from detinfer.checkpoint.loader import ModelFiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

@@ -217,7 +217,7 @@ def test_offsets_are_lengths_of_what_the_tokens_before_decode_to(kind, prompt):
 
 
 def test_bytes_of_the_default_models_tokens_join_to_the_text(default_model):
-    from detinfer.models.loader import load_tokenizer
+    from detinfer.checkpoint.loader import load_tokenizer
 
     tokenizer = load_tokenizer(default_model)
     texts = TokenTexts(tokenizer)

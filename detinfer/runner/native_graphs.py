@@ -17,9 +17,9 @@ from detinfer.backends.native_batch import (
     fill,
     make_plans,
 )
-from detinfer.engine.batch import Batch
+from detinfer.batch import Batch
 from detinfer.kernels.triton.attention_plan import Layout, Tiling
-from detinfer.models.native_step import NativeStep
+from detinfer.runner.native_fused import NativeStep
 
 # Padded sizes: a row more than needed costs less than another launch configuration to warm.
 LONGEST_SEQUENCE = 16  # rows of a draft and the token before it; longer ones are parts of prompts

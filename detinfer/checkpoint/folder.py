@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from detinfer.checkpoint.config_check import check_config, check_raw
+from detinfer.checkpoint.weight_file import read_header
 from detinfer.errors import ModelLoadError, UnsupportedModelError
-from detinfer.models.config_check import check_config, check_raw
-from detinfer.models.weight_file import read_header
 
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detinfer.config import cache_dir
-from detinfer.errors import ModelLoadError
-from detinfer.models import default_model
-from detinfer.models.files import cached_sha256
-from detinfer.models.folder import (
+from detinfer.checkpoint import default_model
+from detinfer.checkpoint.files import cached_sha256
+from detinfer.checkpoint.folder import (
     find_weights,
     one_line,
     peek_config,
@@ -22,12 +20,14 @@ from detinfer.models.folder import (
     read_config,
     read_json,
 )
-from detinfer.models.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, convert_gguf
-from detinfer.models.hub import fetch_from_hub
-from detinfer.models.progress import progress_bar
-from detinfer.models.stamps import Stamps, check_unchanged, take_stamps
-from detinfer.models.store import build_once
-from detinfer.models.tokenizer import explain_tokenizer, settle
+from detinfer.checkpoint.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, convert_gguf
+from detinfer.checkpoint.hub import fetch_from_hub
+from detinfer.checkpoint.progress import progress_bar
+from detinfer.checkpoint.stamps import Stamps, check_unchanged, take_stamps
+from detinfer.checkpoint.store import build_once
+from detinfer.checkpoint.tokenizer import explain_tokenizer, settle
+from detinfer.config import cache_dir
+from detinfer.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

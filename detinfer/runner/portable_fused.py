@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 
 from detinfer import ops
-from detinfer.engine.batch import Batch
+from detinfer.batch import Batch
 from detinfer.kernels.cpu import fused as kernel
 from detinfer.kernels.cpu.jit import numba
 from detinfer.kernels.cpu.matmul import PANEL, ZEROS
 from detinfer.models.attention import AttentionCall
-from detinfer.models.pattern import LayerPattern, LinearPart, match, require
+from detinfer.runner.llama_pattern import LayerPattern, LinearPart, match, require
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]

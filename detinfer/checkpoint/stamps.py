@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from detinfer.checkpoint.files import stamp
 from detinfer.errors import ModelLoadError
-from detinfer.models.files import stamp
 
 Stamps = Mapping[Path, list[int]]
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from detinfer.errors import ModelLoadError
-from detinfer.models.files import (
+from detinfer.checkpoint.files import (
     cache_errors,
     cached_sha256,
     remember_sha256,
     sha256_file,
     sync_folder,
 )
+from detinfer.errors import ModelLoadError
 
 MANIFEST = "manifest.json"
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detinfer.checkpoint.folder import one_line
+from detinfer.checkpoint.gguf_config import Metadata, read_config
+from detinfer.checkpoint.gguf_tensors import hf_name, restore_layout
+from detinfer.checkpoint.gguf_tokenizer import write_json, write_tokenizer
+from detinfer.checkpoint.progress import Report, silent
+from detinfer.checkpoint.weight_file import TensorInfo, write_weights
 from detinfer.errors import ModelLoadError, UnsupportedModelError
-from detinfer.models.folder import one_line
-from detinfer.models.gguf_config import Metadata, read_config
-from detinfer.models.gguf_tensors import hf_name, restore_layout
-from detinfer.models.gguf_tokenizer import write_json, write_tokenizer
-from detinfer.models.progress import Report, silent
-from detinfer.models.weight_file import TensorInfo, write_weights
 
 CONVERTER_VERSION = 1
 """Part of the converted folder's name: raise it when the files written would differ."""

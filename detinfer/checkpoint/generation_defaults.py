@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from detinfer.models.folder import read_json
+from detinfer.checkpoint.folder import read_json
 
 _FILE = "generation_config.json"
 # What transformers would do with these unless asked for something else; see its GenerationConfig.

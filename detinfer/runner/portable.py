@@ -9,23 +9,23 @@ from torch import Tensor
 
 from detinfer import ops
 from detinfer.backends import portable
+from detinfer.batch import Batch
 from detinfer.config import EngineConfig, cpu_threads, longest_sequence
-from detinfer.engine.batch import Batch
-from detinfer.engine.loading import (
+from detinfer.environment import check_environment
+from detinfer.errors import RequestError, UnsupportedModelError
+from detinfer.kernels.cpu.jit import numba
+from detinfer.models.audit import audit_model
+from detinfer.models.context import ForwardContext, forward_context
+from detinfer.models.patches import patch_model
+from detinfer.runner.fingerprint import make_fingerprint
+from detinfer.runner.llama_pattern import PatternMismatch
+from detinfer.runner.loading import (
     eos_token_ids,
     max_model_len,
     num_pages,
     read_source,
 )
-from detinfer.environment import check_environment
-from detinfer.errors import RequestError, UnsupportedModelError
-from detinfer.fingerprint import make_fingerprint
-from detinfer.kernels.cpu.jit import numba
-from detinfer.models.audit import audit_model
-from detinfer.models.context import ForwardContext, forward_context
-from detinfer.models.fused import FusedStep, plans_agree
-from detinfer.models.patches import patch_model
-from detinfer.models.pattern import PatternMismatch
+from detinfer.runner.portable_fused import FusedStep, plans_agree
 
 
 class ModelRunner:

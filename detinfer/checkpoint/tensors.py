@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detinfer.checkpoint.weight_file import TensorInfo, read_header
 from detinfer.errors import ModelLoadError
-from detinfer.models.weight_file import TensorInfo, read_header
 
 _DTYPES = {
     "F32": torch.float32,

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from detinfer.checkpoint.folder import read_json
 from detinfer.errors import ModelLoadError, UnsupportedModelError
-from detinfer.models.folder import read_json
 
 _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

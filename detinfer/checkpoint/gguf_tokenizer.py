@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from detinfer.checkpoint.gguf_config import Metadata
 from detinfer.errors import ModelLoadError, UnsupportedModelError
-from detinfer.models.gguf_config import Metadata
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama.cpp's token types
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from detinfer import ops
+from detinfer.batch import Batch
 from detinfer.config import EngineConfig
-from detinfer.engine.batch import Batch
 from detinfer.engine.outputs import EngineInfo
 
 if TYPE_CHECKING:
-    from detinfer.fingerprint import Fingerprint
+    from detinfer.runner.fingerprint import Fingerprint
 
 
 class Runner(Protocol):
@@ -37,10 +37,10 @@ class Runner(Protocol):
 def make_runner(config: EngineConfig) -> Runner:
     """Loads the model of a resolved configuration."""
     if config.numerics == "native" or config.device == "cuda":
-        from detinfer.engine.native_runner import NativeRunner
+        from detinfer.runner.native import NativeRunner
 
         return NativeRunner(config)
-    from detinfer.engine.model_runner import ModelRunner
+    from detinfer.runner.portable import ModelRunner
 
     return ModelRunner(config)
 

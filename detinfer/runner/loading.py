@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
+from detinfer.checkpoint.folder import one_line, quiet_transformers, read_json
+from detinfer.checkpoint.generation_defaults import generation_defaults
+from detinfer.checkpoint.loader import ModelFiles, load_tokenizer, resolve_model
+from detinfer.checkpoint.stamps import check_unchanged
+from detinfer.checkpoint.tensors import check_layers, check_whole, open_tensors
+from detinfer.checkpoint.weight_file import read_header
 from detinfer.errors import (
     ConfigError,
     DetinferError,
     ModelLoadError,
     UnsupportedModelError,
 )
-from detinfer.fingerprint import file_parts
 from detinfer.models.attention import ATTN_IMPLEMENTATION
-from detinfer.models.checkpoint import check_layers, check_whole, open_tensors
-from detinfer.models.folder import one_line, quiet_transformers, read_json
-from detinfer.models.generation_defaults import generation_defaults
-from detinfer.models.loader import ModelFiles, load_tokenizer, resolve_model
 from detinfer.models.rope_table import MAX_POSITIONS
-from detinfer.models.stamps import check_unchanged
-from detinfer.models.weight_file import read_header
+from detinfer.runner.fingerprint import file_parts
 
 MIN_PAGES = 2
 

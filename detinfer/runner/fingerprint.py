@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from detinfer import __version__
+from detinfer.checkpoint.loader import ModelFiles, config_digest, load_tokenizer, weights_digest
+from detinfer.checkpoint.tokenizer import tokenizer_digest
 from detinfer.errors import ConfigError
-from detinfer.models.loader import ModelFiles, config_digest, load_tokenizer, weights_digest
-from detinfer.models.tokenizer import tokenizer_digest
 
 # The arithmetic contract, docs/arithmetic.md: profile and version.
 PORTABLE_CONTRACT = "portable-1"
