@@ -203,6 +203,11 @@ def longest_sequence(max_model_len: int, num_pages: int) -> int:
     return min(max_model_len, num_pages * PAGE_SIZE)
 
 
+def pages_for(num_tokens: int) -> int:
+    """Pages that hold that many tokens."""
+    return -(-num_tokens // PAGE_SIZE)
+
+
 def cache_dir() -> Path:
     """Fetched models and compiled kernels: ``$DETINFER_CACHE``, else ~/.cache/detinfer."""
     configured = os.environ.get("DETINFER_CACHE")

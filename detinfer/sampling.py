@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detinfer import ops
 from detinfer.choices import is_greedy
-from detinfer.engine.outputs import TokenLogprob
 from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
+from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
 
 Floats = npt.NDArray[np.float32]

@@ -22,7 +22,8 @@ from detinfer.server.service import Service
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.engine.outputs import RequestOutput
+    from detinfer.logprobs import TokenLogprob
 
 # Shorter texts take less time to tokenise than a thread takes to start on them.
 INLINE_SIZE = 2000

@@ -9,10 +9,10 @@ import torch
 
 from detinfer import sampling
 from detinfer.choices import choice_seed
-from detinfer.engine.outputs import TokenLogprob
 from detinfer.errors import RequestError
 from detinfer.kernels import reference
 from detinfer.kernels.cpu import sampling as kernels
+from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
 from detinfer.sampling import SamplingRow, rank, token_logprobs
 

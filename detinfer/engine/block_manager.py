@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from detinfer.config import PAGE_SIZE
 from detinfer.engine.prefix_cache import PrefixCache
 
 
@@ -37,11 +36,6 @@ class BlockManager:
     def num_free(self) -> int:
         """Pages that nobody holds."""
         return len(self._free) + len(self._idle)
-
-    @staticmethod
-    def pages_for(num_tokens: int) -> int:
-        """Pages that hold ``num_tokens`` tokens."""
-        return -(-num_tokens // PAGE_SIZE)
 
     def num_idle(self, pages: Sequence[int]) -> int:
         """How many of these nobody holds."""

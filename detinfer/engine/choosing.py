@@ -12,9 +12,9 @@ from torch import Tensor
 
 from detinfer import sampling
 from detinfer.batch import Batch
-from detinfer.engine.outputs import TokenLogprob
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import ScheduledRow
+from detinfer.logprobs import TokenLogprob
 
 
 class Choice(NamedTuple):

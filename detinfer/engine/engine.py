@@ -12,7 +12,7 @@ from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.choosing import Choice, Outcome, accepted, is_number, read_logits
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.increments import Increment, failure_of, output_of
-from detinfer.engine.outputs import FinishReason, RequestOutput
+from detinfer.engine.outputs import FinishReason, RequestOutput, describe
 from detinfer.engine.request import Request, RequestState
 from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
 from detinfer.engine.speculation import PromptLookup
@@ -22,7 +22,7 @@ from detinfer.memory import check_logits, check_pool
 from detinfer.params import SamplingParams
 from detinfer.runner.compile_progress import compile_progress
 from detinfer.runner.rounding import contract_rounding
-from detinfer.runner.runner import Runner, describe, make_runner
+from detinfer.runner.runner import Runner, make_runner
 from detinfer.sampling import prepare
 
 NON_FINITE = "the model's logits became NaN or infinite for this request"

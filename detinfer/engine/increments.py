@@ -6,8 +6,9 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from detinfer.engine.outputs import RequestOutput, TokenLogprob
+from detinfer.engine.outputs import RequestOutput
 from detinfer.engine.request import Request
+from detinfer.logprobs import TokenLogprob
 
 logger = logging.getLogger(__name__)
 

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from detinfer.config import longest_sequence
+from detinfer.config import EngineConfig, longest_sequence
+from detinfer.logprobs import TokenLogprob
+
+if TYPE_CHECKING:
+    from detinfer.runner.runner import Runner
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 Wire = tuple[Any, ...]
-
-
-class TokenLogprob(NamedTuple):
-    """Log-probability of one output token, and of the likeliest tokens at its place.
-
-    Attributes:
-        top: (token id, log-probability), likeliest first, ties to the lowest id.
-        rank: the token's place in that order, were it of the whole vocabulary; 1 is the likeliest.
-    """
-
-    token_id: int
-    logprob: float
-    top: list[tuple[int, float]]
-    rank: int
 
 
 @dataclass(slots=True)
@@ -94,3 +84,24 @@ class EngineInfo:
     def longest(self) -> int:
         """Most tokens of a prompt and its answer; what bounds an answer without ``max_tokens``."""
         return longest_sequence(self.max_model_len, self.num_pages)
+
+
+def describe(runner: Runner, config: EngineConfig) -> EngineInfo:
+    """What the other side of the process boundary is told of a loaded engine."""
+    assert config.max_num_seqs is not None
+    parts = dict(runner.fingerprint.parts)
+    return EngineInfo(
+        model_name=runner.model_name,
+        max_model_len=runner.max_model_len,
+        vocab_size=runner.vocab_size,
+        eos_token_ids=tuple(sorted(runner.eos_token_ids)),
+        num_pages=runner.num_pages,
+        max_num_seqs=config.max_num_seqs,
+        allow_fast=config.allow_fast,
+        plan=runner.plan,
+        dtype=str(runner.dtype).removeprefix("torch."),
+        numerics=parts.get("profile", "portable"),
+        fingerprint=parts,
+        system_fingerprint=runner.fingerprint.system_fingerprint,
+        generation_defaults=runner.generation_defaults,
+    )

@@ -12,9 +12,9 @@ import numpy as np
 from detinfer.batch import IntArray
 from detinfer.digest import DigestChain
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
-from detinfer.engine.outputs import TokenLogprob
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
 from detinfer.engine.speculation import PromptLookup
+from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detinfer.batch import Batch
-from detinfer.config import PAGE_SIZE
+from detinfer.config import PAGE_SIZE, pages_for
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.request import Request, RequestState
 
@@ -158,7 +158,7 @@ class Scheduler:
             if not self._scorable:
                 return
             count = min(count, self._scorable)
-        wanted = BlockManager.pages_for(request.num_computed + count) - len(request.block_table)
+        wanted = pages_for(request.num_computed + count) - len(request.block_table)
         while wanted > self._blocks.num_free and self.running[-1] is not request:
             self.current = self.running[-1]
             self._take_back(self.current, rows)
@@ -198,7 +198,7 @@ class Scheduler:
         if not self._blocks.num_free:  # it needs one at least, whatever the cache has
             return False
         shared = self._cached_prefix(request)
-        wanted = BlockManager.pages_for(len(request.token_ids)) - len(shared)
+        wanted = pages_for(len(request.token_ids)) - len(shared)
         if wanted > self._blocks.num_free - self._blocks.num_idle(shared):
             return False
         self._blocks.allocate(request.request_id, 0, shared)
@@ -250,7 +250,7 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
     query_start = np.concatenate([np.zeros(1, np.int32), np.cumsum(counts, dtype=np.int32)])
     input_ids: list[int] = []
     logit_rows: list[int] = []
-    pages = BlockManager.pages_for(int((starts + counts).max()))
+    pages = pages_for(int((starts + counts).max()))
     block_tables = np.zeros((len(rows), pages), dtype=np.int32)
     for i, (request, count, draft, scored) in enumerate(rows):
         end = request.num_computed + count
@@ -261,7 +261,7 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
         if end == len(request.token_ids):
             logit_rows.extend(range(len(input_ids) - len(draft) - 1, len(input_ids)))
         assert end + len(draft) < request.longest, f"{request.request_id}: past its last position"
-        used = BlockManager.pages_for(end + len(draft))
+        used = pages_for(end + len(draft))
         block_tables[i, :used] = request.block_table[:used]
     offsets = np.arange(len(input_ids), dtype=np.int32) - np.repeat(query_start[:-1], counts)
     return Batch(

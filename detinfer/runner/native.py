@@ -20,8 +20,7 @@ from detinfer.backends.native_batch import (
     make_plans,
 )
 from detinfer.batch import Batch
-from detinfer.config import EngineConfig, longest_sequence
-from detinfer.engine.block_manager import BlockManager
+from detinfer.config import EngineConfig, longest_sequence, pages_for
 from detinfer.environment import check_environment
 from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
 from detinfer.kernels.triton import launch
@@ -109,7 +108,7 @@ class NativeRunner:
                 self._step = self._fuse(report.calls, required=config.plan == "fused")
             self.plan = "modules" if self._step is None else "fused"
             if self._step is not None and device.type == "cuda":
-                pages = BlockManager.pages_for(self.max_model_len)
+                pages = pages_for(self.max_model_len)
                 self._graphs = DecodeGraphs(
                     self._step, self._shapes, self._tilings, pages, self.max_model_len, device
                 )

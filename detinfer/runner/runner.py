@@ -9,7 +9,6 @@ from torch import Tensor
 from detinfer import ops
 from detinfer.batch import Batch
 from detinfer.config import EngineConfig
-from detinfer.engine.outputs import EngineInfo
 
 if TYPE_CHECKING:
     from detinfer.runner.fingerprint import Fingerprint
@@ -43,24 +42,3 @@ def make_runner(config: EngineConfig) -> Runner:
     from detinfer.runner.portable import ModelRunner
 
     return ModelRunner(config)
-
-
-def describe(runner: Runner, config: EngineConfig) -> EngineInfo:
-    """What the other side of the process boundary is told of a loaded engine."""
-    assert config.max_num_seqs is not None
-    parts = dict(runner.fingerprint.parts)
-    return EngineInfo(
-        model_name=runner.model_name,
-        max_model_len=runner.max_model_len,
-        vocab_size=runner.vocab_size,
-        eos_token_ids=tuple(sorted(runner.eos_token_ids)),
-        num_pages=runner.num_pages,
-        max_num_seqs=config.max_num_seqs,
-        allow_fast=config.allow_fast,
-        plan=runner.plan,
-        dtype=str(runner.dtype).removeprefix("torch."),
-        numerics=parts.get("profile", "portable"),
-        fingerprint=parts,
-        system_fingerprint=runner.fingerprint.system_fingerprint,
-        generation_defaults=runner.generation_defaults,
-    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.engine.outputs import RequestOutput
+    from detinfer.logprobs import TokenLogprob
     from detinfer.server.api.token_text import TokenTexts
 
 Value = dict[str, Any]

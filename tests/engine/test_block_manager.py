@@ -4,13 +4,14 @@ import random
 
 import pytest
 
+from detinfer.config import pages_for
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.prefix_cache import PrefixCache, chain_key, page_tokens, root_key
 
 
 def test_pages_for():
     sizes = [0, 1, 63, 64, 65, 128, 129]
-    assert [BlockManager.pages_for(size) for size in sizes] == [0, 1, 1, 1, 2, 2, 3]
+    assert [pages_for(size) for size in sizes] == [0, 1, 1, 1, 2, 2, 3]
 
 
 def name(blocks, page, number):

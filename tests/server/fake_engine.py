@@ -11,13 +11,14 @@ from typing import Any
 
 from detinfer.choices import is_greedy, noise_seed
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
-from detinfer.engine.outputs import EngineInfo, RequestOutput, TokenLogprob
+from detinfer.engine.outputs import EngineInfo, RequestOutput
 from detinfer.errors import (
     EngineDeadError,
     GenerationTimeoutError,
     QueueFullError,
     RequestError,
 )
+from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
 
 INFO = EngineInfo(

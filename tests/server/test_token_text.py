@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detinfer.engine.detokenizer import Detokenizer
-from detinfer.engine.outputs import RequestOutput, TokenLogprob
+from detinfer.engine.outputs import RequestOutput
+from detinfer.logprobs import TokenLogprob
 from detinfer.server.api.openai.values import CompletionChoice
 from detinfer.server.api.telling import Telling
 from detinfer.server.api.token_text import Offsets, TokenTexts, echo_of

@@ -10,7 +10,8 @@ from detinfer.server.api.telling import Telling, TellingChoice, Value
 from detinfer.server.api.token_text import Echo, Offsets, TokenTexts
 
 if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.engine.outputs import RequestOutput
+    from detinfer.logprobs import TokenLogprob
 
 
 class CompletionChoice(TellingChoice):

@@ -10,7 +10,8 @@ from detinfer.server.generation import proof
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.engine.outputs import RequestOutput
+    from detinfer.logprobs import TokenLogprob
     from detinfer.server.api.sglang.body import SGLangCall
     from detinfer.server.generation import Job
 

@@ -11,7 +11,8 @@ from detinfer.server.generation import proof
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput, TokenLogprob
+    from detinfer.engine.outputs import RequestOutput
+    from detinfer.logprobs import TokenLogprob
     from detinfer.server.api.tgi.body import TGICall
     from detinfer.server.generation import Job
 
