@@ -44,6 +44,7 @@ def logging_to_stderr(log_format: str, level: str) -> Iterator[None]:
     handler = LineHandler(descriptor)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     root = logging.getLogger()
+    levels = log.level, root.level
     root.addHandler(handler)
     log.setLevel(level.upper())
     root.setLevel(max(log.level, logging.WARNING))
@@ -56,6 +57,8 @@ def logging_to_stderr(log_format: str, level: str) -> Iterator[None]:
         sys.stderr = stderr
         logging.captureWarnings(False)
         root.removeHandler(handler)
+        log.setLevel(levels[0])
+        root.setLevel(levels[1])
         handler.close()
 
 

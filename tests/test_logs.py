@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 
 import pytest
@@ -99,3 +100,14 @@ def test_what_is_printed_is_logged_by_whole_lines(caplog):
     assert [one.getMessage() for one in caplog.records] == ["one", "10 %", "20 %", "w"]
     assert [one.levelname for one in caplog.records] == ["INFO", "INFO", "INFO", "WARNING"]
     assert (printed.fileno(), printed.isatty()) == (2, False)
+
+
+def test_after_the_block_logging_is_as_it_was(monkeypatch, pipe):
+    root = logging.getLogger()
+    with os.fdopen(pipe[1], "w") as stderr:
+        monkeypatch.setattr(sys, "__stderr__", stderr)
+        before = (logs.log.level, root.level, list(root.handlers), sys.stderr)
+        with logs.logging_to_stderr("json", "debug"):
+            assert logs.log.level == logging.DEBUG
+            assert len(root.handlers) == len(before[2]) + 1
+        assert (logs.log.level, root.level, root.handlers, sys.stderr) == before
