@@ -49,8 +49,8 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
-async def ask(port: int, number: int) -> str:
-    async with post(port, "/generate", REQUESTS[number]) as response:
+async def ask(port: int, number: int, **fields: int) -> str:
+    async with post(port, "/generate", REQUESTS[number] | fields) as response:
         assert response.status == 200
         return str((await response.json())["digest"])
 
@@ -60,12 +60,15 @@ async def digests(port: int) -> list[str]:
 
 
 def kill_under_load(port: int, pid: int) -> None:
-    """Kills the process half a second after everybody asked for something."""
+    """Kills the process while it answers everybody: at the first token of one, far from any end."""
 
     async def main() -> list[object]:
-        asking = [asyncio.create_task(ask(port, number)) for number in range(len(REQUESTS))]
-        await asyncio.sleep(0.5)
-        os.kill(pid, signal.SIGKILL)
+        numbers = range(len(REQUESTS))
+        asking = [asyncio.create_task(ask(port, number, max_tokens=512)) for number in numbers]
+        body = REQUESTS[0] | {"max_tokens": 512, "stream": True}
+        async with post(port, "/generate", body) as response:
+            await anext(response.events())
+            os.kill(pid, signal.SIGKILL)
         return await asyncio.gather(*asking, return_exceptions=True)
 
     assert any(isinstance(answer, Exception) for answer in asyncio.run(main())), "killed too late"
