@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -123,6 +123,25 @@ async def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
                 if output.finish_reason == "abort" and output.error is not None:
                     raise UnavailableError(output.error, "draining")
             yield batch
+
+
+class Gathering(Protocol):
+    """What the outputs of one job add up to."""
+
+    def add(self, output: RequestOutput) -> object:
+        """Takes one output."""
+
+
+async def gather(outputs: Outputs, answers: Sequence[Gathering]) -> None:
+    """Adds every output to the answer of its job, until every job has finished.
+
+    Raises:
+        DetinferError: as ``run_jobs``.
+    """
+    async with aclosing(outputs):
+        async for batch in outputs:
+            for index, output in batch:
+                answers[index].add(output)
 
 
 async def _one(engine: AsyncEngine, job: Job) -> Outputs:

@@ -31,6 +31,7 @@ from detinfer.server.generation import (
     answer_value,
     cache_salt,
     digest_header,
+    gather,
     logprob_values,
     run_jobs,
 )
@@ -93,10 +94,7 @@ async def _answers(service: Service, call: NativeCall, salt: str) -> list[Answer
         engine = service.ready_engine()
         jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
         answers = [Answer() for _ in jobs]
-        async with aclosing(run_jobs(engine, jobs)) as batches:
-            async for batch in batches:
-                for index, output in batch:
-                    answers[index].add(output)
+        await gather(run_jobs(engine, jobs), answers)
     return answers
 
 

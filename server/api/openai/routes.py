@@ -30,6 +30,7 @@ from detinfer.server.generation import (
     aside,
     cache_salt,
     digest_header,
+    gather,
     other_model,
     run_jobs,
 )
@@ -156,10 +157,7 @@ async def _whole(exchange: _Exchange, salt: str) -> Value:
     with exchange.service.answering():
         frame = _frame(exchange, exchange.objects[0])
         outputs, choices = await _start(exchange, salt)
-        async with aclosing(outputs):
-            async for batch in outputs:
-                for index, output in batch:
-                    choices[index].add(output)
+        await gather(outputs, choices)
         return {
             **frame,
             "choices": [choice.whole() for choice in choices],

@@ -14,7 +14,7 @@ from detinfer.params import SamplingParams
 from detinfer.server.api.sglang.body import SGLangCall, SGLangRequest, sglang_call
 from detinfer.server.api.sglang.values import SGLangAnswer
 from detinfer.server.api.status import Ready, Told
-from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
+from detinfer.server.generation import Job, cache_salt, digest_header, gather, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
 from detinfer.server.http.wire import json_response
@@ -104,10 +104,7 @@ async def answer_sglang(request: Request, body: SGLangRequest) -> Response:
 async def _answers(service: Service, call: SGLangCall, salt: str) -> list[SGLangAnswer]:
     with service.answering():
         jobs, answers = await _start(service, call, salt)
-        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
-            async for batch in batches:
-                for index, output in batch:
-                    answers[index].add(output)
+        await gather(run_jobs(service.ready_engine(), jobs), answers)
     return answers
 
 

@@ -25,7 +25,7 @@ from detinfer.server.api.tgi.body import (
 )
 from detinfer.server.api.tgi.values import TGIAnswer, tgi_values
 from detinfer.server.errors import Failure, speak
-from detinfer.server.generation import Job, cache_salt, digest_header, run_jobs
+from detinfer.server.generation import Job, cache_salt, digest_header, gather, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
 from detinfer.server.http.wire import json_response
@@ -129,10 +129,7 @@ async def answer_tgi(
 async def _answers(service: Service, call: TGICall, salt: str) -> list[TGIAnswer]:
     with service.answering():
         jobs, answers = await _start(service, call, salt)
-        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
-            async for batch in batches:
-                for index, output in batch:
-                    answers[index].add(output)
+        await gather(run_jobs(service.ready_engine(), jobs), answers)
     return answers
 
 
