@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import pytest
+from fake_runner import FakeRunner
 
 from detinfer import memory
 from detinfer.config import EngineConfig, ServerConfig
@@ -13,9 +12,6 @@ from detinfer.engine import engine as engine_module
 from detinfer.engine.engine import Engine
 from detinfer.errors import ConfigError, RequestError
 from detinfer.params import SamplingParams
-
-sys.path.append(str(Path(__file__).parent / "engine"))
-from fake_runner import FakeRunner
 
 ODD = [0, -1, 1.5, True, math.nan, math.inf, "", "2", [], b"x", object()]
 # Values of the list above that a field does take.

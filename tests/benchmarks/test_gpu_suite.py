@@ -16,9 +16,6 @@ from detinfer.testing.interpreter import install
 
 install()
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 from benchmarks.gpu import (  # noqa: E402
     attention_bits,
     bits,
@@ -31,6 +28,8 @@ from benchmarks.gpu import (  # noqa: E402
 )
 from benchmarks.gpu import bench as benching  # noqa: E402
 from benchmarks.gpu.bench import SECTIONS, Bench, Section, Suite, choose  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MODULES = (attention_bits, bits, compiling, drafts, engine, kernel_speed, linear_speed)
 CPU = torch.device("cpu")

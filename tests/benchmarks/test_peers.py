@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from benchmarks.peers.engine import Peer
 
-from benchmarks.peers.engine import Peer  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 ENGINE = """
 import sys

@@ -36,8 +36,8 @@ def beside(folder: Path) -> list[str]:
 
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A child that runs ``code`` with the folder of these tests importable."""
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    """A child that runs ``code`` that may import what tests share."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=os.environ | {"PYTHONPATH": path},

@@ -314,7 +314,7 @@ if __name__ == "__main__":
 def test_the_engine_does_not_outlive_its_parent(end, tmp_path):
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN.format(end=end))
-    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    path = {"PYTHONPATH": str(Path(__file__).parents[1] / "support")}
     done = subprocess.run(
         [sys.executable, str(script)],
         env=os.environ | path, capture_output=True, text=True, timeout=60,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE.parent / "engine"), str(HERE.parent / "models")]
+sys.path.append(str(HERE.parent / "support"))
 
 import torch  # noqa: E402
 from fuzzer import Failure, World, fuzz  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("kernel_digests.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "kernel_digests.py"
 
 pytestmark = [
     pytest.mark.slow,  # compiles every kernel three times

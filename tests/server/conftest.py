@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +10,6 @@ from fake_engine import FakeEngine
 
 from detinfer.config import ServerConfig
 from detinfer.server.app import create_app
-
-# The tiny real model comes from the tests beside.
-for folder in ("engine", "models", "invariance"):
-    sys.path.append(str(Path(__file__).parents[1] / folder))
 
 
 class Client:

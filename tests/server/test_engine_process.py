@@ -19,7 +19,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-SCRIPT = Path(__file__).with_name("serve_process.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "serve_process.py"
 
 
 class Served:

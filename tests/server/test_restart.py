@@ -13,12 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from detinfer.checkpoint.loader import ModelFiles
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from benchmarks.http_client import post
 from benchmarks.serving import free_port, serving
+from detinfer.checkpoint.loader import ModelFiles
 
 pytestmark = (
     pytest.mark.slow

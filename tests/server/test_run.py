@@ -18,7 +18,7 @@ import pytest
 from detinfer.errors import ConfigError
 from detinfer.server.http.listener import bind
 
-SCRIPT = Path(__file__).with_name("serve_fake.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "serve_fake.py"
 
 
 class Served:

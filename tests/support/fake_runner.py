@@ -125,7 +125,7 @@ def fake_engine(config=None, runner=None):
 def make_engine(config, runner=None):
     import numba
 
-    numba.set_num_threads(1)  # as in conftest.py, which a spawned process does not read
+    numba.set_num_threads(1)  # as in one_thread.py, which a spawned process does not read
     return fake_engine(config, runner)
 
 

@@ -6,10 +6,7 @@ FACTORY is one of fake_runner's. Says the engine's process id on stdout.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from detinfer import cli
 from detinfer.engine.async_engine import AsyncEngine

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import pytest
 from tiny_engine import TinyEngine
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 TEXT = "The quick brown fox jumps over the lazy dog, and then it sleeps. " * 2
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
