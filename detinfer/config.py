@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detinfer.errors import ConfigError
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.logs import FORMATS, LEVELS
-
-PAGE_SIZE = 64  # tokens in one KV page; also the attention block of the arithmetic contract
 
 DEVICES = ("auto", "cpu", "cuda")
 NUMERICS = ("auto", "portable", "native")
@@ -206,12 +205,6 @@ def longest_sequence(max_model_len: int, num_pages: int) -> int:
 def pages_for(num_tokens: int) -> int:
     """Pages that hold that many tokens."""
     return -(-num_tokens // PAGE_SIZE)
-
-
-def cache_dir() -> Path:
-    """Fetched models and compiled kernels: ``$DETINFER_CACHE``, else ~/.cache/detinfer."""
-    configured = os.environ.get("DETINFER_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "detinfer"
 
 
 def usable_cores() -> int:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from detinfer import __version__
-from detinfer.config import EngineConfig, cache_dir, usable_cores
+from detinfer.config import EngineConfig, usable_cores
 from detinfer.environment import check_package, check_threading_layer
 from detinfer.errors import ConfigError, DetinferError
-from detinfer.folders import cache_problem, nearest
+from detinfer.folders import cache_dir, cache_problem, nearest
 
 _DISTRIBUTION = "detinfer-server"
 _LIBRARIES = ("torch", "transformers", "numba", "llvmlite", "numpy", "fastapi", "uvicorn")

@@ -6,8 +6,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from detinfer.config import cache_dir
 from detinfer.errors import ConfigError
+
+
+def cache_dir() -> Path:
+    """Fetched models and compiled kernels: ``$DETINFER_CACHE``, else ~/.cache/detinfer."""
+    configured = os.environ.get("DETINFER_CACHE")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "detinfer"
 
 
 def check_folders() -> None:

@@ -1,13 +1,20 @@
-"""What a request may ask for: ``SamplingParams``."""
+"""What a request may ask for: ``SamplingParams``, and the ``n`` requests for one it amounts to."""
 
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detinfer.errors import RequestError
+from detinfer.kernels.constants import (
+    GREEDY_BELOW,
+    SPLITMIX_GAMMA,
+    SPLITMIX_MUL1,
+    SPLITMIX_MUL2,
+)
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
@@ -33,7 +40,7 @@ class SamplingParams:
         presence_penalty: subtracted from the logits of tokens in the output.
         frequency_penalty: subtracted as often as the token is in the output.
         logit_bias: token id to what is added to its logit; kept as sorted pairs.
-        n: answers to give, each with a seed of its own (``detinfer.choices``).
+        n: answers to give, each with a seed of its own (``choices``).
         seed: key of the noise; None draws one (reported in the output) when temperature > 0.
         top_p: 0 keeps the likeliest token alone.
         stop: strings that end the output; not part of the text.
@@ -117,6 +124,47 @@ class SamplingParams:
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name}: got {getattr(self, name)!r}, expected a boolean", name)
+
+
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether the token is the argmax, with no noise."""
+    return params.temperature < GREEDY_BELOW
+
+
+def choice_seed(seed: int, i: int) -> int:
+    """The seed of choice i of a request with n > 1; choice 0 has the request's own.
+
+    The others have the numbers that SplitMix64 started at the seed gives (Steele, Lea and Flood
+    2014).
+    """
+    if i == 0:
+        return seed
+    word = (1 << 64) - 1
+    z = (seed + i * SPLITMIX_GAMMA) & word
+    z = (z ^ z >> 30) * SPLITMIX_MUL1 & word
+    z = (z ^ z >> 27) * SPLITMIX_MUL2 & word
+    return z ^ z >> 31
+
+
+def noise_seed(params: SamplingParams) -> int | None:
+    """The seed a request runs with: its own, or a drawn one if it needs noise and gave none."""
+    if params.seed is None and not is_greedy(params):
+        return secrets.randbits(53)  # a client may keep its numbers as doubles
+    return params.seed
+
+
+def choices(params: SamplingParams) -> list[SamplingParams]:
+    """The ``n`` requests that a request for ``n`` answers amounts to.
+
+    Each has the seed of its choice, and alone gives the same answer.
+    """
+    if params.n == 1:
+        return [params]
+    seed = noise_seed(params)
+    return [
+        replace(params, n=1, seed=None if seed is None else choice_seed(seed, i))
+        for i in range(params.n)
+    ]
 
 
 def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:

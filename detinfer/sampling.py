@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from detinfer import ops
-from detinfer.choices import is_greedy
 from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
 from detinfer.logprobs import TokenLogprob
-from detinfer.params import SamplingParams
+from detinfer.params import SamplingParams, is_greedy
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detinfer.kernels import elementary as c
+from detinfer.kernels import constants as c
 
 Array = npt.NDArray[np.float32]
 Real = npt.ArrayLike

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from detinfer.choices import choices
 from detinfer.engine.outputs import EngineInfo
 from detinfer.engine.streams import MAX_OPEN_TOKENS
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
-from detinfer.params import SamplingParams
+from detinfer.params import SamplingParams, choices
 from detinfer.server.generation import Job, tokenize
 from detinfer.server.limits import MAX_CHOICES, MAX_LOGPROBS_OF_CALL, MAX_PROMPTS
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from detinfer import sampling
-from detinfer.choices import choice_seed
 from detinfer.errors import RequestError
 from detinfer.kernels import reference
 from detinfer.kernels.cpu import sampling as kernels
 from detinfer.logprobs import TokenLogprob
-from detinfer.params import SamplingParams
+from detinfer.params import SamplingParams, choice_seed
 from detinfer.sampling import SamplingRow, rank, token_logprobs
 
 NOTHING = np.empty(0, dtype=np.int64)

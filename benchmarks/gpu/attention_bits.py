@@ -16,8 +16,8 @@ from benchmarks.gpu.bench import Bench, Result, section
 from benchmarks.gpu.bits import Comparisons, differing
 from benchmarks.gpu.paged import Paged
 from benchmarks.gpu.sizes import Model
-from detinfer.config import PAGE_SIZE
 from detinfer.kernels import reference_native
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton.attention import AttentionConfig, AttentionConfigs, configs
 from detinfer.kernels.triton.launch import architecture
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, Result, section
 from benchmarks.gpu.device import normal
 from benchmarks.gpu.sizes import Model
-from detinfer.config import PAGE_SIZE
 from detinfer.kernels import reference, reference_native
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation, embedding, logits, matmul, norms, rope
 from detinfer.kernels.triton.launch import architecture
 from detinfer.kernels.triton.matmul import LinearConfig, Weight, linear

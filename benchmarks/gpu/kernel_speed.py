@@ -14,7 +14,7 @@ from benchmarks.gpu.bench import Bench, Result, section
 from benchmarks.gpu.device import Timer, copies_beyond_cache, normal, sdpa
 from benchmarks.gpu.paged import Paged
 from benchmarks.gpu.sizes import Model
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation, embedding, logits, norms, rope
 from detinfer.kernels.triton.attention import AttentionConfigs
 from detinfer.kernels.triton.launch import architecture

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton.attention import (
     AttentionConfigs,
     DevicePlan,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detinfer.backends import LayerCacheSpec
 from detinfer.backends.native_batch import NativeBatch
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation as _activation
 from detinfer.kernels.triton import attention as _attention
 from detinfer.kernels.triton import embedding as _embedding

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detinfer.batch import Batch
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton.attention import DevicePlan, configs
 from detinfer.kernels.triton.attention_plan import Layout, Plan, Tiling, plan
 from detinfer.kernels.triton.launch import architecture

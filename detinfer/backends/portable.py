@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from detinfer.backends import LayerCacheSpec
-from detinfer.config import PAGE_SIZE
 from detinfer.errors import UnsupportedModelError
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.cpu import activation as _activation
 from detinfer.kernels.cpu import attention as _attention
 from detinfer.kernels.cpu import logits as _logits

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from detinfer.config import cache_dir
 from detinfer.errors import ConfigError, ModelLoadError
+from detinfer.folders import cache_dir
 
 _CHUNK = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -26,8 +26,8 @@ from detinfer.checkpoint.progress import progress_bar
 from detinfer.checkpoint.stamps import Stamps, check_unchanged, take_stamps
 from detinfer.checkpoint.store import build_once
 from detinfer.checkpoint.tokenizer import explain_tokenizer, settle
-from detinfer.config import cache_dir
 from detinfer.errors import ModelLoadError
+from detinfer.folders import cache_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

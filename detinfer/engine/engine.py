@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from detinfer import ops
 from detinfer.batch import Batch
-from detinfer.choices import noise_seed
-from detinfer.config import PAGE_SIZE, EngineConfig
+from detinfer.config import EngineConfig
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.choosing import Choice, Outcome, accepted, is_number, read_logits
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
@@ -18,8 +17,9 @@ from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batc
 from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.memory import check_logits, check_pool
-from detinfer.params import SamplingParams
+from detinfer.params import SamplingParams, noise_seed
 from detinfer.runner.compile_progress import compile_progress
 from detinfer.runner.rounding import contract_rounding
 from detinfer.runner.runner import Runner, make_runner
@@ -90,7 +90,7 @@ class Engine:
         Args:
             request_id: unique among the unfinished ones.
             prompt_token_ids: the prompt.
-            params: how to sample and when to end; one choice (``detinfer.choices`` makes them).
+            params: how to sample and when to end; one choice (``detinfer.params`` makes them).
             cache_salt: the prefix cache shares pages only among requests of the same salt.
 
         Raises:

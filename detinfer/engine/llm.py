@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from detinfer.chat_template import Message, render_chat
-from detinfer.choices import choices
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.outputs import FinishReason, RequestOutput
 from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
 from detinfer.logprobs import TokenLogprob
-from detinfer.params import SamplingParams
+from detinfer.params import SamplingParams, choices
 from detinfer.runner.rounding import contract_rounding
 
 Prompt = str | Sequence[int]

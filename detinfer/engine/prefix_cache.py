@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 
 _DIGEST_BYTES = 32
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from detinfer.batch import Batch
-from detinfer.config import PAGE_SIZE, pages_for
+from detinfer.config import pages_for
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.request import Request, RequestState
+from detinfer.kernels.constants import PAGE_SIZE
 
 
 @dataclass

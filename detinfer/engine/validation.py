@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from detinfer.config import PAGE_SIZE
 from detinfer.engine.outputs import EngineInfo
 from detinfer.errors import RequestError
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.params import SamplingParams
 
 

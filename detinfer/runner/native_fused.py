@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detinfer.backends.native import NativeCache, NativeWeight
 from detinfer.backends.native_batch import NativeBatch
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation, attention, embedding, matmul, norms, rope
 from detinfer.runner.llama_pattern import LayerPattern, LinearPart, Pattern, require
 

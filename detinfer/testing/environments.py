@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from detinfer.config import cache_dir
+from detinfer.folders import cache_dir
 
 
 def environment_python(requirements: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import types
 
-from detinfer.kernels import elementary as c
+from detinfer.kernels import constants as c
 from detinfer.kernels.cpu.vector import Emit, row_intrinsic
 
 INF = float("inf")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numba
 
-from detinfer.config import cache_dir
+from detinfer.folders import cache_dir
 from detinfer.kernels.cpu.cache import KernelCache
 
 __all__ = ["LAYERS", "kernel", "numba", "parallel_kernel"]
@@ -28,7 +28,7 @@ LAYERS = ("omp", "tbb")
 def _cache_folder() -> Path:
     key = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for source in sorted([*here.glob("*.py"), here.parent / "elementary.py"]):
+    for source in sorted([*here.glob("*.py"), here.parent / "constants.py"]):
         key.update(source.name.encode() + source.read_bytes())
     for package in ("numba", "llvmlite", "numpy"):  # the last is named in pickles
         key.update(importlib.metadata.version(package).encode())

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 
-from detinfer.kernels import elementary as c
+from detinfer.kernels import constants as c
 from detinfer.kernels.cpu import elementary
 from detinfer.kernels.cpu.elementary import log32
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detinfer.kernels import elementary as c
+from detinfer.kernels import constants as c
 from detinfer.kernels.cpu.elementary import exp32, log32
 from detinfer.kernels.cpu.jit import kernel
 

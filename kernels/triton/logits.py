@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from detinfer.kernels import elementary as c
+from detinfer.kernels import constants as c
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_dtype, output
 from detinfer.kernels.triton.arguments import rows as as_rows

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from detinfer.kernels import elementary as c
+from detinfer.kernels import constants as c
 
 MAX_LANES = 1024  # of a sum over a row (N2)
 

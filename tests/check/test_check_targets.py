@@ -8,8 +8,8 @@ from test_check_loads import BOUNDS
 
 from detinfer import cli
 from detinfer.check import Bounds, Target, default_targets
-from detinfer.config import PAGE_SIZE
 from detinfer.engine.validation import check_request
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.params import SamplingParams
 
 ROOMY = Bounds(vocab_size=49152, longest=8192, max_rows=32, allow_fast=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fake_runner import EOS
 from tiny_models import VOCAB
 
-from detinfer.config import PAGE_SIZE
+from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.params import SamplingParams
 
 POPULATION = 4000

@@ -14,12 +14,12 @@ import torch
 
 from detinfer import sampling
 from detinfer.backends import portable
-from detinfer.config import PAGE_SIZE
 from detinfer.engine import choosing, prefix_cache
 from detinfer.engine import engine as engine_module
 from detinfer.engine import request as request_module
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.engine import Engine
+from detinfer.kernels.constants import PAGE_SIZE
 
 # The right ones, whatever is patched later.
 linear, attention, activation = portable.linear, portable.attention, portable.activation

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detinfer import ops
-from detinfer.kernels import elementary, reference
+from detinfer.kernels import constants, reference
 from detinfer.testing import (
     SPECIAL,
     assert_same_bits,
@@ -39,8 +39,8 @@ def whole_range() -> np.ndarray:
     """Every sign and exponent, each edge of a formula with its neighbours, and NaN and infinity."""
     patterns = np.arange(0, 2**32, 49999, dtype=np.uint64).astype(np.uint32).view(F32)
     edges = np.array(
-        [elementary.EXP_LOW, elementary.EXP_HIGH, elementary.TANH_SMALL, 1, elementary.ERF_ONE,
-         elementary.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
+        [constants.EXP_LOW, constants.EXP_HIGH, constants.TANH_SMALL, 1, constants.ERF_ONE,
+         constants.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
     around = [(edges.view(np.int32) + step).view(F32) for step in range(-3, 4)]
     rng = np.random.default_rng(0)
     ranges = [rng.uniform(-width, width, 20_000).astype(F32) for width in (1, 5, 100)]

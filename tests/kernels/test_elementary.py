@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detinfer.kernels import elementary, reference
+from detinfer.kernels import constants, reference
 from detinfer.testing import assert_same_bits
 
 F32 = np.float32
@@ -75,7 +75,7 @@ def normal(x, y):
 
 
 def exp_in_range(x, y):
-    return (x >= -elementary.EXP_HIGH) & normal(x, y)
+    return (x >= -constants.EXP_HIGH) & normal(x, y)
 
 
 def not_negative(x, y):
@@ -139,7 +139,7 @@ def test_error_stays_within_the_documented_bound(measured, name, unit, bound, wh
 
 def test_a_wrong_coefficient_breaks_the_bound(monkeypatch, measured):
     x, _, truth = (column[normal(*measured["exp"][::2])] for column in measured["exp"])
-    monkeypatch.setattr(elementary, "EXP", (*elementary.EXP[:-1], elementary.EXP[-1] + 2**-20))
+    monkeypatch.setattr(constants, "EXP", (*constants.EXP[:-1], constants.EXP[-1] + 2**-20))
     error = abs(reference.exp32(x).astype(np.float64) - truth) / ulp(truth)
     assert error.max() > 1.1
 
@@ -155,7 +155,7 @@ def test_exact_points():
 
 
 def test_exp_never_gives_a_subnormal():
-    low = F32(elementary.EXP_LOW)
+    low = F32(constants.EXP_LOW)
     around = np.arange(-1000, 1000) + int(low.view(np.int32))
     results = reference.exp32(around.astype(np.int32).view(F32))
     assert set(results >= F32(SMALLEST_NORMAL)) == {True, False}

@@ -14,7 +14,7 @@ install()
 
 from guarded_tensors import assert_guards_untouched, guarded, run  # noqa: E402
 
-from detinfer.kernels import elementary, reference, reference_native  # noqa: E402
+from detinfer.kernels import constants, reference, reference_native  # noqa: E402
 from detinfer.kernels.triton import activation, numeric  # noqa: E402
 from detinfer.testing import (  # noqa: E402
     DTYPES,
@@ -53,8 +53,8 @@ def whole_range():
     """Every sign and exponent, each edge of a formula with its neighbours, and NaN and infinity."""
     patterns = np.arange(0, 2**32, 99991, dtype=np.uint64).astype(np.uint32).view(F32)
     edges = np.array(
-        [elementary.EXP_LOW, elementary.EXP_HIGH, elementary.TANH_SMALL, 1, elementary.ERF_ONE,
-         elementary.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
+        [constants.EXP_LOW, constants.EXP_HIGH, constants.TANH_SMALL, 1, constants.ERF_ONE,
+         constants.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
     around = [(edges.view(np.int32) + step).view(F32) for step in range(-3, 4)]
     rng = np.random.default_rng(0)
     ranges = [rng.uniform(-width, width, 10_000).astype(F32) for width in (1, 5, 100)]
@@ -76,7 +76,7 @@ def test_exp_keeps_its_bits_where_its_exponent_is_added_as_an_integer():
     """Where results are smallest and largest, and where the power of two steps."""
     steps = np.arange(-4000, 4000, dtype=np.int32)
     half_logs = (np.arange(-126, 129) + F32(0.5)) * F32(np.log(2))
-    edges = np.append(half_logs, [elementary.EXP_LOW, elementary.EXP_HIGH]).astype(F32)
+    edges = np.append(half_logs, [constants.EXP_LOW, constants.EXP_HIGH]).astype(F32)
     wide = [(edge.view(np.int32) + steps).view(F32) for edge in edges[-2:]]
     near = (edges[:, None].view(np.int32) + np.arange(-40, 40, dtype=np.int32)).view(F32)
     x = np.concatenate([*wide, near.reshape(-1)])

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from hashlib import sha256
 from typing import Any
 
-from detinfer.choices import is_greedy, noise_seed
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.engine.outputs import EngineInfo, RequestOutput
 from detinfer.errors import (
@@ -19,7 +18,7 @@ from detinfer.errors import (
     RequestError,
 )
 from detinfer.logprobs import TokenLogprob
-from detinfer.params import SamplingParams
+from detinfer.params import SamplingParams, is_greedy, noise_seed
 
 INFO = EngineInfo(
     model_name="fake-model",

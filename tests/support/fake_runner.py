@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 from tokenizers import AddedToken
 
-from detinfer.config import PAGE_SIZE, EngineConfig
+from detinfer.config import EngineConfig
 from detinfer.errors import ModelLoadError
+from detinfer.kernels.constants import PAGE_SIZE
 
 VOCAB = 97
 EOS = 96

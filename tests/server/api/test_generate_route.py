@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from fake_engine import INFO, FakeEngine
 
-from detinfer.choices import choice_seed
+from detinfer.params import choice_seed
 
 
 def _events(text: str) -> list[dict]:

@@ -4,7 +4,7 @@ import pytest
 from fake_engine import INFO, FakeEngine
 from streams import events
 
-from detinfer.choices import choice_seed
+from detinfer.params import choice_seed
 from detinfer.server.api.openai.completion_body import CompletionRequest
 
 PATH = "/v1/completions"

@@ -1,12 +1,12 @@
-"""Constants of the contract's elementary functions, shared by every backend.
+"""Constants of the contract (docs/arithmetic.md), shared by every backend; its ground floor.
 
-The formulas are rule 4 of docs/arithmetic.md.
-
-Hexadecimal floats, each exactly a binary32 value. Polynomials are minimax fits, highest power
-first, evaluated by Horner's rule with one fma a step.
+Floats are hexadecimal, each exactly a binary32 value. Polynomials (rule 4) are minimax fits,
+highest power first, evaluated by Horner's rule with one fma a step.
 """
 
 from __future__ import annotations
+
+PAGE_SIZE = 64  # tokens in one KV page; also rule 3's block of keys
 
 LOG2E = float.fromhex("0x1.715476p+0")
 LN2_HI = float.fromhex("0x1.62e4p-1")  # 15 bits: n * LN2_HI is exact
