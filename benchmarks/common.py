@@ -94,12 +94,12 @@ class EngineDriver:
 
 
 def prompt_ids(length: int, seed: int = 0) -> list[int]:
-    """A fixed prompt of ordinary token ids."""
+    """Return a fixed prompt of ordinary token ids."""
     return [(7919 * (i + 1) + 104729 * seed) % 40_000 + 100 for i in range(length)]
 
 
 def arguments(description: str, repeats: int) -> argparse.ArgumentParser:
-    """The flags every benchmark has."""
+    """Return the flags every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model", nargs="?", help="folder, .gguf file or hub id")
     parser.add_argument("--repeats", type=int, default=repeats, help="timed rounds")
@@ -108,7 +108,7 @@ def arguments(description: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
+    """Return where and with what the figures were measured."""
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -39,13 +39,13 @@ class Timed:
         self.digests: dict[str, str | None] = {}  # of the last answers
 
     def start(self, requests: list[Request]) -> None:
-        """Adds requests."""
+        """Add requests."""
         self.digests = {}
         for i, (ids, params) in enumerate(requests):
             self.engine.add_request(str(i), ids, params)
 
     def prefill(self) -> None:
-        """Runs the requests until each has its first token."""
+        """Run the requests until each has its first token."""
         scheduler = self.engine.scheduler
         while scheduler.waiting or not all(row.decoding for row in scheduler.running):
             self.engine.step()

@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def open_suite(args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
-    """The results so far, the device to measure, and the kernels compiled late.
+    """Return the results so far, the device to measure, and the kernels compiled late.
 
     Registers the sections.
     """

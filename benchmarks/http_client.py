@@ -21,7 +21,7 @@ class Response:
     reader: asyncio.StreamReader
 
     async def json(self) -> Any:
-        """The whole body."""
+        """Return the whole body."""
         return json.loads(await self.reader.readexactly(int(self.headers["content-length"])))
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
@@ -35,7 +35,7 @@ class Response:
 
 
 def post_bytes(route: str, body: bytes) -> bytes:
-    """A whole request."""
+    """Return a whole request."""
     return (
         f"POST {route} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -44,7 +44,7 @@ def post_bytes(route: str, body: bytes) -> bytes:
 
 @asynccontextmanager
 async def exchange(port: int, request: bytes) -> AsyncGenerator[Response, None]:
-    """Sends a request; leaving the block hangs up.
+    """Send a request; leaving the block hangs up.
 
     Raises:
         TimeoutError: the exchange took more than ``TIMEOUT`` seconds.
@@ -68,5 +68,5 @@ async def exchange(port: int, request: bytes) -> AsyncGenerator[Response, None]:
 
 
 def post(port: int, route: str, body: dict[str, Any]) -> Any:
-    """An exchange with a JSON body, as ``exchange``."""
+    """Return an exchange with a JSON body, as ``exchange``."""
     return exchange(port, post_bytes(route, json.dumps(body).encode()))

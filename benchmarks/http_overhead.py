@@ -20,7 +20,7 @@ from detinfer import LLM, SamplingParams
 
 
 async def ask_all(port: int, prompts: list[list[int]], body: dict[str, Any], at_once: int) -> Any:
-    """The digests of all answers."""
+    """Return the digests of all answers."""
     gate = asyncio.Semaphore(at_once)
 
     async def ask(prompt: list[int]) -> str:

@@ -34,7 +34,7 @@ WORDS = ("the", "a", "one", "city", "river", "light", "was", "is", "has", "in", 
 
 
 def draw_request(number: int) -> dict[str, Any]:
-    """A request of the population: short and long prompts, greedy and sampled."""
+    """Return a request of the population: short and long prompts, greedy and sampled."""
     rng = random.Random(f"server load {number}")
     length = rng.choice((4, 12, 30, 30, 90))
     body: dict[str, Any] = {
@@ -50,7 +50,7 @@ def draw_request(number: int) -> dict[str, Any]:
 
 
 def draw_garbage(rng: random.Random) -> bytes:
-    """What no server should have to read."""
+    """Return what no server should have to read."""
     body = json.dumps(draw_request(0)).encode()
     return rng.choice(
         (
@@ -107,7 +107,7 @@ class Load:
         return max(self.memory[-quarter:]) - max(self.memory[quarter : 2 * quarter])
 
     async def client(self, name: int) -> None:
-        """Asks until it is time to stop."""
+        """Ask until it is time to stop."""
         rng = random.Random(f"client {name}")
         while self.made < self.requests and time.monotonic() < self.stop_at:
             self.made += 1
@@ -180,7 +180,7 @@ class Load:
 
 
 async def watch(server: Server, load: Load) -> None:
-    """Says how far the load is, and keeps the memory in use, each second."""
+    """Say how far the load is, and keeps the memory in use, each second."""
     start = time.monotonic()
     while True:
         await asyncio.sleep(1.0)
@@ -194,7 +194,7 @@ async def watch(server: Server, load: Load) -> None:
 
 
 async def run(server: Server, clients: int, seconds: float, requests: float) -> Load:
-    """The load, from its first request to its last answer."""
+    """Return the load, from its first request to its last answer."""
     load = Load(server.port, requests)
     await load.ask_alone()
     start = time.monotonic()
@@ -207,7 +207,7 @@ async def run(server: Server, clients: int, seconds: float, requests: float) -> 
 
 
 def judge(load: Load, stats: dict[str, int]) -> list[str]:
-    """What is wrong, a line each."""
+    """Return what is wrong, a line each."""
     faults = list(load.faults)
     left = {name: stats[name] for name in ("running", "waiting", "open") if stats[name]}
     if left or stats["free_pages"] != stats["num_pages"]:
@@ -221,7 +221,7 @@ def judge(load: Load, stats: dict[str, int]) -> list[str]:
 
 
 def percentile(values: list[float], cut: int) -> float:
-    """The value that ``cut`` per cent are not above."""
+    """Return the value that ``cut`` per cent are not above."""
     return statistics.quantiles(values, n=100)[cut - 1] if len(values) > 1 else math.nan
 
 

@@ -25,17 +25,17 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def get(self, route: str) -> Any:
-        """The JSON value at a route."""
+        """Return the JSON value at a route."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{route}", timeout=30) as answer:
             return json.load(answer)
 
     def stats(self) -> dict[str, int]:
-        """The engine's counts."""
+        """Return the engine's counts."""
         stats: dict[str, int] = self.get("/server_info")["stats"]
         return stats
 
     def idle_stats(self, seconds: float = 20.0) -> dict[str, int]:
-        """The counts once nothing runs any more, or after ``seconds``."""
+        """Return the counts once nothing runs any more, or after ``seconds``."""
         deadline = time.monotonic() + seconds
         while True:
             stats = self.stats()
@@ -49,7 +49,7 @@ class Server:
         return sum(map(_resident, (self.process.pid, *self.children()))) / 1024
 
     def children(self) -> list[int]:
-        """The processes it has started, its engine's among them."""
+        """Return the processes it has started, its engine's among them."""
         pid = self.process.pid
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -60,7 +60,7 @@ def _resident(pid: int) -> int:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return a port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(model: str | None, *flags: str, port: int | None = None) -> Iterator[Server]:
-    """A server, ready; ended when the block is.
+    """Return a server, ready; ended when the block is.
 
     Args:
         model: folder, ``.gguf`` file or hub id; None is the default model.

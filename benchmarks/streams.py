@@ -18,7 +18,7 @@ from benchmarks.serving import serving
 
 
 def open_stream(port: int, prompt: list[int], tokens: int) -> socket.socket:
-    """A streaming request, sent and not yet read."""
+    """Return a streaming request, sent and not yet read."""
     body = json.dumps(
         {"input_ids": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
     ).encode()

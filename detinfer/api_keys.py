@@ -15,7 +15,7 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 def collect_api_keys(flags: Sequence[str], file: str | None) -> tuple[str, ...]:
-    """The keys of all three sources, each once.
+    """Return the keys of all three sources, each once.
 
     Args:
         flags: values of ``--api-key``.

@@ -32,7 +32,7 @@ class Batch:
     deterministic: bool = True
 
     def one_token_each(self) -> Batch:
-        """The same rows as T sequences of one token, which share the pages they attend over."""
+        """Return the rows as T sequences of one token, which share the pages they attend over."""
         rows = np.arange(len(self.input_ids) + 1, dtype=np.int32)
         owner = np.repeat(np.arange(len(self.query_start) - 1), np.diff(self.query_start))
         return replace(self, query_start=rows, block_tables=self.block_tables[owner])

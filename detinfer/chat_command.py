@@ -80,7 +80,7 @@ def _answer(engine: Engine, messages: list[Message], params: SamplingParams) -> 
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: a step is never cut short, the engine stays whole."""
+    """Return whether Ctrl-C was pressed: a step is never cut short, the engine stays whole."""
     pressed = False
 
     def press(number: int, frame: object) -> None:
@@ -95,7 +95,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, or piped in, line by line."""
+    """Yield what is typed, or piped in, line by line."""
     typed = sys.stdin.isatty()
     if typed:
         with contextlib.suppress(ImportError):

@@ -32,7 +32,7 @@ class Rendering:
 def render_chat(
     tokenizer: Any, messages: Sequence[Message], rendering: Rendering | None = None
 ) -> list[int]:
-    """The token ids of ``chat_text``.
+    """Return the token ids of ``chat_text``.
 
     Raises:
         RequestError: as ``chat_text``.
@@ -47,7 +47,7 @@ def encode_chat(tokenizer: Any, text: str, rendering: Rendering) -> list[int]:
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Message], rendering: Rendering) -> str:
-    """The messages as the model's template spells them; it writes every special token itself.
+    """Spell the messages as the model's template does; it writes every special token itself.
 
     Args:
         tokenizer: has the template, which transformers runs in a sandbox.

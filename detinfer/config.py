@@ -73,7 +73,7 @@ class EngineConfig:
             _boolean(self, name)
 
     def resolve(self) -> EngineConfig:
-        """The same settings with what the device decides filled in; the model's stay None.
+        """Return the same settings with what the device decides filled in; the model's stay None.
 
         Raises:
             ConfigError: a profile that does not run on the device.

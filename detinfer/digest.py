@@ -22,10 +22,10 @@ class DigestChain:
         self._state = _START
 
     def update(self, token_id: int, sums: tuple[int, int]) -> None:
-        """Adds one generated token and the checksum of its whole row of raw logits."""
+        """Add one generated token and the checksum of its whole row of raw logits."""
         link = _LINK.pack(token_id, sums[0], sums[1])
         self._state = hashlib.sha256(self._state + link).digest()
 
     def hexdigest(self) -> str:
-        """The last link, in hex (64 characters)."""
+        """Return the last link, in hex (64 characters)."""
         return self._state.hex()

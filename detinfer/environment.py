@@ -28,7 +28,7 @@ def check_environment() -> None:
 
 
 def check_package() -> None:
-    """The import package must be ours alone: the PyPI name ``detinfer`` is somebody else's.
+    """Refuse a ``detinfer`` that is not ours alone: the PyPI name is somebody else's.
 
     Raises:
         ConfigError: naming the other package or folder, and how to be rid of it.
@@ -51,7 +51,7 @@ def check_package() -> None:
 
 
 def check_rounding() -> None:
-    """The calling thread must round to nearest and keep subnormal numbers.
+    """Refuse a calling thread that does not round to nearest and keep subnormal numbers.
 
     Raises:
         ConfigError: it does not, on a machine whose control word we do not know how to set.
@@ -98,7 +98,7 @@ def check_threading_layer() -> str:
 
 
 def threading_layer() -> str:
-    """The layer Numba uses, or will choose when the first parallel kernel runs."""
+    """Return the layer Numba uses, or will choose when the first parallel kernel runs."""
     import numba
 
     try:

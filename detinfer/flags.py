@@ -49,7 +49,7 @@ def size(text: str) -> int:
 
 
 def integer(low: int, high: int | None = None) -> Callable[[str], int]:
-    """The type of a flag that takes an integer in ``low..high``."""
+    """Return the type of a flag that takes an integer in ``low..high``."""
 
     def parse(text: str) -> int:
         good = re.fullmatch(r"-?\d{1,20}", text, re.ASCII)
@@ -62,14 +62,14 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """A duration; 0 is allowed, a day is the most."""
+    """Return a duration; 0 is allowed, a day is the most."""
     if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) or float(text) > 86400:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds in 0..86400")
     return float(text)
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it: scheme, host, a port that is not the scheme's own."""
+    """Return an origin as browsers send it: scheme, host, a port that is not the scheme's own."""
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@,A-Z]+", text, re.ASCII):
         raise argparse.ArgumentTypeError(
             f"got {text!r}, expected * or an origin such as https://example.org, without a path"
@@ -78,7 +78,7 @@ def _origin(text: str) -> str:
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """The model and every setting of ``EngineConfig``."""
+    """Add the model and every setting of ``EngineConfig``."""
     defaults = EngineConfig()
     add_model_argument(parser, "a folder, a .gguf file or a hub id")
     group = parser.add_argument_group("engine")
@@ -144,7 +144,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:
-    """The settings that parsed flags amount to.
+    """Return the settings that parsed flags amount to.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -262,7 +262,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
-    """The server's settings.
+    """Return the server's settings.
 
     Raises:
         ConfigError: an API key no header can carry, or a file of keys that cannot be used.

@@ -10,7 +10,7 @@ from detinfer.errors import ConfigError
 
 
 def cache_dir() -> Path:
-    """Fetched models and compiled kernels: ``$DETINFER_CACHE``, else ~/.cache/detinfer."""
+    """Return where models and compiled kernels are: $DETINFER_CACHE, else ~/.cache/detinfer."""
     configured = os.environ.get("DETINFER_CACHE")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "detinfer"
 
@@ -34,7 +34,7 @@ def check_folders() -> None:
 
 
 def cache_problem() -> str | None:
-    """Why the cache folder, or where it would be made, cannot be written; None if it can."""
+    """Return why the cache folder, or where it would be made, cannot be written; None if it can."""
     folder = cache_dir()
     try:
         with tempfile.TemporaryFile(dir=nearest(folder)):
@@ -47,5 +47,5 @@ def cache_problem() -> str | None:
 
 
 def nearest(folder: Path) -> Path:
-    """The folder, or its first parent that exists."""
+    """Return the folder, or its first parent that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())

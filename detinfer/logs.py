@@ -171,7 +171,7 @@ class _Printed(io.TextIOBase):
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
-        """Where programs that we start write to."""
+        """Return where programs that we start write to."""
         return self._descriptor
 
     def write(self, text: str) -> int:

@@ -33,7 +33,7 @@ def available_memory() -> int | None:
 
 
 def check_pool(config: EngineConfig) -> None:
-    """Refuses a page pool that cannot be held, before anything is loaded.
+    """Refuse a page pool that cannot be held, before anything is loaded.
 
     Raises:
         ConfigError: with what is available.
@@ -48,7 +48,7 @@ def check_pool(config: EngineConfig) -> None:
 
 
 def check_logits(config: EngineConfig, vocab_size: int) -> None:
-    """Refuses a step whose logits alone, a row of float32 for each sequence, cannot be held.
+    """Refuse a step whose logits alone, a row of float32 for each sequence, cannot be held.
 
     Raises:
         ConfigError: with what they need and what is available.

@@ -82,7 +82,7 @@ def use(profile: Profile) -> Iterator[None]:
 
 
 def device() -> torch.device:
-    """Where the profile in use computes."""
+    """Return where the profile in use computes."""
     return _active.profile.device
 
 
@@ -92,7 +92,7 @@ def _kernels() -> Any:
 
 
 def pack(weight: Tensor, dtype: torch.dtype | None = None) -> Any:
-    """A linear or embedding weight [n, k] as the profile's kernels read it.
+    """Return a linear or embedding weight [n, k] as the profile's kernels read it.
 
     Args:
         weight: the checkpoint's.
@@ -151,7 +151,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 
 def activation(name: str, x: Tensor) -> Tensor:
-    """An elementary function of rule 4, elementwise.
+    """Return an elementary function of rule 4, elementwise.
 
     Args:
         name: exp, log, tanh, erf, sigmoid, silu, softplus, gelu (erf) or gelu_tanh.
@@ -185,7 +185,7 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """What every step needs of its raw logits, in one wait for the device.
+    """Return what every step needs of its raw logits, in one wait for the device.
 
     Args:
         logits: [L, V] float32.

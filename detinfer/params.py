@@ -127,12 +127,12 @@ class SamplingParams:
 
 
 def is_greedy(params: SamplingParams) -> bool:
-    """Whether the token is the argmax, with no noise."""
+    """Return whether the token is the argmax, with no noise."""
     return params.temperature < GREEDY_BELOW
 
 
 def choice_seed(seed: int, i: int) -> int:
-    """The seed of choice i of a request with n > 1; choice 0 has the request's own.
+    """Return the seed of choice i of a request with n > 1; choice 0 has the request's own.
 
     The others have the numbers that SplitMix64 started at the seed gives (Steele, Lea and Flood
     2014).
@@ -147,14 +147,14 @@ def choice_seed(seed: int, i: int) -> int:
 
 
 def noise_seed(params: SamplingParams) -> int | None:
-    """The seed a request runs with: its own, or a drawn one if it needs noise and gave none."""
+    """Return the seed a request runs with: its own, or a drawn one if it needs noise."""
     if params.seed is None and not is_greedy(params):
         return secrets.randbits(53)  # a client may keep its numbers as doubles
     return params.seed
 
 
 def choices(params: SamplingParams) -> list[SamplingParams]:
-    """The ``n`` requests that a request for ``n`` answers amounts to.
+    """Return the ``n`` requests that a request for ``n`` answers amounts to.
 
     Each has the seed of its choice, and alone gives the same answer.
     """
@@ -168,7 +168,7 @@ def choices(params: SamplingParams) -> list[SamplingParams]:
 
 
 def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:
-    """A mapping, or its pairs, in the order of token ids."""
+    """Return a mapping, or its pairs, in the order of token ids."""
     try:
         bias = dict(given)
     except (TypeError, ValueError):

@@ -30,7 +30,7 @@ class CommandParser(Parser):
         args: Sequence[str] | None = None,
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
-        """The flags, all known; argparse would leave strange ones to the parser above."""
+        """Return the flags, all known; argparse would leave strange ones to the parser above."""
         # Before argparse misses a required flag, which may be the one that is misspelt.
         for text in args or ():
             if text == "--":

@@ -20,7 +20,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def is_adjusted(params: SamplingParams) -> bool:
-    """Whether a bias or a penalty changes the logits first."""
+    """Return whether a bias or a penalty changes the logits first."""
     return bool(
         params.logit_bias
         or params.repetition_penalty != 1
@@ -86,7 +86,7 @@ def prepare(profile: ops.Profile) -> None:
 
 
 def _on_host(logits: Tensor, rows: list[int]) -> Sequence[Floats]:
-    """Some rows of the logits as arrays; one transfer where they are on a device."""
+    """Return some rows of the logits as arrays; one transfer where they are on a device."""
     if not rows:
         return ()
     if logits.device.type == "cpu":
@@ -117,7 +117,7 @@ def _choose_one(logits: Floats, row: SamplingRow) -> int:
 
 
 def _adjust(logits: Floats, row: SamplingRow) -> Floats:
-    """A copy of the logits with the request's bias and penalties, in the contract's order."""
+    """Copy the logits with the request's bias and penalties, in the contract's order."""
     params, x = row.params, logits.copy()
     if params.logit_bias:
         bias = dict(params.logit_bias)
@@ -143,7 +143,7 @@ def _known(ids: Ids, vocab: int) -> Ids:
 
 
 def _filter(x: Floats, params: SamplingParams) -> Ids:
-    """Indices that top-k, top-p and min-p keep, in order: x descending, index ascending."""
+    """Return indices that top-k, top-p and min-p keep, in order: x descending, index ascending."""
     order = rank(x, params.top_k)
     w = weights(x[order])
     # Not np.sum: the contract's sums run in order, one addition a step.
@@ -154,7 +154,7 @@ def _filter(x: Floats, params: SamplingParams) -> Ids:
 
 
 def rank(x: Floats, k: int = 0) -> Ids:
-    """Indices of the k largest values (0: of all), descending, ties to the lowest index."""
+    """Return indices of the k largest values (0: of all), descending, ties to the lowest index."""
     ids = np.arange(len(x))
     if 0 < k < len(x):
         ids = np.flatnonzero(x >= np.partition(x, -k)[-k])  # a few more than k, if values repeat
@@ -168,7 +168,7 @@ def rank(x: Floats, k: int = 0) -> Ids:
 
 
 def _place(x: Floats, index: int) -> int:
-    """Where ``rank`` has an index, counted from 1."""
+    """Return where ``rank`` has an index, counted from 1."""
     value = x[index]
     return 1 + int(np.count_nonzero(x > value) + np.count_nonzero(x[:index] == value))
 

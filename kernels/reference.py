@@ -29,7 +29,7 @@ _ieee = np.errstate(all="ignore")
 
 @_ieee
 def fma(a: Real, b: Real, addend: Real) -> Array:
-    """``a * b + addend`` with one rounding to binary32.
+    """Compute ``a * b + addend`` with one rounding to binary32.
 
     The product of two binary32 is exact in binary64. TwoSum then gives the sum and its error, and
     rounding the sum to odd makes the last rounding, to binary32, the only one that counts
@@ -52,7 +52,7 @@ def _widen(x: Real) -> npt.NDArray[np.float64]:
 
 
 def horner(coefficients: Sequence[float], x: Array) -> Array:
-    """The polynomial at x, highest power first, one fma a step."""
+    """Return the polynomial at x, highest power first, one fma a step."""
     p = np.full(x.shape, coefficients[0], F32)
     for coefficient in coefficients[1:]:
         p = fma(p, x, coefficient)
@@ -70,7 +70,7 @@ def halving_tree(lanes: Array) -> Array:
 
 @_ieee
 def lane_sum(x: Array, squares: bool = False) -> Array:
-    """The 64-lane sum of x, or of its squares by fma. [..., D] -> [...]."""
+    """Return the 64-lane sum of x, or of its squares by fma. [..., D] -> [...]."""
     lanes = np.zeros((*x.shape[:-1], LANES), F32)
     for start in range(0, x.shape[-1], LANES):
         part = x[..., start : start + LANES]
@@ -134,7 +134,7 @@ def rms_norm(
 
 @_ieee
 def rms_scale(scaled: Array, weight: Array | None, variant: str, dtype: str) -> Array:
-    """A normalised row times its weight, rounded where the variant's family rounds."""
+    """Return a normalised row times its weight, rounded where the variant's family rounds."""
     if weight is None:
         return round_to(scaled, dtype)
     if variant == "scale_rounded":
@@ -444,7 +444,7 @@ def uniform(words: npt.ArrayLike) -> Array:
 
 
 def gumbel(seed: int, position: int, token_ids: npt.ArrayLike) -> Array:
-    """The noise of each token id at an absolute position."""
+    """Return the noise of each token id at an absolute position."""
     key = (seed & 0xFFFFFFFF, seed >> 32)
     low, high = position & 0xFFFFFFFF, position >> 32
     words = [philox4x32((i >> 2, low, high, 0), key)[i & 3] for i in np.asarray(token_ids).tolist()]
@@ -493,7 +493,7 @@ def sample(
     position: int = 0,
     masked: Sequence[int] = (),
 ) -> int:
-    """The token id that one row of logits [V] gives, or -1; ``masked`` ids take no part.
+    """Return the token id that one row of logits [V] gives, or -1; ``masked`` ids take no part.
 
     None of the logits may be NaN or +Inf.
     """
@@ -526,7 +526,7 @@ def sample(
 
 
 def choice_seed(seed: int, i: int) -> int:
-    """The seed of choice i of a request with n > 1."""
+    """Return the seed of choice i of a request with n > 1."""
     state = (seed + (i - 1) * c.SPLITMIX_GAMMA) % 2**64
     return int(_splitmix64(np.array([state], np.uint64))[0]) if i else seed
 

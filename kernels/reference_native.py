@@ -118,13 +118,13 @@ def adjacent_tree(lanes: Array) -> Array:
 
 
 def lanes_of(size: int) -> int:
-    """The lane count of a row of ``size`` elements."""
+    """Return the lane count of a row of ``size`` elements."""
     return min(MAX_LANES, 1 << (size - 1).bit_length())
 
 
 @_ieee
 def lane_sum(x: Array, squares: bool = False) -> Array:
-    """The wide lane sum of x, or of its squares by fma. [..., D] -> [...]."""
+    """Return the wide lane sum of x, or of its squares by fma. [..., D] -> [...]."""
     width = lanes_of(x.shape[-1])
     lanes = np.zeros((*x.shape[:-1], width), F32)
     for start in range(0, x.shape[-1], width):

@@ -96,7 +96,7 @@ class _DescribedApp(FastAPI):
     """FastAPI whose description includes the bodies that ``parse_body`` reads by itself."""
 
     def openapi(self) -> dict[str, Any]:
-        """The description, made once."""
+        """Return the description, made once."""
         if self.openapi_schema is None:
             schema = super().openapi()
             _, bodies = models_json_schema(

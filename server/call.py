@@ -32,7 +32,7 @@ class Truncation:
     left: bool = True
 
     def keep(self, token_ids: list[int], room: int) -> list[int]:
-        """What is left of a prompt; ``room`` is what the answer leaves it."""
+        """Return what is left of a prompt; ``room`` is what the answer leaves it."""
         most = self.most or max(1, room)
         return token_ids[-most:] if self.left else token_ids[:most]
 
@@ -61,7 +61,7 @@ class Call:
     cache_salt: str = ""
 
     def choices_for(self, prompt_token_ids: list[int], info: EngineInfo) -> list[SamplingParams]:
-        """The parameters of each answer to one prompt.
+        """Return the parameters of each answer to one prompt.
 
         A ``max_tokens`` that was not given is clamped to what fits.
 
@@ -130,7 +130,7 @@ def _logprobs(prompt_token_ids: list[int], params: SamplingParams) -> int:
 
 
 def sampling_params(values: Mapping[str, Any], sources: Mapping[str, str]) -> SamplingParams:
-    """The parameters a body asks for, as JSON has them.
+    """Return the parameters a body asks for, as JSON has them.
 
     Raises:
         RequestError: a value out of range, under the name the client used.
@@ -179,7 +179,7 @@ def check_range(field: str, value: int | None, low: int, high: int) -> None:
 
 
 def in_words_of_client(error: RequestError, sources: Mapping[str, str]) -> RequestError:
-    """The same complaint under the name the client used: max_new_tokens, not max_tokens."""
+    """Return the same complaint under the name the client used: max_new_tokens, not max_tokens."""
     name = error.param or ""
     source = sources.get(name, name)
     message = str(error)

@@ -20,7 +20,7 @@ async def render(
     messages: Sequence[ChatMessage] | None,
     rendering: Rendering,
 ) -> list[int]:
-    """The messages as the model's template spells them; it writes every special token itself.
+    """Spell the messages as the model's template does; it writes every special token itself.
 
     Args:
         engine: its tokenizer has the template, which transformers runs in a sandbox.

@@ -74,7 +74,7 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
-        """The error object."""
+        """Return the error object."""
         return {
             "error": {
                 "message": self.message,
@@ -85,12 +85,12 @@ class Failure:
         }
 
     def response(self) -> Response:
-        """The whole HTTP answer."""
+        """Return the whole HTTP answer."""
         return json_response(self.payload(), self.status, self.headers)
 
 
 def failure_of(error: Exception) -> Failure:
-    """The answer for ``error``; an unexpected one is logged and its text kept to ourselves."""
+    """Make the answer for ``error``; an unexpected one is logged and its text kept to us."""
     message = str(error)
     match error:
         case RequestError():
@@ -188,7 +188,7 @@ def _http_failure(error: HTTPException) -> Failure:
 
 
 def _routing_failure(request: Request, error: HTTPException) -> Failure:
-    """The router's bare "Not Found" with the method and path that were asked for."""
+    """Return the router's bare "Not Found" with the method and path that were asked for."""
     path = request.url.path[:200]
     headers = dict(error.headers or {})
     if error.status_code == 404:

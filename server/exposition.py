@@ -48,7 +48,7 @@ def exposition(
     stats: Mapping[str, int],
     processes: Mapping[str, int],
 ) -> bytes:
-    """The page, of ``CONTENT_TYPE``.
+    """Return the page, of ``CONTENT_TYPE``.
 
     Args:
         metrics: what has been counted.

@@ -129,11 +129,11 @@ class Gathering(Protocol):
     """What the outputs of one job add up to."""
 
     def add(self, output: RequestOutput) -> object:
-        """Takes one output."""
+        """Take one output."""
 
 
 async def gather(outputs: Outputs, answers: Sequence[Gathering]) -> None:
-    """Adds every output to the answer of its job, until every job has finished.
+    """Add every output to the answer of its job, until every job has finished.
 
     Raises:
         DetinferError: as ``run_jobs``.
@@ -205,7 +205,7 @@ class Answer:
         self.last = output
 
     def value(self, system_fingerprint: str) -> dict[str, Any]:
-        """The finished answer as ``/generate`` gives it."""
+        """Return the finished answer as ``/generate`` gives it."""
         assert self.last is not None
         return answer_value(
             self.last, "".join(self._texts), self._token_ids, self._logprobs, system_fingerprint
@@ -219,7 +219,7 @@ def answer_value(
     logprobs: list[dict[str, Any]] | None,
     system_fingerprint: str,
 ) -> dict[str, Any]:
-    """The fields of a finished answer, from its last increment."""
+    """Return the fields of a finished answer, from its last increment."""
     return {
         "id": last.request_id,
         "text": text,
@@ -236,7 +236,7 @@ def answer_value(
 
 
 def proof(last: RequestOutput, system_fingerprint: str) -> dict[str, Any]:
-    """What makes a finished answer comparable and repeatable, in every dialect under our names."""
+    """Return what makes a finished answer comparable and repeatable, under our names."""
     return {
         "deterministic": last.deterministic,
         "seed": last.seed,
@@ -267,7 +267,7 @@ def cache_salt(request: Request) -> str:
 
 
 def other_model(service: Service, model: str | None) -> Response | None:
-    """The refusal of a request that names a model which is not the one served."""
+    """Return the refusal of a request that names a model which is not the one served."""
     served = service.model_id(service.ready_engine())
     return (
         None

@@ -26,23 +26,23 @@ EVENTS = {"text/event-stream": {"itemSchema": _EVENT}}
 
 
 def failures(*statuses: int, model: Any = ErrorResponse) -> dict[int | str, dict[str, Any]]:
-    """The documented failures of a route, in its dialect's ``model``."""
+    """Return the documented failures of a route, in its dialect's ``model``."""
     return {status: {"model": model, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
 def answered(model: Any) -> dict[int | str, dict[str, Any]]:
-    """The success of a route that answers JSON."""
+    """Return the success of a route that answers JSON."""
     return {200: {"model": model}}
 
 
 def plain(description: str) -> dict[int | str, dict[str, Any]]:
-    """The success of a route that answers text."""
+    """Return the success of a route that answers text."""
     text = {"text/plain": {"schema": {"type": "string"}}}
     return {200: {"description": description, "content": text}}
 
 
 def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
-    """The success of a route that answers whole or as server-sent events."""
+    """Return the success of a route that answers whole or as server-sent events."""
     return {
         200: {
             "model": model,
@@ -53,7 +53,7 @@ def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
 
 
 def body_of(*models: type[StrictBody]) -> dict[str, Any]:
-    """The body of a route that reads it by itself; the application adds the models' schemas."""
+    """Describe the body of a route that reads it itself; the app adds the models' schemas."""
     references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

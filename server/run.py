@@ -57,7 +57,7 @@ def run_server(
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The faster loop where it exists: it shares its cores with the engine, so its work counts."""
+    """Return the faster loop where there is one: it shares its cores with the engine."""
     try:
         import uvloop
     except ImportError:  # Windows
@@ -126,7 +126,7 @@ class _Run:
         return 1 if died else 128 + self._signal
 
     async def _load(self) -> AsyncEngine | None:
-        """The engine, or None when a signal came first."""
+        """Return the engine, or None when a signal came first."""
         url = self._url()
         log.info(f"loading the model; {url}/health answers 503 until it is ready")
         start = time.monotonic()
@@ -198,7 +198,7 @@ class _Run:
 
 
 def _example(url: str, config: ServerConfig) -> str:
-    """A request to copy into a shell."""
+    """Return a request to copy into a shell."""
     key = f' -H "authorization: Bearer ${VARIABLE}"' if config.api_keys else ""
     body = '{"prompt": "The capital of France is", "max_tokens": 16}'
     return f"curl -s {url}/generate{key} -H 'content-type: application/json' -d '{body}'"

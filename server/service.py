@@ -68,7 +68,7 @@ class Service:
         return self.engine.state if self.engine is not None else "loading"
 
     def ready_engine(self) -> AsyncEngine:
-        """The engine.
+        """Return the engine.
 
         Raises:
             UnavailableError: loading, draining or dead.
@@ -79,7 +79,7 @@ class Service:
         return self.engine
 
     def model_id(self, engine: AsyncEngine) -> str:
-        """The name clients see."""
+        """Return the name clients see."""
         return self.config.served_model_name or engine.info.model_name
 
     def salted(self, request: Request) -> str:

@@ -104,13 +104,13 @@ def _chunks(length: int, seed: int, longest: int | None = None) -> list[tuple[in
 
 
 def _reordered(one: Paged, chunks: Sequence[tuple[int, int]]) -> Tensor:
-    """The chunks as a batch in descending order, and their results put back."""
+    """Return the chunks as a batch in descending order, and their results put back."""
     out = one.cut(chunks[::-1]).run()
     return torch.cat(out.split([rows for _, rows in chunks[::-1]])[::-1])
 
 
 def _moved(one: Paged, stale: float) -> Paged:
-    """The same sequence on other pages of a larger pool, all else of which is ``stale``."""
+    """Return the same sequence on other pages of a larger pool, all else of which is ``stale``."""
     pages, length = one.keys.shape[0], sum(one.parts[0])
     order = torch.from_numpy(np.random.default_rng(3).permutation(pages + 5)[:pages])
     order = order.to(one.keys.device)
@@ -131,7 +131,7 @@ def _moved(one: Paged, stale: float) -> Paged:
 
 
 def _accuracy(bench: Bench, one: Paged, whole: Tensor) -> dict[str, Any]:
-    """The last rows against float64, and how often they are the bits of the NumPy model.
+    """Return the last rows against float64, and how often they are the bits of the NumPy model.
 
     Budget: each weight and the result are rounded to bfloat16 (2^-9 each) and the row sum is of
     unrounded weights: 2^-8 of the sum of |weight * value|, and a little for binary32's own sums.
@@ -162,7 +162,7 @@ def _accuracy(bench: Bench, one: Paged, whole: Tensor) -> dict[str, Any]:
 
 
 def _blocks_exchanged(one: Paged, whole: Tensor) -> int:
-    """The control: a last row that sees its first two pages, full ones, in the other order."""
+    """Return the control: a last row that sees its first two full pages in the other order."""
     last = one.cut([(sum(one.parts[0]) - 1, 1)])
     tables = last.tables.clone()
     tables[:, :2] = tables[:, :2].flip(1)

@@ -96,11 +96,11 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def generator(self, seed: int = 0) -> torch.Generator:
-        """A generator on the device."""
+        """Return a generator on the device."""
         return torch.Generator(self.device).manual_seed(seed)
 
     def ceiling(self, name: str) -> float | None:
-        """A measured ceiling of the device, if its section ran."""
+        """Return a measured ceiling of the device, if its section ran."""
         value = self.results.get("device", {}).get(name)
         return float(value) if value else None
 
@@ -215,7 +215,7 @@ def _attempt(one: Section, bench: Bench) -> dict[str, Any]:
 
 
 def _last(entry: dict[str, Any]) -> str:
-    """The last line of a reason."""
+    """Return the last line of a reason."""
     return str(entry.get("reason", "")).strip().rpartition("\n")[2]
 
 

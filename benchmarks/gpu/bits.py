@@ -66,7 +66,7 @@ class Comparisons:
 
 
 def weights_of_kind(bench: Bench, kind: str, n: int, k: int, seed: int = 0) -> Tensor:
-    """A weight [n, k], made so that sums round in different ways.
+    """Return a weight [n, k], made so that sums round in different ways.
 
     ``normal``; ``scaled``, every column by 2^±12 at most; ``mirrored``, its right half the left
     one, so that rows of opposite halves cancel.
@@ -95,7 +95,7 @@ def rows_of_every_kind(bench: Bench, count: int, k: int, dtype: torch.dtype) -> 
 
 
 def plant_negative_zeros(x: Tensor, w: Tensor) -> None:
-    """Makes the last row of zeros of ``x`` give column 0 no product but -0.
+    """Make the last row of zeros of ``x`` give column 0 no product but -0.
 
     From +0 such a chain stays +0; an instruction that skips its first addend would give -0.
     """
@@ -155,7 +155,7 @@ def mma(bench: Bench) -> Result:
 
 
 def _sums(x: Tensor, w: Tensor, config: LinearConfig | None = None) -> Tensor:
-    """The unrounded products, into poisoned memory."""
+    """Return the unrounded products, into poisoned memory."""
     out = torch.full((len(x), len(w)), float("nan"), dtype=torch.float32, device=x.device)
     return linear(x, Weight(w), out=out, config=config)
 
@@ -165,7 +165,7 @@ def _wide(x: Tensor) -> Any:
 
 
 def _order_controls(bench: Bench, config: LinearConfig) -> Result:
-    """The power of the comparison: k exchanged inside a group of 16, and whole groups exchanged."""
+    """Return the comparison's power: k exchanged inside a group of 16, and whole groups."""
     k = 64
     x = normal(bench, 64, k, seed=3)
     x *= torch.exp2(torch.arange(k, device=bench.device) % 13 - 6.0).to(x.dtype)
@@ -247,7 +247,7 @@ def _unlike_model(x: Tensor, w: Tensor, whole: Tensor) -> int:
 
 
 def _sums_of_halves(x: Tensor, w: Tensor) -> Tensor:
-    """The control: the two halves of k summed alone, as a split would."""
+    """Return the control: the two halves of k summed alone, as a split would."""
     half = x.shape[1] // 32 * 16
     left, right = (
         _sums(x[:, part].contiguous(), w[:, part].contiguous())
@@ -258,7 +258,7 @@ def _sums_of_halves(x: Tensor, w: Tensor) -> Tensor:
 
 @section("bits.cublas", seconds=10)
 def cublas_varies(bench: Bench) -> Result:
-    """Why all this: how often the stock product of a row changes with the number of rows."""
+    """Return why all this: how often the stock product of a row changes with the number of rows."""
     found = {}
     for layer, (n, k) in bench.sizes.large.linears().items():
         x, w = normal(bench, 257, k), normal(bench, n, k, seed=1)

@@ -97,7 +97,7 @@ def _arch(device: torch.device) -> int:
 
 
 def jobs(sizes: Sizes, arch: int) -> list[tuple[str, tuple[Any, ...]]]:
-    """What is to be compiled: the slowest first."""
+    """Return what is to be compiled: the slowest first."""
     found: dict[tuple[Any, ...], tuple[str, tuple[Any, ...]]] = {}
     for key, job in _linears(sizes, arch):
         found.setdefault(key, job)

@@ -28,7 +28,7 @@ _REPLAY = 400e-6  # seconds a replay should take at least, against the events' o
 
 
 def copies_beyond_cache(size: int) -> int:
-    """How many copies of ``size`` bytes to walk over so that none is in the L2 at its turn."""
+    """Return the copies of ``size`` bytes to walk over so that none is in the L2 at its turn."""
     return max(1, math.ceil(_BEYOND_L2 / max(size, 1)))
 
 
@@ -45,7 +45,7 @@ class Timer:
         self._flush = torch.empty(512 << 20 if self._cuda else 0, dtype=torch.uint8, device=device)
 
     def measure(self, calls: Sequence[Call]) -> Callable[[], float]:
-        """A measure of the seconds one of the calls takes, them following one another."""
+        """Return a measure of the seconds one of the calls takes, them following one another."""
         if not self._cuda:
             return lambda: _host_seconds(calls)
         stream = torch.cuda.Stream()
@@ -78,7 +78,7 @@ class Timer:
         return seconds
 
     def medians(self, calls: Mapping[str, Sequence[Call]], repeats: int) -> dict[str, float]:
-        """The median seconds of a call of each name; repeats interleaved."""
+        """Return the median seconds of a call of each name; repeats interleaved."""
         measures = {name: self.measure(several) for name, several in calls.items()}
         return {name: median(values) for name, values in interleaved(measures, repeats).items()}
 
@@ -106,7 +106,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def gpu_facts(device: torch.device) -> dict[str, Any]:
-    """What the results were measured on."""
+    """Return what the results were measured on."""
     if device.type != "cuda":
         return {"gpu": None}
     properties = torch.cuda.get_device_properties(device)
@@ -169,7 +169,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
 
 
 def sdpa_kernel_names(bench: Bench) -> list[str]:
-    """The kernels that prefill attention is measured against: FA2's or FA3's."""
+    """Return the kernels that prefill attention is measured against: FA2's or FA3's."""
     if bench.device.type != "cuda":
         return []
     from torch.profiler import ProfilerActivity, profile

@@ -30,7 +30,7 @@ MODES = {"deterministic": True, "fast": False}
 
 
 def make_runner(bench: Bench, model: Model, cache_bytes: int) -> tuple[NativeRunner, float]:
-    """A runner, kept for the group's next section; and the seconds it took, 0 for a kept one."""
+    """Return a runner, kept for the group's next section, and its seconds, 0 for a kept one."""
     kept = bench.shared.get("runner")
     if kept is not None and kept[0] is model:
         return kept[1], 0.0
@@ -48,7 +48,7 @@ def _wait(bench: Bench) -> None:
 
 
 def random_ids(rng: random.Random, model: Model, count: int) -> list[int]:
-    """A prompt of ordinary tokens."""
+    """Return a prompt of ordinary tokens."""
     return [rng.randrange(3, model.vocab) for _ in range(count)]
 
 
@@ -56,7 +56,7 @@ def random_ids(rng: random.Random, model: Model, count: int) -> list[int]:
 
 
 def _targets(bench: Bench, model: Model, deterministic: bool = True) -> dict[str, Any]:
-    """A few requests: short, over a page's edge, chunked, sampled, one that makes drafts."""
+    """Return a few requests: short, over a page's edge, chunked, sampled, one that makes drafts."""
     rng = random.Random(1)
     few = random_ids(rng, model, 3)
 
@@ -177,7 +177,7 @@ def invariance(bench: Bench) -> Result:
 
 @contextmanager
 def _changed_bit(runner: NativeRunner, token: int) -> Iterator[None]:
-    """The control: the last bit of one element of a token's embedding, flipped."""
+    """Return the control: the last bit of one element of a token's embedding, flipped."""
     assert runner._step is not None
     bits = runner._step.pattern.embedding.packed.tensor.view(torch.int16)
     bits[token, 0] ^= 1
@@ -344,7 +344,7 @@ def throughput(bench: Bench) -> Result:
 
 @section("slowdown.other", seconds=45)
 def other_model(bench: Bench) -> Result:
-    """The decode latency of a further model."""
+    """Return the decode latency of a further model."""
     runner, build = make_runner(bench, bench.sizes.other, bench.sizes.cache_bytes[0])
     rows = _decode_latency(bench, runner, bench.sizes.other)
     result: Result = {"model": runner.model_name, "build_seconds": build, "rows": rows}

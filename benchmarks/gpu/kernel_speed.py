@@ -61,7 +61,7 @@ def _ours(paged: Paged, config: AttentionConfigs | None) -> Callable[[], Any]:
 
 
 def _alternatives(bench: Bench, dim: int, kind: str) -> list[AttentionConfigs | None]:
-    """The table's choice (None), and those that differ from it in how ``kind`` is launched."""
+    """Return the table's choice (None), and what differs from it in how ``kind`` is launched."""
     every = variants(architecture(bench.device), dim)
     others = every[:3] if kind == "prefill" else every[3:6]
     return [None, *others[: 1 if bench.smoke else None]]

@@ -30,7 +30,7 @@ def _normal(m: int, n: int, k: int, warps: int, stages: int) -> LinearConfig:
 
 
 def candidates(arch: int, n: int, m: int) -> tuple[LinearConfig, ...]:
-    """What is timed beside the table's choice: other stages, so programs resident, and tiles."""
+    """Return what is timed beside the table's choice: other stages, and other tiles."""
     if arch != 90:
         return ()
     if m <= 16:

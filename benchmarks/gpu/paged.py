@@ -51,7 +51,7 @@ class Paged:
         parts: Sequence[Part],
         seed: int = 0,
     ) -> Paged:
-        """Normal data; shape is (heads, kv_heads, dim). Pages lie in random order."""
+        """Return normal data; shape is (heads, kv_heads, dim). Pages lie in random order."""
         heads, kv_heads, dim = shape
         needed = [-(-(before + rows) // PAGE_SIZE) for before, rows in parts]
         order = np.random.default_rng(seed).permutation(sum(needed)).astype(np.int32)
@@ -89,7 +89,7 @@ class Paged:
         return 4 * seen * self.q.shape[1] * self.q.shape[2]
 
     def plan(self, config: AttentionConfigs | None = None) -> DevicePlan:
-        """The work list of its batch."""
+        """Return the work list of its batch."""
         dim = self.q.shape[2]
         chosen = config or configs(architecture(self.q.device), self.q.dtype, dim, dim)
         starts = np.cumsum([0, *(rows for _, rows in self.parts)]).astype(np.int32)

@@ -32,7 +32,7 @@ class Tokenizer:
 
 
 def random_runner(bench: Bench, model: Model, cache_bytes: int, seed: int = 0) -> NativeRunner:
-    """A runner whose every weight is normal, its norms 1, and its stale pages NaN.
+    """Return a runner whose every weight is normal, its norms 1, and its stale pages NaN.
 
     The model is built over pages of zeros that the host never touches, packed onto the device, and
     filled there: 16 GB travel once, at the speed of a copy, and no memory of the host is taken.

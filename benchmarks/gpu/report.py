@@ -120,7 +120,7 @@ def _sections(sections: dict[str, Any]) -> Iterator[str]:
 
 
 def _details(results: dict[str, Results]) -> Iterator[str]:
-    """The most telling lines of each section, the most telling sections first."""
+    """Yield the most telling lines of each section, the most telling sections first."""
     if device := results.get("device"):
         yield (
             f"{device['gpu']}: copy {device['copy_gb_s']:.0f} GB/s, read {device['read_gb_s']:.0f} "

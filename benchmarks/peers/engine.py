@@ -19,7 +19,7 @@ Generate = Callable[[list[list[int]], int], "dict[str, Any]"]
 
 
 def serve(load: Callable[[str], Generate]) -> None:
-    """The process's side: load the model named in argv, then time what is asked until EOF."""
+    """Load the model named in argv, then time what is asked until EOF: the process's side."""
     # Libraries print to stdout as they like; answers go where it was.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -55,7 +55,7 @@ class Peer:
             )
 
     def wait_loaded(self) -> None:
-        """Raises RuntimeError with the last thing the engine said, if it could not load."""
+        """Raise RuntimeError with the last thing the engine said, if it could not load."""
         self._read()
 
     def generate(self, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Peer:
         return self._read()
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.kill()
         self._process.communicate()
 

@@ -31,7 +31,7 @@ class NativeWeight(_matmul.Weight):
     """A weight [n, k] on the device, row-major, in the activation dtype."""
 
     def unpack(self, dtype: torch.dtype) -> Tensor:
-        """The weight as stock ops want it: itself where the dtype is its own. [n, k]"""
+        """Return the weight as stock ops want it: itself where the dtype is its own. [n, k]"""
         return self.tensor.to(dtype)
 
     def rows(self, start: int, n: int) -> NativeWeight:
@@ -53,7 +53,7 @@ def linear(
 
 
 def _widened(weight: NativeWeight, dtype: torch.dtype) -> NativeWeight:
-    """A copy in another dtype, made once."""
+    """Return a copy in another dtype, made once."""
     copies: dict[torch.dtype, NativeWeight] = weight.__dict__.setdefault("copies", {})
     if dtype not in copies:
         copies[dtype] = NativeWeight(weight.tensor.to(dtype))

@@ -32,7 +32,7 @@ class AttentionShape:
     v_dim: int
 
     def tiling(self, dtype: torch.dtype, device: torch.device) -> Tiling:
-        """How the launch table cuts sequences for it."""
+        """Return how the launch table cuts sequences for it."""
         return configs(architecture(device), dtype, self.k_dim, self.v_dim).tiling(self.group)
 
 
@@ -63,7 +63,7 @@ class StepLayout:
 def make_plans(
     batch: Batch, shapes: Sequence[AttentionShape], tilings: Sequence[Tiling]
 ) -> list[Plan]:
-    """The work lists of a batch, one a shape."""
+    """Return the work lists of a batch, one a shape."""
     starts = batch.query_start
     # A sequence of no rows has no first position; any will do.
     first = batch.positions[np.minimum(starts[:-1], len(batch.positions) - 1)]
@@ -143,5 +143,5 @@ class NativeBatch:
         }
 
     def plan(self, group: int, window: int, k_dim: int, v_dim: int) -> DevicePlan:
-        """The work list of a layer."""
+        """Return the work list of a layer."""
         return self._plans[AttentionShape(group, window, k_dim, v_dim)]

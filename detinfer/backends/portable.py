@@ -46,7 +46,7 @@ class PackedWeight:
         self.address = panels.data_ptr()
 
     def unpack(self, dtype: torch.dtype) -> Tensor:
-        """The weight as it was packed. [n, k]"""
+        """Return the weight as it was packed. [n, k]"""
         whole = self.panels.transpose(1, 2).reshape(-1, self.k)
         return whole[: self.n].to(dtype).contiguous()
 
@@ -132,7 +132,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 
 def activation(name: str, x: Tensor) -> Tensor:
-    """An elementary function, elementwise."""
+    """Return an elementary function, elementwise."""
     rows = _rows(x)
     out = np.empty_like(rows)
     _activation.activation(_activation.NAMES.index(name), rows.reshape(-1), out.reshape(-1))
@@ -355,7 +355,7 @@ def _vector(x: Tensor) -> Array:
 
 
 def _address(array: Array | None) -> int:
-    """An address a kernel reads during its call; the caller keeps the array alive."""
+    """Return an address a kernel reads during its call; the caller keeps the array alive."""
     return 0 if array is None else array.ctypes.data
 
 

@@ -40,11 +40,11 @@ class Answer:
     logprobs: tuple[ExactLogprob, ...] | None = None
 
     def first_difference(self, other: Answer) -> int | None:
-        """The place of the first token that differs; None if only something else does."""
+        """Return the place of the first token that differs; None if only something else does."""
         return _first_difference(self.token_ids, other.token_ids)
 
     def difference(self, other: Answer) -> str:
-        """What differs, in words; the two must not be equal."""
+        """Return what differs, in words; the two must not be equal."""
         place = self.first_difference(other)
         if place is not None:
             return f"token {place + 1} of the answer is the first that differs"
@@ -60,7 +60,7 @@ class Answer:
         return f"the tokens agree, {' and '.join(found)} do not"
 
     def token_at(self, position: int | None) -> int | None:
-        """The token there, None past the end."""
+        """Return the token there, None past the end."""
         if position is None or position >= len(self.token_ids):
             return None
         return self.token_ids[position]

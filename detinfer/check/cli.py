@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _beginning(check: Check, max_rows: int) -> Iterator[str]:
-    """What is about to be compared, and what not."""
+    """Yield what is about to be compared, and what not."""
     few = [f"{x.name}: {x.runs_of(check.runs)}" for x in check.targets if x.share < 1]
     but = f" ({', '.join(few)})" if few else ""
     yield (

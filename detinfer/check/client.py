@@ -45,7 +45,7 @@ class Client:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
     def get(self, route: str) -> Any:
-        """The JSON value at a route.
+        """Return the JSON value at a route.
 
         Raises:
             DetinferError: unreachable, refused, or not JSON.
@@ -53,7 +53,7 @@ class Client:
         return self._exchange("GET", route, None)
 
     def post(self, route: str, body: dict[str, Any]) -> Any:
-        """The answer to a JSON body; a full queue is asked again for a while.
+        """Return the answer to a JSON body; a full queue is asked again for a while.
 
         Raises:
             RequestError: the server does not serve such a request.
@@ -62,7 +62,7 @@ class Client:
         return self._exchange("POST", route, body)
 
     def post_and_leave(self, route: str, body: dict[str, Any], events: int) -> None:
-        """Reads some events of a streamed answer, then hangs up; how it ends is of no interest."""
+        """Read some events of a streamed answer, then hangs up; how it ends is of no interest."""
         connection = self._connect()
         try:
             response = self._send(connection, "POST", route, {**body, "stream": True})

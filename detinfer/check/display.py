@@ -22,12 +22,12 @@ class Show(Protocol):
     """Shows how far a check is."""
 
     def __call__(self, progress: CheckProgress) -> None:
-        """Called after every load."""
+        """Hear of every load."""
 
 
 @contextmanager
 def progress_display(console: Console) -> Iterator[Show]:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """Return a bar on a terminal; elsewhere a line now and then."""
     if not console.is_terminal:
         yield _plain_lines(console)
         return
@@ -69,7 +69,7 @@ def _state(progress: CheckProgress) -> str:
 
 
 def print_result(console: Console, result: CheckResult) -> None:
-    """A table of every prompt for each mode, the first divergences, and the verdict."""
+    """Print a table of every prompt for each mode, the first divergences, and the verdict."""
     for mode in result.by_mode.values():
         console.print(_table(mode, console.width))
         if mode.first_divergence is not None:
@@ -104,7 +104,7 @@ def _table(mode: ModeResult, width: int) -> Table:
 
 
 def verdict(result: CheckResult) -> str:
-    """The result in one line."""
+    """Return the result in one line."""
     others = [mode for mode in result.by_mode.values() if mode is not result.judged]
     beside = "".join(f"; {m.mode}: up to {m.unique_digests} digests a prompt" for m in others)
     if result.reproducible:

@@ -27,7 +27,7 @@ def draw_loads(
     deterministic: bool = True,
     fast_neighbours: int = 0,
 ) -> Iterator[Load]:
-    """Draws loads until every target ran its share of ``runs`` times.
+    """Draw loads until every target ran its share of ``runs`` times.
 
     At least half of each load's rows are runs of targets, not counting ``fast_neighbours`` that
     stay from its start. Some begin with a forerunner: a fast request of a target's own prompt, with
@@ -69,7 +69,7 @@ def draw_loads(
 
 
 def _sizes(seed: int, largest: int) -> Iterator[int]:
-    """The largest, so that what can fail fails early; every other size; then mostly large ones.
+    """Yield the largest, so that what can fail fails early; all others; then mostly large ones.
 
     Small loads cost several times as much a token as large ones.
     """
@@ -84,7 +84,7 @@ def _sizes(seed: int, largest: int) -> Iterator[int]:
 def _draw_targets(
     rng: random.Random, left: list[int], cheap: Sequence[bool], most: int, turn: bool
 ) -> list[int]:
-    """Takes targets from those ``left``, fewer than ``most`` only if no cheap ones are.
+    """Take targets from those ``left``, fewer than ``most`` only if no cheap ones are.
 
     The costly ones come in turn, several at once: they share their pages.
     """
@@ -134,7 +134,7 @@ def _draw_neighbour(rng: random.Random, bounds: Bounds, spread: int, determinist
 
 
 def _draw_forerunner(rng: random.Random, targets: Sequence[Target]) -> Row:
-    """A fast request of a target's prompt, there from the load's first step.
+    """Return a fast request of a target's prompt, there from the load's first step.
 
     The longer a prompt, the more whole pages it has to give away; the costly ones are left out.
     """
@@ -145,7 +145,7 @@ def _draw_forerunner(rng: random.Random, targets: Sequence[Target]) -> Row:
 
 
 def _stay_fast(row: Row, max_tokens: int, bounds: Bounds) -> Row:
-    """A fast neighbour that is there first and generates for as long as the targets do."""
+    """Return a fast neighbour that is there first and generates for as long as the targets do."""
     max_tokens = min(max_tokens, bounds.longest - len(row.prompt))
     params = dataclasses.replace(row.params, max_tokens=max_tokens, min_tokens=0, ignore_eos=True)
     return dataclasses.replace(row, params=params, arrival=0, abort_after=None)

@@ -41,7 +41,7 @@ code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 
 
 def render_page(result: CheckResult) -> str:
-    """The whole page; nothing in it is loaded from elsewhere."""
+    """Return the whole page; nothing in it is loaded from elsewhere."""
     good = result.reproducible
     verdict = (
         f"Reproducible: {result.runs} runs under {result.loads} loads, one answer a prompt"

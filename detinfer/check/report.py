@@ -48,7 +48,7 @@ class Report:
             raise self._unwritable(error) from None
 
     def write(self, result: CheckResult) -> None:
-        """Writes the whole file or leaves what was there.
+        """Write the whole file or leaves what was there.
 
         Raises:
             ConfigError: the disk is full, or the folder went away meanwhile.

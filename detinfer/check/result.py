@@ -35,7 +35,7 @@ class PromptResult:
         self._numbers = {self.expected: 0}
 
     def add(self, answer: Answer, load: Load, row: int) -> None:
-        """Counts one run."""
+        """Count one run."""
         number = self._numbers.setdefault(answer, len(self.answers))
         if number == len(self.answers):
             self.answers.append(answer)
@@ -108,7 +108,7 @@ class ModeResult:
     engine: dict[str, int] = field(default_factory=dict)
 
     def count(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        """Takes what the engine did from its counts at the start and now."""
+        """Take what the engine did from its counts at the start and now."""
         self.engine = {
             name: after[name] - before[name]
             for name in ENGINE_COUNTS

@@ -124,19 +124,19 @@ class Check:
         return sum(target.runs_of(self.runs) for target in self.targets)
 
     def run(self) -> CheckResult:
-        """Runs to the end."""
+        """Run to the end."""
         for _ in self.progress():
             pass
         return self.result()
 
     def progress(self) -> Iterator[Progress]:
-        """Runs load by load; ``result()`` is there when it is exhausted."""
+        """Run load by load; ``result()`` is there when it is exhausted."""
         self._by_mode = {}
         for mode in self.modes:
             yield from self._run_mode(mode)
 
     def result(self) -> CheckResult:
-        """What was found.
+        """Return what was found.
 
         Raises:
             DetinferError: not every answer that was asked for has been compared.

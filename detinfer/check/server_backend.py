@@ -111,7 +111,7 @@ def _exact(value: Any) -> ExactLogprob:
 
 
 def _fields(params: SamplingParams) -> dict[str, Any]:
-    """What /generate is asked for: all that is not its default, or that a server may default."""
+    """Return a body of /generate: all that is not its default, or that a server may default."""
     plain = dataclasses.asdict(SamplingParams())
     given = dataclasses.asdict(params)
     fields = {name: value for name, value in given.items() if value != plain[name]}

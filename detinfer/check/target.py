@@ -44,7 +44,7 @@ class Target:
         return line if len(line) <= 48 else f"{line[:47]}…"
 
     def runs_of(self, runs: int) -> int:
-        """How often it runs in a check of ``runs``."""
+        """Return how often it runs in a check of ``runs``."""
         return max(1, round(runs * self.share))
 
 
@@ -113,7 +113,7 @@ def _penalised(max_tokens: int, vocab_size: int) -> SamplingParams:
 
 
 def _liking(vocab_size: int) -> dict[int, float]:
-    """A bias for few tokens: whatever the model, its answer repeats them, and drafts are made."""
+    """Return a bias for few tokens: any model's answer repeats them, and drafts are made."""
     return dict.fromkeys((vocab_size // part for part in (2, 3, 4, 5)), 30.0)
 
 

@@ -31,7 +31,7 @@ _ROPE_NUMBERS = (
 
 
 def check_raw(path: Path, config: Mapping[str, Any]) -> None:
-    """What must be seen before transformers reads the file.
+    """Refuse what must be seen before transformers reads the file.
 
     Args:
         path: of config.json, for messages.
@@ -67,7 +67,7 @@ def check_raw(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_config(path: Path, config: Any) -> None:
-    """What transformers made of the file, field by field.
+    """Check what transformers made of the file, field by field.
 
     Args:
         path: of config.json, for messages.

@@ -54,7 +54,7 @@ def cached_sha256(path: Path) -> str:
 
 
 def stamp(path: Path) -> list[int]:
-    """What changes when a file is written or replaced: inode, size, mtime and ctime in nanoseconds.
+    """Return what changes when a file is written or replaced: inode, size, mtime and ctime in ns.
 
     Raises:
         ModelLoadError: there is no such file, or it cannot be looked at.

@@ -50,7 +50,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def quiet_transformers() -> None:
-    """Keeps its progress bars and warnings off stderr: what matters in them is refused here."""
+    """Keep its progress bars and warnings off stderr: what matters in them is refused here."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -58,7 +58,7 @@ def quiet_transformers() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What an exception of another package says, in a line; a validator's last line says all."""
+    """Put what another package's exception says in a line; a validator's last line says all."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -96,7 +96,7 @@ def peek_config(folder: Path) -> dict[str, Any]:
 
 
 def find_weights(folder: Path) -> tuple[tuple[Path, ...], str]:
-    """The safetensors files transformers will load, each whole; and their storage format.
+    """Return the safetensors files transformers will load, each whole; and their storage format.
 
     Returns:
         the files in order of name, and the format: ``"bfloat16"``, ``"bfloat16+float32"`` …
@@ -132,7 +132,7 @@ def find_weights(folder: Path) -> tuple[tuple[Path, ...], str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Return a JSON file that holds an object.
 
     Raises:
         ModelLoadError: it cannot be read or holds something else.

@@ -41,7 +41,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def generation_defaults(folder: Path) -> dict[str, Any]:
-    """The suggestions in generation_config.json that would change an answer, in its own words.
+    """Return what generation_config.json suggests that would change an answer, as it says it.
 
     ``eos_token_id`` is not among them: it is obeyed.
 

@@ -61,7 +61,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = silent) -> None:
 
 
 def check_magic(path: Path) -> None:
-    """Whether a file begins as GGUF files do.
+    """Refuse a file that does not begin as GGUF files do.
 
     Raises:
         ModelLoadError: it cannot be read, or is something else under that name.
@@ -200,7 +200,7 @@ def _contents(
 
 
 def _values(path: Path, tensor: Any) -> npt.NDArray[Any]:
-    """A tensor's values: F16 as it is, all else in float32."""
+    """Return a tensor's values: F16 as it is, all else in float32."""
     from gguf import dequantize
 
     kind = tensor.tensor_type.name

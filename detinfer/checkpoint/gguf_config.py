@@ -39,7 +39,7 @@ class Metadata:
         self._unread = {key for key in values if not key.startswith(_NEUTRAL_PREFIXES)}
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of ``key`` as ``kind``, or ``default``."""
+        """Return the value of ``key`` as ``kind``, or ``default``."""
         if key not in self._values:
             return default
         self._unread.discard(key)
@@ -52,7 +52,7 @@ class Metadata:
         return value
 
     def need(self, key: str, kind: type) -> Any:
-        """The value of ``key``, which must be there."""
+        """Return the value of ``key``, which must be there."""
         value = self.get(key, kind)
         if value is None:
             raise ModelLoadError(f"{self.path}: metadata {key} is missing")
@@ -67,7 +67,7 @@ class Metadata:
 
 
 def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]:
-    """The fields of config.json, without ``dtype``.
+    """Return the fields of config.json, without ``dtype``.
 
     Args:
         metadata: the file's key-value pairs.
@@ -183,7 +183,7 @@ def _rope(metadata: Metadata, name: str) -> dict[str, Any]:
 
 
 def _decimal(value: float) -> float:
-    """The shortest decimal that is the same float32: 1e-05, where the file has 9.999999747e-06."""
+    """Return the shortest decimal of the same float32: 1e-05 for the file's 9.999999747e-06."""
     return float(str(np.float32(value)))
 
 

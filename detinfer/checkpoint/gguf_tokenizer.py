@@ -199,7 +199,7 @@ def _added_token(index: int, text: str, special: bool) -> dict[str, Any]:
 def _frame(
     metadata: Metadata, pre: str, tokens: list[str], ids: dict[str, int]
 ) -> dict[str, Any] | None:
-    """The post-processor that puts begin and end tokens around a text, if there are any."""
+    """Return the post-processor that puts begin and end tokens around a text, if there are any."""
     before, after = [], []
     if metadata.get("tokenizer.ggml.add_bos_token", bool, pre in _BEGINS_WITH_BOS):
         before = [_role(metadata, ids, "bos")]

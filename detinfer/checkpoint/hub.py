@@ -31,7 +31,7 @@ _WANTED = [
 
 
 def fetch_from_hub(name: str, progress: bool) -> Path:
-    """The folder of a hub model in Hugging Face's own cache, fetched where needed.
+    """Return the folder of a hub model in Hugging Face's own cache, fetched where needed.
 
     When the hub cannot be reached, what an earlier run fetched is used.
 

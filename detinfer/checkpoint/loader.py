@@ -88,7 +88,7 @@ def resolve_model(model: str | None = None, *, progress: bool = False) -> ModelF
 
 
 def check_model(model: str | None) -> None:
-    """What ``resolve_model`` would refuse, as far as it shows in a moment and without a network.
+    """Refuse what ``resolve_model`` would, as far as it shows in a moment and without a network.
 
     Raises:
         ModelLoadError: there is no such model, or its files are damaged.
@@ -105,7 +105,7 @@ def check_model(model: str | None) -> None:
 
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
-    """The model's tokenizer, which must be a fast one; never runs code from the model.
+    """Return the model's tokenizer, which must be a fast one; never runs code from the model.
 
     Raises:
         ModelLoadError: the folder has no tokenizer, or one that cannot be loaded.
@@ -151,7 +151,7 @@ def config_digest(files: ModelFiles) -> str:
 
 
 def _local_path(model: str) -> Path | None:
-    """A folder or ``.gguf`` file on this machine; None if the name is a hub id."""
+    """Return a folder or ``.gguf`` file on this machine; None if the name is a hub id."""
     path = os.path.expanduser(model)
     if os.path.isdir(path) and model:
         return Path(path)

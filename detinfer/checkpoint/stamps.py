@@ -24,7 +24,7 @@ def take_stamps(path: Path) -> Stamps:
 
 
 def check_unchanged(path: Path, before: Stamps) -> None:
-    """Refuses what was read of a file or folder since its stamps were taken, if any has changed.
+    """Refuse what was read of a file or folder since its stamps were taken, if any has changed.
 
     Raises:
         ModelLoadError: naming a file that was written, replaced, added or removed.

@@ -62,7 +62,7 @@ def build_once(folder: Path, build: Callable[[Path], None], what: str) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What keeps ``folder`` from being whole, in one phrase; None if nothing.
+    """Return what keeps ``folder`` from being whole, in one phrase; None if nothing.
 
     Contents are compared by SHA-256, read again only for files whose stamp has changed.
     """

@@ -58,7 +58,7 @@ class StoredTensor:
     never: bool = field(default=False, init=False)
 
     def __getitem__(self, _: Any) -> Tensor:
-        """The whole tensor, in memory that nothing else holds.
+        """Return the whole tensor, in memory that nothing else holds.
 
         Raises:
             ModelLoadError: the file cannot be read, or a value is NaN or +inf.
@@ -103,7 +103,7 @@ def _memory(size: int) -> Tensor:
 
 @contextlib.contextmanager
 def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, StoredTensor]]:
-    """The tensors of safetensors files by name, readable inside the block.
+    """Return the tensors of safetensors files by name, readable inside the block.
 
     Raises:
         ModelLoadError: a file cannot be read, or experts are not all there.
@@ -129,7 +129,7 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, StoredTensor]]:
 
 
 def check_layers(config: Any, tensors: Mapping[str, StoredTensor], folder: Path) -> None:
-    """A model may have as many layers as it has tensors: more would be built in vain.
+    """Refuse more layers than a file has tensors: they would be built in vain.
 
     Raises:
         ModelLoadError: it claims more.

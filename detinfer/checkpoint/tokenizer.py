@@ -28,7 +28,7 @@ _SETTINGS = (
 
 
 def settle(tokenizer: Any, folder: Path) -> None:
-    """Makes sure that a text has one list of tokens, all of them, whatever was asked before.
+    """Make sure that a text has one list of tokens, all of them, whatever was asked before.
 
     A file's truncation and padding are for batches of training; they are switched off, as
     transformers does when it is first called.
@@ -49,7 +49,7 @@ def settle(tokenizer: Any, folder: Path) -> None:
 
 
 def explain_tokenizer(folder: Path) -> None:
-    """Looks for what may keep a folder's tokenizer from loading, in plain sight.
+    """Look for what may keep a folder's tokenizer from loading, in plain sight.
 
     Raises:
         ModelLoadError: naming the file.

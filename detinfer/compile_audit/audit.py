@@ -176,7 +176,7 @@ def _toolchain(pool: Workers) -> str:
 def _possible(
     pool: Workers, architectures: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The architectures this Triton compiles for, and a note on one it does not."""
+    """Return the architectures this Triton compiles for, and a note on one it does not."""
     if AMD in architectures:
         (_, answer), *_ = pool.map(_call, [_amd_backend])
         if isinstance(answer, TaskError):
@@ -208,7 +208,7 @@ def _cases(module: str, arch: str) -> tuple[Case, ...]:
 
 
 def list_jobs(wanted: tuple[str, str, bool]) -> list[Job]:
-    """A module's compilations for an architecture.
+    """Return a module's compilations for an architecture.
 
     Raises:
         ValueError: two cases of one name.
@@ -245,7 +245,7 @@ def _variants(case: Case) -> Iterator[str]:
 
 
 def varied(case: Case, variant: str) -> Case:
-    """A case without its alignment, or in float16."""
+    """Return a case without its alignment, or in float16."""
     if variant == "unaligned":
         return replace(case, name=f"{case.name} unaligned", aligned=frozenset())
     if variant == "fp16":

@@ -59,14 +59,14 @@ def run(*, full: bool, as_json: bool) -> int:
 
 
 def lint_kernels() -> Iterator[Finding]:
-    """Findings in the source of the project's kernels."""
+    """Yield findings in the source of the project's kernels."""
     for path in sorted(_KERNELS.glob("*.py")):
         for line, message in lint_file(path):
             yield Finding("source", "", path.stem, f"line {line}", message)
 
 
 def to_json(result: Result, findings: tuple[Finding, ...], seconds: float) -> str:
-    """The whole audit for a program to read."""
+    """Return the whole audit for a program to read."""
     cases = [asdict(one) for one in result.checked]
     for case in cases:
         del case["findings"]
@@ -85,7 +85,7 @@ def to_json(result: Result, findings: tuple[Finding, ...], seconds: float) -> st
 def print_report(
     console: Console, result: Result, findings: tuple[Finding, ...], seconds: float
 ) -> None:
-    """A row for each architecture and kernel, then every finding in a line."""
+    """Print a row for each architecture and kernel, then every finding in a line."""
     groups: dict[tuple[str, str], list[Checked]] = defaultdict(list)
     for one in result.checked:
         groups[one.arch, one.kernel].append(one)
@@ -123,7 +123,7 @@ def print_report(
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """Return a bar on a terminal; elsewhere a line now and then."""
     if not console.is_terminal:
         yield _plain_lines(console)
         return

@@ -134,7 +134,7 @@ def _run(*command: str) -> str:
 
 
 def _amd(text: str) -> tuple[int, int, int]:
-    """(registers, stack, spills) as the code object's metadata has them."""
+    """Return (registers, stack, spills) as the code object's metadata has them."""
 
     def read(name: str) -> int:
         found = re.search(rf"\.{name}:\s*(\d+)", text)

@@ -42,13 +42,13 @@ class Chain:
 
 
 def registers(operand: str) -> tuple[str, ...]:
-    """Names of the registers in an operand."""
+    """Name of the registers in an operand."""
     return tuple(_REGISTER.findall(operand))
 
 
 @functools.lru_cache(maxsize=2)  # several rules read the same code
 def blocks(ptx: str) -> tuple[tuple[Instruction, ...], ...]:
-    """Basic blocks in the order of the text."""
+    """Return basic blocks in the order of the text."""
     found: list[tuple[Instruction, ...]] = []
     block: list[Instruction] = []
     for line in _COMMENT.sub("", ptx).splitlines():
@@ -76,7 +76,7 @@ def instructions(ptx: str) -> Iterator[Instruction]:
 
 
 def is_mma(one: Instruction) -> bool:
-    """Whether a tensor core runs it."""
+    """Return whether a tensor core runs it."""
     return one.opcode.startswith(MMA)
 
 
@@ -115,7 +115,7 @@ def _chains(
 
 
 def _accumulator(one: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a step reads and writes; tensor memory goes by its address."""
+    """Return what a step reads and writes; tensor memory goes by its address."""
     if one.opcode.startswith("tcgen05"):
         return (one.operands[0],), (one.operands[0],)
     after = registers(one.operands[0])
@@ -123,7 +123,7 @@ def _accumulator(one: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _adds(one: Instruction, constants: dict[str, set[str]]) -> bool:
-    """Whether a step certainly adds to its accumulator, rather than starting it afresh."""
+    """Return whether a step certainly adds to its accumulator, rather than starting it afresh."""
     if one.opcode.startswith("wgmma"):
         flag = one.operands[3]
     elif one.opcode.startswith("tcgen05"):
@@ -134,7 +134,7 @@ def _adds(one: Instruction, constants: dict[str, set[str]]) -> bool:
 
 
 def _constants(ptx: str) -> dict[str, set[str]]:
-    """What each predicate may be: the constants moved into it, or ``?``."""
+    """Return what each predicate may be: the constants moved into it, or ``?``."""
     values: dict[str, set[str]] = defaultdict(set)
     for one in instructions(ptx):
         if one.opcode == "mov.pred" and not one.operands[1].startswith("%"):
@@ -177,7 +177,7 @@ def _is_sum(one: Instruction) -> bool:
 
 
 def descriptor_offsets(ptx: str, chain: Chain, operand: int) -> list[int] | None:
-    """Where in shared memory each step of a chain reads, relative to one place, in 16 bytes.
+    """Return where in shared memory each step of a chain reads, relative to one place, in 16 bytes.
 
     Returns:
         None where an operand comes from registers, or its address cannot be traced.
@@ -196,7 +196,7 @@ def descriptor_offsets(ptx: str, chain: Chain, operand: int) -> list[int] | None
 
 @functools.lru_cache(maxsize=2)
 def _definitions(ptx: str) -> dict[str, Instruction | None]:
-    """The instruction that sets a register; None where there are several."""
+    """Return the instruction that sets a register; None where there are several."""
     found: dict[str, Instruction | None] = {}
     for one in instructions(ptx):
         for register in one.writes:
@@ -205,7 +205,7 @@ def _definitions(ptx: str) -> dict[str, Instruction | None]:
 
 
 def _place(register: str, definitions: dict[str, Instruction | None]) -> tuple[str, int] | None:
-    """A 64-bit descriptor as a register and a constant that was added to it."""
+    """Return a 64-bit descriptor as a register and a constant that was added to it."""
     if not register.startswith("%rd"):
         return None
     offset = 0

@@ -72,7 +72,7 @@ def float_atomics(case: Case, code: Compiled) -> Iterator[str]:
 
 
 def family(case: Case, code: Compiled) -> Iterator[str]:
-    """The MMA family the launch table names."""
+    """Yield the MMA family the launch table names."""
     found = {
         name
         for one in instructions(code.text)
@@ -168,7 +168,7 @@ def pipeline(case: Case, code: Compiled) -> Iterator[str]:
 
 
 def tma(case: Case, code: Compiled) -> Iterator[str]:
-    """Loads by TMA exactly where planned."""
+    """Load by TMA exactly where planned."""
     loads = len(re.findall(r"\bUTMALDG\b", code.sass))
     if bool(loads) != case.tma:
         yield f"{loads} TMA loads, {'some' if case.tma else 'none'} expected"
@@ -202,7 +202,7 @@ ONLY_ALIGNED = ("pipeline", "spills")
 
 
 def k_order(case: Case, code: Compiled) -> str:
-    """How k is cut into steps; launch configurations of one weight must agree on it."""
+    """Return how k is cut into steps; launch configurations of one weight must agree on it."""
     steps = {_step(one.opcode) for one in _code(code) if is_mma(one)}
     return f"{' and '.join(sorted(steps)) or 'single products'} of {case.dtype}"
 
@@ -231,7 +231,7 @@ def _numbers(values: Iterable[int]) -> str:
 
 
 def _descends(ptx: str, one: Chain) -> bool:
-    """Whether a step reads shared memory before the place of the step before it."""
+    """Return whether a step reads shared memory before the place of the step before it."""
     if not one.steps[0].opcode.startswith(("wgmma", "tcgen05")):
         return False
     for operand in (1, 2):

@@ -141,7 +141,7 @@ def _module_names(tree: ast.Module) -> set[str]:
 
 
 def _names_with_options(tree: ast.Module) -> set[str]:
-    """Names given a dict display that unpacks OPTIONS."""
+    """Name given a dict display that unpacks OPTIONS."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):

@@ -125,7 +125,7 @@ class _Worker:
         return status
 
     def _complaint(self, since: int) -> str:
-        """The first error the compiler printed; the rest is its whole program."""
+        """Return the first error the compiler printed; the rest is its whole program."""
         if not self._log.exists():
             return ""
         with self._log.open(errors="replace") as log:
@@ -135,7 +135,7 @@ class _Worker:
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks, cut to a length that can be read."""
+    """Return a message without line breaks, cut to a length that can be read."""
     text = " ".join(text.split())
     return text if len(text) <= _MESSAGE else f"{text[:_MESSAGE]}…"
 

@@ -180,7 +180,7 @@ class AsyncEngine:
                 self._commands.put(Abort(request_id))
 
     async def stats(self) -> dict[str, int]:
-        """The engine's counts as of its last step, and the number of ``open`` requests."""
+        """Return the engine's counts as of its last step, and the number of ``open`` requests."""
         return {**self._stats, "open": len(self._streams)}
 
     @property
@@ -190,12 +190,12 @@ class AsyncEngine:
         return self._process.pid
 
     async def ended(self) -> str:
-        """Waits until the process is gone; says why it is."""
+        """Wait until the process is gone; says why it is."""
         await self._gone.wait()
         return str(self._death)
 
     async def shutdown(self, timeout: float) -> None:
-        """Ends the process; bounded by ``timeout`` and some seconds.
+        """End the process; bounded by ``timeout`` and some seconds.
 
         Open requests may finish within ``timeout`` seconds; the others then end with finish reason
         "abort" and an error that says so.

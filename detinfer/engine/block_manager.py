@@ -38,11 +38,11 @@ class BlockManager:
         return len(self._free) + len(self._idle)
 
     def num_idle(self, pages: Sequence[int]) -> int:
-        """How many of these nobody holds."""
+        """Return how many of these nobody holds."""
         return sum(page in self._idle for page in pages)
 
     def allocate(self, owner: str, count: int, shared: Sequence[int] = ()) -> None:
-        """Gives ``owner``, which must own none, ``shared`` cached pages and ``count`` more.
+        """Give ``owner``, which must own none, ``shared`` cached pages and ``count`` more.
 
         The caller has checked ``num_free``.
         """
@@ -55,17 +55,17 @@ class BlockManager:
         self.extend(owner, count)
 
     def extend(self, owner: str, count: int) -> None:
-        """Gives ``owner`` ``count`` more pages; the caller has checked ``num_free``."""
+        """Give ``owner`` ``count`` more pages; the caller has checked ``num_free``."""
         assert count <= self.num_free, f"{count} pages wanted, {self.num_free} free"
         for _ in range(count):
             self._hold(owner, self._free.pop() if self._free else self._evict())
 
     def table(self, owner: str) -> list[int]:
-        """The pages of ``owner``, in order of position."""
+        """Return the pages of ``owner``, in order of position."""
         return self._owned[owner]
 
     def deallocate(self, owner: str) -> None:
-        """Takes back all pages of ``owner``; named ones stay for a later prefix."""
+        """Take back all pages of ``owner``; named ones stay for a later prefix."""
         # The last page first: a prefix outlives what continued it.
         for page in reversed(self._owned.pop(owner)):
             self._holders[page] -= 1
@@ -78,7 +78,7 @@ class BlockManager:
                 self._free.append(page)
 
     def rebuild(self, owners: Iterable[str]) -> None:
-        """Makes the account of all pages anew from those ``owners`` have, in this order."""
+        """Make the account of all pages anew from those ``owners`` have, in this order."""
         self._owned = {owner: self._owned[owner] for owner in owners}
         self._holders = Counter(page for pages in self._owned.values() for page in pages)
         self.cache.rebuild()
@@ -91,7 +91,7 @@ class BlockManager:
         self._free = [page for page in unheld if page not in self.cache]
 
     def forget(self) -> None:
-        """Empties the prefix cache but for pages in use."""
+        """Empty the prefix cache but for pages in use."""
         for page in self._idle:
             self.cache.remove(page)
         self._free.extend(self._idle)
@@ -106,7 +106,7 @@ class BlockManager:
         return list(self._owned)
 
     def check_integrity(self) -> None:
-        """Accounts for every page.
+        """Account for every page.
 
         Raises:
             RuntimeError: with the numbers, if a page is missing, free and held, or miscounted.

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 def read_logits(
     logits: Tensor, batch: Batch, rows: Sequence[ScheduledRow]
 ) -> list[Outcome | Exception]:
-    """An outcome for each row, or what its own part in making it raised.
+    """Return an outcome for each row, or what its own part in making it raised.
 
     All rows are read at once. If that fails, each is read alone, which gives the same bits.
 
@@ -61,13 +61,13 @@ def read_logits(
 
 
 def accepted(draft: Sequence[int], choices: Sequence[Choice]) -> int:
-    """How many tokens of a draft are those that were chosen, up to the first that is not."""
+    """Return how many tokens of a draft are those that were chosen, up to the first that is not."""
     pairs = zip(draft, choices, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1].token, pairs))
 
 
 def is_number(one: TokenLogprob) -> bool:
-    """Whether a log-probability is one: all of a row are NaN where a logit is NaN or +inf.
+    """Return whether a log-probability is one: all of a row are NaN where a logit is NaN or +inf.
 
     -inf is: of a token that the model can never choose.
     """
@@ -75,7 +75,7 @@ def is_number(one: TokenLogprob) -> bool:
 
 
 def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:
-    """How the token after a request's own and ``guessed`` ones is sampled."""
+    """Return how the token after a request's own and ``guessed`` ones is sampled."""
     masked = request.completion_tokens + len(guessed) < request.params.min_tokens
     token_ids = [*request.token_ids, *guessed] if guessed else request.token_ids
     return sampling.SamplingRow(
@@ -122,7 +122,7 @@ def _score(row: ScheduledRow, logits: Tensor) -> list[TokenLogprob]:
 
 
 def _choose(logits: Tensor, rows: Sequence[ScheduledRow], counts: Sequence[int]) -> list[Choice]:
-    """A choice from each row of logits, ``counts`` of them for each row of the step."""
+    """Return a choice from each row of logits, ``counts`` of them for each row of the step."""
     if not len(logits):
         return []
     sampling_rows: list[sampling.SamplingRow] = []

@@ -18,7 +18,7 @@ _CONTEXT = (4, 5, 6, 7, 64, 512)
 
 
 def token_decoder(tokenizer: Any) -> Decode:
-    """The tokenizer's own decoding, special tokens by name, without its Python layers."""
+    """Return the tokenizer's own decoding, special tokens by name, without its Python layers."""
     backend = tokenizer.backend_tokenizer
 
     def decode(token_ids: Sequence[int]) -> str:
@@ -33,13 +33,13 @@ def token_decoder(tokenizer: Any) -> Decode:
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
-    """The names of the tokens that a text leaves out, by id."""
+    """Return the names of the tokens that a text leaves out, by id."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     return {index: token.content for index, token in added.items() if token.special}
 
 
 def raise_panic(error: BaseException) -> None:
-    """Makes a panic of a tokenizer's Rust, which is no ``Exception``, one that ends one request.
+    """Make a panic of a tokenizer's Rust, which is no ``Exception``, one that ends one request.
 
     Raises:
         RuntimeError: if it is one.
@@ -77,7 +77,7 @@ class Detokenizer:
         self._start(last)
 
     def push(self, token_id: int) -> str:
-        """Adds a token; returns the text that is now certain."""
+        """Add a token; returns the text that is now certain."""
         if token_id in self._skipped:
             return ""
         window = self._window
@@ -97,7 +97,7 @@ class Detokenizer:
         return new
 
     def finish(self) -> str:
-        """What was held back, once no token can complete it."""
+        """Return what was held back, once no token can complete it."""
         text = self._decode(self._window)
         new = self._news(text, len(self._window))
         self._read, self._given = len(self._window), (text,)
@@ -118,7 +118,7 @@ class Detokenizer:
         self._given = (self._decode(self._window), text)
 
     def _whole_characters(self) -> tuple[int, str]:
-        """How many of the window's tokens end with a whole character, and their text."""
+        """Return how many of the window's tokens end with a whole character, and their text."""
         count = len(self._window)
         for size in range(count, max(count - _CHARACTER, -1), -1):
             text = self._decode(self._window[:size])
@@ -127,7 +127,7 @@ class Detokenizer:
         return count, self._decode(self._window)
 
     def _give_up(self, text: str) -> str:
-        """Gives out a window of bytes that are no UTF-8, but for what may begin a character."""
+        """Give out a window of bytes that are no UTF-8, but for what may begin a character."""
         window = self._window
         for cut in range(len(window) - _CHARACTER + 1, len(window) + 1):
             first, rest = self._decode(window[:cut]), window[cut:]
@@ -138,7 +138,7 @@ class Detokenizer:
         return new
 
     def _news(self, text: str, stop: int) -> str:
-        """What the text of the window's tokens before ``stop`` adds to what was given out."""
+        """Return what the window's tokens before ``stop`` add to the text that was given out."""
         for given in self._given:
             if text.startswith(given):
                 return text[len(given) :]
@@ -172,7 +172,7 @@ class StopStrings:
         self._held: list[tuple[str, bool]] = []  # a character, and whether it is in the text
 
     def push(self, text: str, left_out: str = "") -> tuple[str, bool]:
-        """Adds text, and after it what the text leaves out.
+        """Add text, and after it what the text leaves out.
 
         Returns:
             What is certain of the text, and whether a stop string ended it.
@@ -193,12 +193,12 @@ class StopStrings:
         return _shown(buffer[:keep]), False
 
     def finish(self) -> str:
-        """What was held back, once nothing can follow."""
+        """Return what was held back, once nothing can follow."""
         held, self._held = self._held, []
         return _shown(held)
 
     def _advance(self, character: str) -> str | None:
-        """Steps every automaton; returns the longest stop string now complete."""
+        """Step every automaton; returns the longest stop string now complete."""
         complete: str | None = None
         for i, (stop, failure) in enumerate(zip(self._stops, self._failures, strict=True)):
             matched = self._matched[i]

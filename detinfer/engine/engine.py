@@ -85,7 +85,7 @@ class Engine:
         params: SamplingParams,
         cache_salt: str = "",
     ) -> None:
-        """Queues a request.
+        """Queue a request.
 
         Args:
             request_id: unique among the unfinished ones.
@@ -124,7 +124,7 @@ class Engine:
             raise
 
     def abort(self, request_id: str, reason: str | None = None) -> RequestOutput | None:
-        """Ends a request and frees its pages at once; unknown and finished ones are ignored.
+        """End a request and frees its pages at once; unknown and finished ones are ignored.
 
         Args:
             request_id: whom to end.
@@ -143,17 +143,17 @@ class Engine:
             return failure_of(request, error)
 
     def abort_all(self, reason: str) -> list[RequestOutput]:
-        """Ends every request; returns their last increments."""
+        """End every request; returns their last increments."""
         ended = [self.abort(request_id, reason) for request_id in list(self._requests)]
         return [output for output in ended if output is not None]
 
     def has_unfinished(self) -> bool:
-        """Whether a step has work to do."""
+        """Return whether a step has work to do."""
         return bool(self._requests)
 
     @contract_rounding()
     def step(self) -> list[RequestOutput]:
-        """Runs the model once; returns the increments of the requests that got a token or ended.
+        """Run the model once; returns the increments of the requests that got a token or ended.
 
         Whatever raises for one request ends that request with an error, and no other. What is
         nobody's in particular, such as a failure in the model, ends all of the step. If the step
@@ -166,7 +166,7 @@ class Engine:
             raise
 
     def discard(self, request_ids: Iterable[str]) -> None:
-        """Takes requests out, whatever was done to them by halves; unknown ones are ignored.
+        """Take requests out, whatever was done to them by halves; unknown ones are ignored.
 
         What the engine keeps of the others, and of its pages, is made anew from themselves. Once
         more does no harm, so that an interrupted call can be made again.
@@ -181,7 +181,7 @@ class Engine:
             del self._requests[request.request_id]
 
     def stats(self) -> dict[str, int]:
-        """Counts of requests, pages, steps and tokens, as of now or since the start."""
+        """Count of requests, pages, steps and tokens, as of now or since the start."""
         return {
             "running": len(self.scheduler.running),
             "waiting": len(self.scheduler.waiting),
@@ -203,7 +203,7 @@ class Engine:
         }
 
     def check_integrity(self) -> None:
-        """Accounts for every page and every request.
+        """Account for every page and every request.
 
         Raises:
             RuntimeError: with the numbers, if they do not add up.
@@ -233,7 +233,7 @@ class Engine:
         return [failure_of(*one) for one in failed.items()] + outputs
 
     def _schedule(self, failed: dict[Request, Exception]) -> list[ScheduledRow]:
-        """The next step's rows, laid out anew without whoever makes that fail."""
+        """Return the next step's rows, laid out anew without whoever makes that fail."""
         while True:
             try:
                 return self.scheduler.schedule()
@@ -265,7 +265,7 @@ class Engine:
         return outputs
 
     def _advance(self, row: ScheduledRow, outcome: Outcome | Exception) -> RequestOutput | None:
-        """Takes what a step has brought a request; its increment, if there is one."""
+        """Take what a step has brought a request; its increment, if there is one."""
         if isinstance(outcome, Exception):
             raise outcome
         request, choices = row.request, outcome.choices
@@ -296,7 +296,7 @@ class Engine:
         self._prompt_tokens += max(0, min(request.num_computed, request.prompt_tokens) - before)
 
     def _take(self, request: Request, choice: Choice, new: Increment) -> RequestOutput | None:
-        """Adds one token to a request and to ``new``; its last increment if that ends it."""
+        """Add one token to a request and to ``new``; its last increment if that ends it."""
         token = choice.token
         if token < 0:
             return self._end(request, "error", new, cut=True, error=NON_FINITE)
@@ -329,7 +329,7 @@ class Engine:
         cut: bool = False,
         error: str | None = None,
     ) -> RequestOutput:
-        """Finishes a request; text that was held back goes out unless it is cut off."""
+        """Finish a request; text that was held back goes out unless it is cut off."""
         new = new or Increment()
         if not cut:
             tail, found = request.stop_strings.push(request.detokenizer.finish())
@@ -353,7 +353,7 @@ class Engine:
 def _lay_out(
     rows: list[ScheduledRow], failed: dict[Request, Exception]
 ) -> tuple[Batch | None, list[ScheduledRow]]:
-    """The batch of a step's rows, and which they are: without those that fail alone as well."""
+    """Return the batch of a step's rows, and which they are: none that fail alone as well."""
     try:
         return (make_batch(rows), rows) if rows else (None, [])
     except Exception:

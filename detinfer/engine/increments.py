@@ -23,7 +23,7 @@ class Increment:
 
 
 def output_of(request: Request, new: Increment) -> RequestOutput:
-    """An increment as it goes out."""
+    """Return an increment as it goes out."""
     is_first = bool(new.token_ids) and len(new.token_ids) == request.completion_tokens
     scored = request.params.prompt_logprobs is not None and is_first
     return RequestOutput(
@@ -44,7 +44,7 @@ def output_of(request: Request, new: Increment) -> RequestOutput:
 
 
 def failure_of(request: Request, error: Exception) -> RequestOutput:
-    """The last increment of a request that something raised for: no more calls on its behalf."""
+    """Return the last increment of a request that something raised for: no more calls for it."""
     logger.error("request %s failed", request.request_id, exc_info=error)
     return RequestOutput(
         request_id=request.request_id,

@@ -43,7 +43,7 @@ class Completion:
     error: str | None = None
 
     def add(self, output: RequestOutput) -> None:
-        """Appends an increment."""
+        """Append an increment."""
         self.text += output.text
         self.token_ids += output.token_ids
         if output.logprobs is not None:
@@ -86,7 +86,7 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
-        """Answers every conversation, as the model's chat template spells it.
+        """Answer every conversation, as the model's chat template spells it.
 
         Args:
             messages: a conversation, such as ``[{"role": "user", "content": "Hello"}]``, or a list

@@ -50,7 +50,7 @@ class RequestOutput:
     stop_reason: str | int | None = None
 
     def to_wire(self) -> Wire:
-        """The fields as a plain tuple, several times cheaper to pickle than the object."""
+        """Return the fields as a plain tuple, several times cheaper to pickle than the object."""
         wire: Wire = _fields(self)
         return wire
 
@@ -87,7 +87,7 @@ class EngineInfo:
 
 
 def describe(runner: Runner, config: EngineConfig) -> EngineInfo:
-    """What the other side of the process boundary is told of a loaded engine."""
+    """Return what the other side of the process boundary is told of a loaded engine."""
     assert config.max_num_seqs is not None
     parts = dict(runner.fingerprint.parts)
     return EngineInfo(

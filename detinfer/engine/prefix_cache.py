@@ -20,18 +20,18 @@ class _Entry(NamedTuple):
 
 
 def root_key(deterministic: bool, salt: str) -> bytes:
-    """Where a chain begins: pages of one mode, or one salt, never serve another."""
+    """Return where a chain begins: pages of one mode, or one salt, never serve another."""
     name = "deterministic" if deterministic else "fast"
     return hashlib.blake2b(f"{name}\0{salt}".encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def page_tokens(token_ids: Sequence[int], page: int) -> bytes:
-    """The tokens of a sequence's page, as they are compared."""
+    """Return the tokens of a sequence's page, as they are compared."""
     return np.array(token_ids[page * PAGE_SIZE : (page + 1) * PAGE_SIZE], np.int32).tobytes()
 
 
 def chain_key(parent: bytes, tokens: bytes) -> bytes:
-    """The key of a page after the one of key ``parent``."""
+    """Return the key of a page after the one of key ``parent``."""
     return hashlib.blake2b(parent + tokens, digest_size=_DIGEST_BYTES).digest()
 
 
@@ -49,7 +49,7 @@ class PrefixCache:
         return iter(self._entries)
 
     def find(self, key: bytes, parent: bytes, tokens: bytes) -> int | None:
-        """The page of these very tokens after these very pages; a hash alone is not believed."""
+        """Find the page of these tokens after these pages; a hash alone is not believed."""
         page = self._pages.get(key)
         if page is None or self._entries[page] != _Entry(key, parent, tokens):
             return None

@@ -95,7 +95,7 @@ Message = Ready | Failed | Stepped
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """The factory outside tests."""
+    """Return the factory outside tests."""
     from detinfer.engine.engine import Engine
 
     return Engine(config)

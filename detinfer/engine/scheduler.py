@@ -88,7 +88,7 @@ class Scheduler:
         self._prefix_caching = prefix_caching
 
     def add(self, request: Request) -> None:
-        """Puts a request at the end of the waiting queue."""
+        """Put a request at the end of the waiting queue."""
         self.waiting.append(request)
 
     def schedule(self) -> list[ScheduledRow]:
@@ -121,7 +121,7 @@ class Scheduler:
         return scheduled
 
     def rebuild(self, requests: Iterable[Request]) -> None:
-        """Makes the queues and the pages anew from ``requests``, in order of arrival, alone."""
+        """Make the queues and the pages anew from ``requests``, in order of arrival, alone."""
         self.running, self.waiting = [], deque()
         for request in requests:
             if request.state is RequestState.RUNNING:
@@ -140,7 +140,7 @@ class Scheduler:
             request.named = page + 1
 
     def finish(self, request: Request) -> None:
-        """Takes a request out, whatever its state, and frees its pages."""
+        """Take a request out, whatever its state, and frees its pages."""
         if request.state is RequestState.WAITING:
             self.waiting.remove(request)
         elif request.state is RequestState.RUNNING:
@@ -182,7 +182,7 @@ class Scheduler:
         self._scorable += len(request.to_score(count))
 
     def _draft(self, request: Request) -> Sequence[int]:
-        """A draft that the step, the request and its pages have room for."""
+        """Return a draft that the step, the request and its pages have room for."""
         limits = self.limits
         draft = request.draft(
             min(
@@ -217,7 +217,7 @@ class Scheduler:
         return True
 
     def _cached_prefix(self, request: Request) -> list[int]:
-        """Cached pages of a request's first tokens; one token at least is left to compute."""
+        """Find the cached pages of a request's first tokens; one at least is left to compute."""
         pages: list[int] = []
         if self._prefix_caching and not request.to_score(len(request.token_ids)):
             for i in range((len(request.token_ids) - 1) // PAGE_SIZE):

@@ -48,7 +48,7 @@ class Streams:
         return len(self._open)
 
     def open(self, request_id: str, prompt_tokens: int) -> Stream:
-        """A stream for one more request.
+        """Return a stream for one more request.
 
         Raises:
             RequestError: if its id is in use.
@@ -69,7 +69,7 @@ class Streams:
         return stream
 
     def start(self, request_id: str) -> None:
-        """A request has run for the first time: its time begins."""
+        """Begin a request's time: it has run for the first time."""
         stream = self._open.get(request_id)
         if stream is not None and self._timeout:
             loop = asyncio.get_running_loop()

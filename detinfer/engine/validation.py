@@ -31,7 +31,7 @@ def encode_text(
 
 
 def too_long(longest: int, field: str, complaint: str) -> RequestError:
-    """What does not fit ``longest`` tokens, in the sentence that clients of OpenAI look for."""
+    """Say what does not fit ``longest`` tokens, in the sentence clients of OpenAI look for."""
     return RequestError(
         f"This model's maximum context length is {longest} tokens. However, {field}: {complaint}",
         field,
@@ -49,7 +49,7 @@ def stop_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:
 
 
 def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info: EngineInfo) -> int:
-    """Checks a request against the model and the pool.
+    """Check a request against the model and the pool.
 
     Returns:
         The most tokens to generate, with ``max_tokens=None`` resolved.

@@ -62,7 +62,7 @@ _OWN_FORMULAS: dict[str, type] = {
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether the module's class is one of those above."""
+    """Return whether the module's class is one of those above."""
     return type(module).__name__ in ACTIVATIONS or type(module).__name__ in _OWN_FORMULAS
 
 

@@ -162,7 +162,7 @@ def _stock_attention(
     softcap: float,
     sinks: Tensor | None,
 ) -> Tensor:
-    """The fast mode's attention: PyTorch's own, one sequence at a time."""
+    """Return the fast mode's attention: PyTorch's own, one sequence at a time."""
     cache.write(layer, k, v, batch)
     out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
     for row in range(len(batch.query_start) - 1):
@@ -207,7 +207,7 @@ def _eager(
     softcap: float,
     sinks: Tensor | None,
 ) -> Tensor:
-    """What scaled_dot_product_attention cannot do: softcap and sinks. [H, rows, Dv]."""
+    """Return what scaled_dot_product_attention cannot do: softcap and sinks. [H, rows, Dv]."""
     groups = q.shape[0] // k.shape[0]
     k, v = (t.repeat_interleave(groups, dim=0) for t in (k, v))
     scores = (q @ k.transpose(1, 2)).float() * scale

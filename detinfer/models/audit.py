@@ -101,7 +101,7 @@ class _OpAudit(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _objection(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Why an op is refused; None if it is allowed."""
+    """Return why an op is refused; None if it is allowed."""
     namespace, _, name = func._schema.name.partition("::")
     given = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
     if any(isinstance(a, torch.Tensor) and a.is_complex() for a in given.values()):

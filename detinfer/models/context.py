@@ -41,7 +41,7 @@ _local = _Local()
 
 
 def current() -> ForwardContext:
-    """The context of the step in progress in this thread.
+    """Return the context of the step in progress in this thread.
 
     Raises:
         RuntimeError: a patched model was called outside ``forward_context``.

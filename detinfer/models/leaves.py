@@ -29,7 +29,7 @@ class LeafWeight:
         self._stock: Tensor | None = None
 
     def stock(self, dtype: torch.dtype) -> Tensor:
-        """The weight as PyTorch's own ops want it, made on the first fast step and kept. [n, k]."""
+        """Return the weight for PyTorch's ops, made on the first fast step and kept. [n, k]."""
         if self._stock is None or self._stock.dtype != dtype:
             if not self._allow_fast:
                 raise RuntimeError("a fast step in an engine started with allow_fast=False")
@@ -101,11 +101,11 @@ class PackedEmbedding(nn.Embedding):
 def placeholder(
     shape: torch.Size, dtype: torch.dtype, device: torch.device | None = None
 ) -> nn.Parameter:
-    """A parameter of this shape and dtype that holds one element of memory."""
+    """Return a parameter of this shape and dtype that holds one element of memory."""
     one = torch.zeros(1, dtype=dtype, device=device)
     return nn.Parameter(one.expand(shape), requires_grad=False)
 
 
 def is_placeholder(tensor: Tensor) -> bool:
-    """Whether a parameter only stands for one that was packed."""
+    """Return whether a parameter only stands for one that was packed."""
     return tensor.numel() > 1 and not any(tensor.stride())

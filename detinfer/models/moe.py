@@ -85,7 +85,7 @@ BLOCKS: dict[str, type[nn.Module]] = {"Qwen2MoeSparseMoeBlock": ContractQwen2Moe
 
 
 def is_experts(module: nn.Module) -> bool:
-    """Whether the module holds stacked weights of several experts."""
+    """Return whether the module holds stacked weights of several experts."""
     down = getattr(module, "down_proj", None)
     return isinstance(down, nn.Parameter) and down.ndim == 3
 

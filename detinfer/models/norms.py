@@ -113,7 +113,7 @@ _LAYER_NORMS: dict[str, type] = {
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether the module's class is one of the families above."""
+    """Return whether the module's class is one of the families above."""
     return type(module).__name__ in RMS_FAMILIES or type(module).__name__ in _LAYER_NORMS
 
 

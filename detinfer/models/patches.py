@@ -226,7 +226,7 @@ def _move(model: nn.Module, device: torch.device) -> None:
 
 
 def _probe_layers(model: Any) -> list[AttentionCall]:
-    """How each layer calls attention, seen from one token's pass without attention."""
+    """Return how each layer calls attention, seen from one token's pass without attention."""
     one = torch.zeros(1, 1, dtype=torch.int64, device=ops.device())
     with (
         torch.inference_mode(),

@@ -50,7 +50,7 @@ class TableRotary(nn.Module):
 
 
 def is_rotary(module: nn.Module) -> bool:
-    """Whether the module makes cos and sin from inverse frequencies."""
+    """Return whether the module makes cos and sin from inverse frequencies."""
     return type(module).__name__.endswith("RotaryEmbedding") and hasattr(module, "rope_type")
 
 
@@ -153,7 +153,7 @@ def _compare(
 
 
 def _layout(module: nn.Module, name: str, layer_type: str | None) -> tuple[str, bool]:
-    """How the class lays out cos and sin, seen from its own forward at a few positions."""
+    """Return how the class lays out cos and sin, seen from its own forward at a few positions."""
     positions = torch.arange(_PROBE_POSITIONS).unsqueeze(0)
     kwargs = {} if layer_type is None else {"layer_type": layer_type}
     with torch.inference_mode():

@@ -52,7 +52,7 @@ class RopeTable:
     sin: torch.Tensor
 
     def to(self, device: torch.device) -> RopeTable:
-        """The same table on a device."""
+        """Return the same table on a device."""
         return replace(self, cos=self.cos.to(device), sin=self.sin.to(device))
 
 
@@ -95,7 +95,7 @@ def cos_sin(angles: Float32Array) -> tuple[Float32Array, Float32Array]:
 
 
 def round_to_binary32(value: mpmath.mpf) -> np.float32:
-    """The binary32 number nearest to an mpmath number of the normal range, ties to even."""
+    """Return the binary32 number nearest to an mpmath number of the normal range, ties to even."""
     with mpmath.workprec(24):
         return np.float32(float(+value))
 
@@ -130,7 +130,7 @@ def _reduce(angles: Float64Array) -> tuple[npt.NDArray[np.int64], Float64Array, 
 
 
 def _two_difference(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """A - b as rounded difference and its exact error (Knuth)."""
+    """Return a - b as rounded difference and its exact error (Knuth)."""
     difference = a - b
     virtual = difference - a
     return difference, (a - (difference - virtual)) - (b + virtual)

@@ -38,7 +38,7 @@ class ContractRouter(nn.Module):
         return tuple(routing[i] for i in self.output_order)
 
     def route(self, x: Tensor) -> Routing:
-        """The family's formula. x: [T, D]."""
+        """Return the family's formula. x: [T, D]."""
         raise NotImplementedError
 
 
@@ -61,7 +61,7 @@ class TopKSoftmax(ContractRouter):
     """gpt_oss, granitemoe: the largest logits, softmax over those."""
 
     def route(self, x: Tensor) -> Routing:
-        """The k largest, then softmax."""
+        """Return the k largest, then softmax."""
         logits = self.leaf.linear(x, getattr(self, "bias", None))
         values, ids = top_k(logits, self.top_k)
         return logits, _softmax(values).to(x.dtype), ids
@@ -99,7 +99,7 @@ class SparseMixer(ContractRouter):
     router_jitter_noise: float
 
     def route(self, x: Tensor) -> Routing:
-        """The best expert, then the best of the others."""
+        """Return the best expert, then the best of the others."""
         logits = self.leaf.linear(x)
         first, first_weight = self._choose(logits, logits)
         rest = logits.scatter(1, first, float("-inf"))
@@ -159,7 +159,7 @@ def patch_router(module: nn.Module, name: str, leaf: LeafWeight) -> None:
 
 
 def _order(ours: Routing, theirs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
-    """Where ``theirs`` has logits (0), weights (1) and ids (2); None if it has others."""
+    """Return where ``theirs`` has logits (0), weights (1) and ids (2); None if it has others."""
     logits, weights, ids = ours
     kinds = [
         2
@@ -180,7 +180,7 @@ def _order(ours: Routing, theirs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
 
 
 def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of the last dimension, descending; of equal ones the lowest index first."""
+    """Find the k largest of the last dimension, descending; of equals the lowest index first."""
     ordered, index = torch.sort(values, dim=-1, descending=True, stable=True)
     return ordered[..., :k], index[..., :k]
 

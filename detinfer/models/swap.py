@@ -23,7 +23,7 @@ def swap_base(module: nn.Module, ours: type) -> None:
 
 
 def own_class(module: nn.Module) -> type:
-    """The class the module had before it was swapped; its class if it was not."""
+    """Return the class the module had before it was swapped; its class if it was not."""
     swapped: type = getattr(type(module), "swapped_from", type(module))
     return swapped
 

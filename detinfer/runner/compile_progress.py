@@ -44,7 +44,7 @@ class _Listener(event.Listener):  # type: ignore[misc]
         self._clock: threading.Thread | None = None
 
     def on_start(self, event: Any) -> None:
-        """A compilation begins."""
+        """Hear that a compilation begins."""
         dispatcher = event.data["dispatcher"]
         if not isinstance(dispatcher._cache, KernelCache):  # somebody else's function
             return
@@ -58,7 +58,7 @@ class _Listener(event.Listener):  # type: ignore[misc]
             self._begin()
 
     def on_end(self, event: Any) -> None:
-        """It is over, or has failed."""
+        """Hear that it is over, or has failed."""
         if isinstance(event.data["dispatcher"]._cache, KernelCache):
             self._open.pop()
             if not self._open:

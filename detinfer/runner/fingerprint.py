@@ -78,7 +78,7 @@ class Fingerprint:
 
 
 def file_parts(files: ModelFiles, tokenizer: Any = None) -> dict[str, str]:
-    """The parts that name a model: its files, and its tokenizer as loaded (from them if None)."""
+    """Return a model's parts: its files, and its tokenizer as loaded (from them if None)."""
     return {
         "weights": weights_digest(files),
         "weight_format": files.weight_format,
@@ -96,7 +96,7 @@ def make_fingerprint(
     contract: str = PORTABLE_CONTRACT,
     **native: str,
 ) -> Fingerprint:
-    """The fingerprint of a model.
+    """Return the fingerprint of a model.
 
     Args:
         files: the model, or its ``file_parts``.

@@ -95,7 +95,7 @@ class Pattern:
 
 
 def match(model: Any, calls: Sequence[AttentionCall]) -> Pattern:
-    """The pattern of a patched causal language model.
+    """Return the pattern of a patched causal language model.
 
     Args:
         model: patched.
@@ -148,7 +148,7 @@ def match(model: Any, calls: Sequence[AttentionCall]) -> Pattern:
 
 
 def require(condition: bool, what: str) -> None:
-    """Raises ``PatternMismatch`` unless ``condition`` holds."""
+    """Raise ``PatternMismatch`` unless ``condition`` holds."""
     if not condition:
         raise PatternMismatch(what)
 
@@ -188,7 +188,7 @@ def _children(module: nn.Module, name: str, expected: set[str]) -> None:
 
 
 def _linear(module: Any, start: int = 0, n: int | None = None) -> LinearPart:
-    """A linear module, or a slice of a joined one."""
+    """Return a linear module, or a slice of a joined one."""
     n = module.leaf.packed.n if n is None else n
     bias = None if module.bias is None else module.bias.detach()[start : start + n]
     return LinearPart(module.leaf, start, n, bias)
@@ -221,7 +221,7 @@ def _mlp_linears(mlp: Any, name: str) -> list[LinearPart]:
 
 
 def _rope_table(inner: Any, attention: Any, layer: int) -> RopeTable | None:
-    """The layer's cos and sin; None for a layer without positions (SmolLM3's every fourth)."""
+    """Return the layer's cos and sin; None without positions (SmolLM3's every fourth layer)."""
     if not getattr(attention, "use_rope", True):
         return None
     rotary = inner.rotary_emb

@@ -48,13 +48,13 @@ class Source:
 
 
 def stored_dtype(files: ModelFiles) -> torch.dtype:
-    """The one 16-bit dtype all weights are stored in, else float32."""
+    """Return the one 16-bit dtype all weights are stored in, else float32."""
     stored = {info.dtype for path in files.weights for info in read_header(path).values()}
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get("".join(stored), torch.float32)
 
 
 def read_source(model: str | None) -> Source:
-    """Finds and reads a model.
+    """Find and reads a model.
 
     Args:
         model: see ``EngineConfig``.
@@ -78,7 +78,7 @@ def read_source(model: str | None) -> Source:
 
 
 def load_model(files: ModelFiles) -> Any:
-    """A causal language model with our attention, in the widest dtype its weights are stored in.
+    """Build a causal language model with our attention, in the widest dtype of its weights.
 
     transformers is handed the tensors of ``files`` by name; it opens no weights of its own, so
     that no setting and no other file of the folder decides what is loaded.
@@ -153,7 +153,7 @@ def eos_token_ids(model: Any) -> frozenset[int]:
 
 
 def _check_ends(path: Path) -> None:
-    """Transformers takes any value for the ids that end an answer."""
+    """Check the ids that end an answer: transformers takes any value."""
     eos = read_json(path).get("eos_token_id")
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):

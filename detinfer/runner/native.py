@@ -148,7 +148,7 @@ class NativeRunner:
         return NativeBatch(buffer, layout, self._shapes, longest)
 
     def _fuse(self, calls: Any, required: bool) -> NativeStep | None:
-        """The fused plan, if the model is its pattern and both plans agree bit for bit."""
+        """Return the fused plan, if the model is its pattern and both plans agree bit for bit."""
         try:
             step = NativeStep(match(self.model, calls), self.cache)
             if not self._plans_agree(step):
@@ -162,7 +162,7 @@ class NativeRunner:
         return step
 
     def _plans_agree(self, step: NativeStep) -> bool:
-        """Whether both plans give the same logits on a prompt and a chunk after it, on page 1."""
+        """Tell whether both plans give the same logits on a prompt and a chunk after it."""
         ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % self.vocab_size
         for start, stop in ((0, 20), (20, 24)):
             batch = Batch(

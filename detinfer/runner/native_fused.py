@@ -85,7 +85,7 @@ class NativeStep:
         return self._finish(_product(x, head, deterministic, torch.float32))
 
     def _norm(self, weight: Tensor | None, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """The norm of x, which becomes ``x + added`` first; x itself where there is no norm."""
+        """Norm x, which becomes ``x + added`` first; return x itself where there is no norm."""
         if weight is None:
             return x if added is None else x.add_(added)
         if added is None:

@@ -91,7 +91,7 @@ class DecodeGraphs:
 
     @staticmethod
     def fits(batch: Batch) -> bool:
-        """Whether the batch is a token or a draft of each of its sequences, all wanting logits."""
+        """Tell whether the batch is a token or draft of each sequence, all wanting logits."""
         rows = len(batch.input_ids)
         longest = int(np.diff(batch.query_start).max())
         return rows == len(batch.logit_rows) <= SIZES[-1] and longest <= LONGEST_SEQUENCE

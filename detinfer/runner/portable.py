@@ -109,7 +109,7 @@ class ModelRunner:
         return run_modules(self.model, batch, context)
 
     def _fuse(self, calls: Any, required: bool) -> FusedStep | None:
-        """The fused plan, if the model is its pattern and both plans agree bit for bit."""
+        """Return the fused plan, if the model is its pattern and both plans agree bit for bit."""
         try:
             if self.torch_dtype != torch.float32:
                 raise PatternMismatch(f"dtype {self.dtype}: only float32 activations are fused")

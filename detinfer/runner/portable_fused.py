@@ -82,7 +82,7 @@ class FusedStep:
         )  # fmt: skip
 
     def _row(self, layer: LayerPattern, cache: ops.KVCache) -> list[int]:
-        """The table's row of one decoder layer."""
+        """Return the table's row of one decoder layer."""
         row: list[int] = []
         for linear in layer.linears:
             row += [self._address(linear), linear.leaf.packed.is_bf16, self._floats(linear.bias)]
@@ -114,7 +114,7 @@ class FusedStep:
 
 
 def plans_agree(modules: Callable[[Batch], torch.Tensor], fused: FusedStep) -> bool:
-    """Whether both plans give the same logits, bit for bit, on a prompt and a chunk after it.
+    """Tell whether both plans give the same bits of logits on a prompt and a chunk after it.
 
     Args:
         modules: logits of a batch by the model's own modules, on page 1 of the pool.

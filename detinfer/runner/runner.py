@@ -34,7 +34,7 @@ class Runner(Protocol):
 
 
 def make_runner(config: EngineConfig) -> Runner:
-    """Loads the model of a resolved configuration."""
+    """Load the model of a resolved configuration."""
     if config.numerics == "native" or config.device == "cuda":
         from detinfer.runner.native import NativeRunner
 

@@ -41,7 +41,7 @@ _GUARD = 64  # elements on either side of a guarded buffer
 
 
 def bits(x: Any) -> npt.NDArray[Any]:
-    """The bit patterns of a tensor or array as unsigned integers, every NaN alike."""
+    """Return the bit patterns of a tensor or array as unsigned integers, every NaN alike."""
     if isinstance(x, torch.Tensor):
         x = x.detach().contiguous()
         nan = torch.isnan(x).numpy() if x.is_floating_point() else None
@@ -56,7 +56,7 @@ def bits(x: Any) -> npt.NDArray[Any]:
 
 
 def same_bits(actual: Any, expected: Any) -> bool:
-    """Whether shapes and bits are equal; the type of the container does not matter."""
+    """Return whether shapes and bits are equal; the type of the container does not matter."""
     a, b = bits(actual), bits(expected)
     return a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all())
 
@@ -81,7 +81,7 @@ def _value(x: Any, index: tuple[int, ...]) -> object:
 
 
 def to_torch(x: npt.NDArray[np.float32], dtype: str = "float32") -> torch.Tensor:
-    """A tensor of the named dtype from binary32 values that it holds exactly."""
+    """Return a tensor of the named dtype from binary32 values that it holds exactly."""
     tensor = torch.from_numpy(np.array(x)).to(DTYPES[dtype])
     assert_same_bits(tensor.float(), x, f"values given as {dtype}")
     return tensor
@@ -90,7 +90,7 @@ def to_torch(x: npt.NDArray[np.float32], dtype: str = "float32") -> torch.Tensor
 def rounded_normal(
     rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32", scale: float = 1.0
 ) -> npt.NDArray[np.float32]:
-    """Normal deviates as binary32 values that the named dtype holds exactly."""
+    """Return normal deviates as binary32 values that the named dtype holds exactly."""
     x = (rng.standard_normal(shape) * scale).astype(np.float32)
     return torch.from_numpy(x).to(DTYPES[dtype]).float().numpy()
 
@@ -99,7 +99,7 @@ _compiled: set[object] = set()
 
 
 def run(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The result of an op whose output memory is poisoned and guarded.
+    """Return the result of an op whose output memory is poisoned and guarded.
 
     An op's first call is made plain before: nothing is guarded while a compiler runs.
     """
@@ -145,7 +145,7 @@ def _poison(dtype: np.dtype[Any]) -> Any:
 
 
 def surrounded(x: torch.Tensor, by: float = float("nan")) -> torch.Tensor:
-    """The same tensor inside a larger buffer filled with ``by``: reading past an end shows."""
+    """Copy a tensor into a larger buffer filled with ``by``: reading past an end shows."""
     buffer = torch.full((x.numel() + 2 * _GUARD,), by, dtype=x.dtype)
     inner = buffer[_GUARD : _GUARD + x.numel()].view(x.shape)
     inner.copy_(x)

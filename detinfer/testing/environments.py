@@ -20,7 +20,7 @@ from detinfer.folders import cache_dir
 
 
 def environment_python(requirements: Path) -> Path:
-    """The interpreter of an environment that has what a file lists, each at its pinned version.
+    """Return the interpreter of an environment with what a file lists, at pinned versions.
 
     Kept in the cache folder for as long as the file and the interpreter stay the same.
 

@@ -79,7 +79,7 @@ def _fma(self: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def _cast(self: Any, x: Any, to: Any) -> Any:
-    """A cast that rounds to nearest even, subnormals kept."""
+    """Return a cast that rounds to nearest even, subnormals kept."""
     source, target = x.dtype.scalar, to.scalar
     if target == tl.bfloat16:
         if source not in (tl.float32, tl.float16, tl.bfloat16):

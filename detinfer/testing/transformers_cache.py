@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 
 def new_cache(model: Any) -> dict[str, Any]:
-    """An empty cache as a keyword argument of ``model``, which fills it in place.
+    """Return an empty cache as a keyword argument of ``model``, which fills it in place.
 
     The argument was ``past_key_values`` before transformers 5.24, which calls it ``cache``.
     """

@@ -41,7 +41,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return str(self._folder)
 
     def load_overload(self, sig, target_context):
-        """The kernel compiled for a signature, or None if it has to be."""
+        """Return the kernel compiled for a signature, or None if it has to be."""
         target_context.refresh()
         key = self._key(sig, target_context.codegen())
         path = self._path(key)
@@ -82,10 +82,10 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return self._folder / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}.kernel"
 
     def enable(self) -> None:
-        """Always on."""
+        """Stay on."""
 
     def disable(self) -> None:
-        """Always on."""
+        """Stay on."""
 
     def flush(self) -> None:
         """Files of other sources are in other folders."""

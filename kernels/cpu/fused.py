@@ -156,7 +156,7 @@ def _add_rows(h, y, count, factor):
 
 @kernel
 def _finish_logits(row, vocab, divisor, factor, softcap):
-    """The model's own scaling of one row of logits, in place."""
+    """Return the model's own scaling of one row of logits, in place."""
     x = f32_at(row, vocab)
     if divisor != np.float32(1):
         for i in range(vocab):
@@ -304,7 +304,7 @@ def _finish(region, rows, out, vocab, divisor, factor, softcap):
 @kernel
 def _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
          h, x, q, k, v, a, inner, zeros, logits):  # fmt: skip
-    """What every thread of the team runs; ``team`` holds the regions' counters."""
+    """Return what every thread of the team runs; ``team`` holds the regions' counters."""
     first = team.ctypes.data
     (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu,
      embedding, embedding_bf16, final_norm, head, head_bf16) = dims  # fmt: skip

@@ -59,7 +59,7 @@ def _rows(
 
 
 def make_tile(vectors: int, bf16: bool):
-    """An intrinsic ``tile(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)``.
+    """Make ``tile(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)``.
 
     ``out[r, j] = start[r, j]; for i < k: out[r, j] = fma(x[r, i], w[i, j], out[r, j])``. Addresses
     are in bytes, strides in elements; x is binary32, w binary32 or bf16.

@@ -72,7 +72,7 @@ _write_word = row_intrinsic(types.void, [types.int64], _write)
 
 @kernel
 def control_word():
-    """The calling thread's word."""
+    """Return the calling thread's word."""
     return _read_word()
 
 

@@ -47,7 +47,7 @@ def noise(token, seed, position):
 
 @kernel
 def gumbel_argmax(x, ids, seed, position):
-    """The id with the largest x + noise; ties to the lowest id. x [K] float32, ids [K] int64."""
+    """Find the id of the largest x + noise; ties to the lowest. x [K] float32, ids [K] int64."""
     top = x.max()
     best, winner = np.float32(-np.inf), np.int64(-1)
     for leaders in (True, False):

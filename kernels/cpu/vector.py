@@ -224,7 +224,7 @@ def map_row(builder, n, body: Callable[..., Any]) -> None:
 
 
 def row_intrinsic(returns, arguments: Sequence[Any], emit: Callable[..., Any]):
-    """An ``@intrinsic`` of the given Numba types whose body is ``emit(builder, *args)``."""
+    """Return an ``@intrinsic`` of the given Numba types whose body is ``emit(builder, *args)``."""
     signature = returns(*arguments)
     names = "".join(f", a{i}" for i in range(len(arguments)))
 
@@ -239,7 +239,7 @@ def row_intrinsic(returns, arguments: Sequence[Any], emit: Callable[..., Any]):
 
 
 def scalar(op: str, arity: int):
-    """A binary32 scalar operation as an intrinsic: Numba's own ``/`` computes in binary64."""
+    """Make a binary32 scalar operation an intrinsic: Numba's own ``/`` computes in binary64."""
     return row_intrinsic(
         types.float32,
         [types.float32] * arity,
@@ -257,13 +257,13 @@ _u16_pointer = row_intrinsic(types.CPointer(types.uint16), [ADDRESS], _emit_poin
 
 @kernel
 def f32_at(address, n):
-    """The ``n`` binary32 values at ``address``, as an array."""
+    """Return the ``n`` binary32 values at ``address``, as an array."""
     return carray(_f32_pointer(address), (n,), np.float32)
 
 
 @kernel
 def u16_at(address, n):
-    """The ``n`` 16-bit values at ``address``, as an array."""
+    """Return the ``n`` 16-bit values at ``address``, as an array."""
     return carray(_u16_pointer(address), (n,), np.uint16)
 
 

@@ -27,7 +27,7 @@ FEW_ELEMENTS = 1 << 18
 
 @triton.jit(do_not_specialize=["blocks"])  # no compilation for another batch size
 def activation_kernel(x, out, width, blocks, x_stride, NAME: tl.constexpr, BLOCK: tl.constexpr):
-    """The function of a block of a row of x."""
+    """Return the function of a block of a row of x."""
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = column < width
@@ -56,7 +56,7 @@ def block_of(elements: int) -> int:
 
 
 def activation(name: str, x: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """An elementary function of rule 4, elementwise, rounded once.
+    """Return an elementary function of rule 4, elementwise, rounded once.
 
     Args:
         name: exp, log, tanh, erf, sigmoid, silu, softplus, gelu (erf) or gelu_tanh.
@@ -128,7 +128,7 @@ def _gated(name: str, gate: Tensor, up: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _rows(name: str, x: Tensor) -> tuple[int, int, int]:
-    """How many rows, their width and how far apart; adjacent rows count as one."""
+    """Return how many rows, their width and how far apart; adjacent rows count as one."""
     check_float(name, x)
     if x.is_contiguous():
         return 1, x.numel(), 0
@@ -139,7 +139,7 @@ def _rows(name: str, x: Tensor) -> tuple[int, int, int]:
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """The compilations an architecture is audited with."""
+    """Yield the compilations an architecture is audited with."""
     yield _case("silu", "bf16", SMALL_BLOCK, gated=True)
     yield _case("silu", "bf16", BLOCK, gated=True)
     yield _case("gelu_tanh", "bf16", BLOCK, gated=True)

@@ -43,7 +43,7 @@ def check_vector(name: str, x: Tensor | None, size: int) -> None:
 
 
 def output(out: Tensor | None, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A new tensor beside ``like``, or ``out`` if it is one that fits.
+    """Return a new tensor beside ``like``, or ``out`` if it is one that fits.
 
     Raises:
         ValueError: ``out`` has another shape or dtype or is not contiguous.

@@ -31,7 +31,7 @@ _POINTERS = {"tables": "*i32", "plan": "*i32", "parts_o": "*fp32", "parts_ml": "
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """What the launch table compiles on an architecture, for the audit."""
+    """Yield what the launch table compiles on an architecture, for the audit."""
     pads = arch in (80, 90)
     for dtype, shapes in (
         (torch.bfloat16, _SHAPES if pads else _SHAPES[:5]),

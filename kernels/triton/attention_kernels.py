@@ -40,7 +40,7 @@ def _block_sum(p):
 
 @triton.jit
 def _finite_or_zero(m):
-    """What is subtracted from scores: their maximum, or 0 while there is none."""
+    """Return what is subtracted from scores: their maximum, or 0 while there is none."""
     return tl.where(m == float("-inf"), 0.0, m)
 
 
@@ -72,7 +72,7 @@ def _visit(q, k, v, m, l, o, last, window, edge, sigma, kappa, SOFTCAP: tl.const
 
 @triton.jit
 def _merge(m1, l1, o1, m2, l2, o2):
-    """A later segment (m2, l2, o2) merged into the total (m1, l1, o1)."""
+    """Return a later segment (m2, l2, o2) merged into the total (m1, l1, o1)."""
     m = tl.maximum(m1, m2)
     base = _finite_or_zero(m)
     a1, a2 = tl.exp2(m1 - base), tl.exp2(m2 - base)
@@ -88,7 +88,7 @@ def _nothing(ROWS: tl.constexpr, DIM: tl.constexpr):
 
 @triton.jit
 def _before_all(sinks, heads, exists, ROWS: tl.constexpr, DIM: tl.constexpr, SINKS: tl.constexpr):
-    """The total that segments are merged into: nothing, or each row's sink."""
+    """Return the total that segments are merged into: nothing, or each row's sink."""
     m, l, o = _nothing(ROWS, DIM)
     if SINKS:
         m = tl.load(sinks + heads, exists, 0.0).to(tl.float32) * LOG2E
@@ -98,13 +98,13 @@ def _before_all(sinks, heads, exists, ROWS: tl.constexpr, DIM: tl.constexpr, SIN
 
 @triton.jit
 def _quotient(l, o):
-    """The result of a total: o / l, and +0 for -0."""
+    """Return the result of a total: o / l, and +0 for -0."""
     return tl.math.div_rn(o, tl.broadcast_to(l[:, None], o.shape)) + 0.0
 
 
 @triton.jit
 def _rows_of(item, kv_head, group, group_bits, BLOCK_M: tl.constexpr):
-    """A tile's rows: flat row, position's number in the tile, head, and whether there is one."""
+    """Return a tile's rows: flat row, number of its position, head, whether there is one."""
     # Asked before the keys are walked and again after: the reads are volatile, and `zero` is a
     # number that only the device knows, so that nothing of this is kept in registers meanwhile, nor
     # made once before all items. There is no register to spare.

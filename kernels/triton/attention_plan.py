@@ -132,7 +132,7 @@ class Plan:
     layout: Layout
 
     def pack(self) -> Ints:
-        """The plan as one buffer of its own layout. [layout.size]"""
+        """Return the plan as one buffer of its own layout. [layout.size]"""
         buffer = np.zeros(self.layout.size, np.int32)
         self.pack_into(buffer, self.layout)
         return buffer

@@ -18,7 +18,7 @@ MERGE_PROGRAMS = 16  # of them on a multiprocessor
 
 
 def padded(dim: int) -> int:
-    """A head dimension as the tensor core takes it."""
+    """Return a head dimension as the tensor core takes it."""
     return max(16, 1 << (dim - 1).bit_length())
 
 
@@ -56,7 +56,7 @@ class AttentionConfigs:
     prefill_from: int = 32
 
     def tiling(self, group: int) -> Tiling:
-        """How the host cuts batches for it."""
+        """Return how the host cuts batches for it."""
         least = padded_group(group)
         return Tiling(
             prefill_rows=max(self.prefill.block_m, least),
@@ -108,7 +108,7 @@ _WGMMA_DECODE = _C(64, 4, 3, 2)
 def configs(
     arch: int, dtype: torch.dtype, k_dim: int, v_dim: int, mix: bool = MIX_FAMILIES
 ) -> AttentionConfigs:
-    """The launch table: by architecture, dtype and head dimensions only.
+    """Return the launch table: by architecture, dtype and head dimensions only.
 
     Raises:
         ValueError: head dimensions without a kernel.

@@ -21,7 +21,7 @@ WARPS = 4
 def embedding_kernel(
     ids, table, out, table_rows, table_stride, D: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """A block of one row of the table; NaN for an id that is no row of it."""
+    """Return a block of one row of the table; NaN for an id that is no row of it."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(ids + token).to(tl.int64)
@@ -68,7 +68,7 @@ def embedding(ids: Tensor, table: Tensor, *, out: Tensor | None = None) -> Tenso
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """The compilations an architecture is audited with, at the widths of real models."""
+    """Yield the compilations an architecture is audited with, at the widths of real models."""
     for size in (576, 4096) if arch == 90 else (4096,):
         yield Case(
             name=f"embedding bf16 D{size}",

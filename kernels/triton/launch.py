@@ -66,7 +66,7 @@ class Case:
 
 
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    """Return whether kernels run in Triton's interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -91,7 +91,7 @@ def architecture(device: torch.device) -> int:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
-    """How many programs of a persistent kernel run side by side, one each."""
+    """Return how many programs of a persistent kernel run side by side, one each."""
     if interpreted():
         return 4
     return torch.cuda.get_device_properties(device).multi_processor_count

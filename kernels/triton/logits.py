@@ -54,7 +54,7 @@ def _order_key(x, bits, column):
 
 @triton.jit
 def summarise_kernel(x, partial, V, stride, slices, SLICE: tl.constexpr):
-    """The largest key and the two sums of a slice of a row. -> partial [L, slices, 3]"""
+    """Return the largest key and the two sums of a slice of a row. -> partial [L, slices, 3]"""
     row = (tl.program_id(0) // slices).to(tl.int64)
     column = tl.program_id(0) % slices * SLICE + tl.arange(0, SLICE)
     mask = column < V
@@ -75,7 +75,7 @@ def summarise_kernel(x, partial, V, stride, slices, SLICE: tl.constexpr):
 
 @triton.jit
 def combine_kernel(partial, out, slices, SLICES: tl.constexpr):
-    """A row's slices together. partial [L, slices, 3] -> out [L, 3]"""
+    """Return a row's slices together. partial [L, slices, 3] -> out [L, 3]"""
     row = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, SLICES)
     mask = index < slices
@@ -201,7 +201,7 @@ def _softmax(x: Tensor, log: bool) -> Tensor:
 
 
 def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, descending, ties to the lowest id (rule 7's order).
+    """Return the k largest of each row, descending, ties to the lowest id (rule 7's order).
 
     Args:
         x: [L, V] float32, none of it NaN.
@@ -227,7 +227,7 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """The compilations an architecture is audited with, at the vocabularies of real models."""
+    """Yield an architecture's compilations to audit, at the vocabularies of real models."""
     signature = {"x": "*fp32", "partial": "*i64", "V": "i32", "stride": "i32", "slices": "i32"}
     yield Case(
         name="summarise",

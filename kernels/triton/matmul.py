@@ -63,7 +63,7 @@ class Weight:
         self._descriptors: dict[tuple[int, int], TensorDescriptor] = {}
 
     def descriptor(self, rows: int, depth: int) -> TensorDescriptor:
-        """The TMA descriptor that loads blocks of [rows, depth]."""
+        """Return the TMA descriptor that loads blocks of [rows, depth]."""
         block = (rows, depth)
         if block not in self._descriptors:
             self._descriptors[block] = _descriptor(self.tensor, self.n, self.k, self.k, block)
@@ -171,7 +171,7 @@ def _checked(
     out: Tensor | None,
     out_dtype: torch.dtype | None,
 ) -> Tensor:
-    """The tensor to write, after every check."""
+    """Return the tensor to write, after every check."""
     if x.ndim != 2 or x.shape[1] != weight.k:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (m, {weight.k})")
     check_dtype("x", x, weight.dtype)

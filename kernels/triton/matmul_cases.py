@@ -26,7 +26,7 @@ _FLAGS = ("SWAP", "PERSISTENT", "EVEN_N", "EVEN_K")
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """What the tables choose on an architecture for the models' linears, each compilation once."""
+    """Yield what an architecture's tables choose for models' linears, each compilation once."""
     wanted = [(torch.bfloat16, shape, False, torch.bfloat16, True) for shape in _LAYERS]
     wanted += [(torch.bfloat16, shape, False, torch.float32, True) for shape in _HEADS]
     wanted += [(torch.bfloat16, (6144, 4096), True, torch.bfloat16, True)]
@@ -108,7 +108,7 @@ def _case(
 
 
 def _family(arch: int, config: LinearConfig, kind: str) -> str:
-    """The instructions a configuration compiles to."""
+    """Return the instructions a configuration compiles to."""
     if kind == "fp32":
         return "fma"
     side = config.block_n if config.swap else config.block_m

@@ -19,7 +19,7 @@ _GROUP = tl.constexpr(8)
 
 @triton.jit
 def _steps(k, BLOCK_K: tl.constexpr):
-    """Passes of the k loop: zeros up to the padded K included."""
+    """Pass of the k loop: zeros up to the padded K included."""
     steps = tl.cdiv(k, _K_PAD) * (_K_PAD // BLOCK_K)
     tl.assume(steps > 0)  # or a flattened loop keeps a second epilogue for none
     return steps
@@ -37,7 +37,7 @@ def _grouped(tile, tiles_m, tiles_n):
 
 @triton.jit
 def _zeros(BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SWAP: tl.constexpr):
-    """An empty accumulator: [BLOCK_M, BLOCK_N], or its transpose where sides are swapped."""
+    """Return an empty accumulator: [BLOCK_M, BLOCK_N], or its transpose where sides are swapped."""
     if SWAP:
         return tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     else:

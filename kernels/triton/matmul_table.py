@@ -88,13 +88,13 @@ def _swapped(n: int, m: int, k: int, stages: int) -> LinearConfig:
 
 
 def _rows(*rows: tuple[int, LinearConfig]) -> Rows:
-    """A table without rows that only repeat the next one's configuration."""
+    """Return a table without rows that only repeat the next one's configuration."""
     kept = [row for row, after in itertools.pairwise(rows) if row[1] != after[1]]
     return (*kept, rows[-1])
 
 
 def _large_is_square(n: int) -> bool:
-    """Whether tiles of 256 columns would be mostly empty, or stored element by element (spills)."""
+    """Tell whether tiles of 256 columns would be mostly empty, or stored by element (spills)."""
     return n <= _TINY or n % ALIGNMENT != 0
 
 
@@ -189,7 +189,7 @@ def table(
     aligned: bool = True,
     mix: bool = MIX_FAMILIES,
 ) -> Rows:
-    """The launch table of a weight: (most rows served, configuration), ascending.
+    """Return the launch table of a weight: (most rows served, configuration), ascending.
 
     Args:
         arch: compute capability as one number.
@@ -212,7 +212,7 @@ def table(
 def select(
     arch: int, dtype: torch.dtype, n: int, k: int, m: int, aligned: bool = True
 ) -> LinearConfig:
-    """The configuration for ``m`` rows; arguments as for ``table``."""
+    """Return the configuration for ``m`` rows; arguments as for ``table``."""
     for most, config in table(arch, dtype, n, k, aligned):
         if m <= most:
             return config

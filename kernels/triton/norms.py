@@ -25,19 +25,19 @@ MANY_TILE = 1024  # elements of the tile one warp holds then
 
 @triton.jit
 def _load(x, row, columns, mask):
-    """A tile of rows, widened. row [ROWS], columns [LANES] -> [ROWS, LANES]"""
+    """Return a tile of rows, widened. row [ROWS], columns [LANES] -> [ROWS, LANES]"""
     return tl.load(x + (row[:, None] + columns[None, :]), mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _vector(w, columns, D: tl.constexpr):
-    """A tile of a weight or bias, widened, as one row."""
+    """Return a tile of a weight or bias, widened, as one row."""
     return tl.load(w + columns, mask=columns < D, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
 def _added(x, residual, x_row, residual_row, columns, mask, ADD: tl.constexpr):
-    """A tile of x, or of x + residual rounded to x's dtype. [ROWS, LANES]"""
+    """Return a tile of x, or of x + residual rounded to x's dtype. [ROWS, LANES]"""
     v = _load(x, x_row, columns, mask)
     if ADD:
         v += _load(residual, residual_row, columns, mask)
@@ -223,7 +223,7 @@ def layer_norm(
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """The compilations an architecture is audited with, at the widths of real models."""
+    """Yield the compilations an architecture is audited with, at the widths of real models."""
     few, many = 1, MANY_ROWS
     sizes = (576, 2048, 4096) if arch == 90 else (4096,)
     yield from (_rms_case("bf16", d, rows, add=True) for d in sizes for rows in (few, many))

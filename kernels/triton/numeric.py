@@ -46,7 +46,7 @@ MAGNITUDE = tl.constexpr(2**31 - 1)
 
 
 def lanes_of(size: int) -> int:
-    """The lane count of a row of ``size`` elements (N2)."""
+    """Return the lane count of a row of ``size`` elements (N2)."""
     return min(MAX_LANES, 1 << (size - 1).bit_length())
 
 
@@ -62,7 +62,7 @@ def adjacent_sum(v, ROWS: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def horner(C: tl.constexpr, x):
-    """The polynomial at x, highest power first, one fma a step."""
+    """Return the polynomial at x, highest power first, one fma a step."""
     p = tl.fma(x, C[0], C[1])
     for i in tl.static_range(2, len(C.value)):
         p = tl.fma(p, x, C[i])
@@ -71,7 +71,7 @@ def horner(C: tl.constexpr, x):
 
 @triton.jit
 def copysign(magnitude, x):
-    """The magnitude of one with the sign of the other."""
+    """Return the magnitude of one with the sign of the other."""
     bits = magnitude.to(tl.int32, bitcast=True) & MAGNITUDE
     return (bits | (x.to(tl.int32, bitcast=True) & SIGN)).to(tl.float32, bitcast=True)
 
@@ -167,7 +167,7 @@ NAMES = ("erf", "exp", "gelu", "gelu_tanh", "log", "sigmoid", "silu", "softplus"
 
 @triton.jit
 def elementary(NAME: tl.constexpr, x):
-    """The function of that name."""
+    """Return the function of that name."""
     if NAME == "erf":
         return erf32(x)
     elif NAME == "exp":
@@ -194,7 +194,7 @@ VARIANTS = ("scale_rounded", "round_scaled", "one_plus")
 
 @triton.jit
 def rms_scaled(x, r, w, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
-    """A row times its root ``r`` and weight, rounded where the variant rounds (rule 2)."""
+    """Return a row times its root ``r`` and weight, rounded where the variant rounds (rule 2)."""
     y = x * r
     if VARIANT == "unscaled":
         return y.to(DTYPE)

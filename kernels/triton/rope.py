@@ -101,7 +101,7 @@ def rotate_and_cache_kernel(
 
 @triton.jit
 def _head_weight(q_norm, k_norm, column, is_q, D: tl.constexpr):
-    """The norm weight of each head's columns, widened. [HEADS, LANES]"""
+    """Return the norm weight of each head's columns, widened. [HEADS, LANES]"""
     q = tl.load(q_norm + column, mask=column < D, other=0.0).to(tl.float32)
     k = tl.load(k_norm + column, mask=column < D, other=0.0).to(tl.float32)
     return tl.where(is_q, q, k)
@@ -293,7 +293,7 @@ def _check_cache(name: str, cache: Tensor, kv_heads: int, size: int, dtype: torc
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """The compilations an architecture is audited with, at the heads of real models."""
+    """Yield the compilations an architecture is audited with, at the heads of real models."""
     few, many = 1, MANY_TOKENS
     yield _rotate_case("bf16", 32, 8, 128, few, norm=True)
     yield _rotate_case("bf16", 32, 8, 128, many, norm=True)

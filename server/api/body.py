@@ -83,7 +83,7 @@ def stated(**keywords: float) -> Any:
 
 
 def needs(field: str) -> Callable[[dict[str, Any]], None]:
-    """Schema of a body whose ``field`` is null only until we say in our own words that it is not.
+    """Describe a body whose ``field`` is null only until we say in our words that it is not.
 
     What a body needs of two fields is in words alone: generators of clients make nothing of the
     unions that would say it.
@@ -137,7 +137,7 @@ class Neutral:
 
 
 def _exactly(value: object) -> dict[str, Any]:
-    """The schema of one value, with its type: generators of clients make nothing of a bare one."""
+    """Return one value's schema with its type: generators of clients need one."""
     if isinstance(value, list):
         items = _exactly(value[0]) if value else {}
         return {"type": "array", "items": items, "minItems": len(value), "maxItems": len(value)}
@@ -204,7 +204,7 @@ def parse_body(model: type[Body], body: bytes) -> Body:
 
 
 def read_json(body: bytes) -> Any:
-    """The JSON value that a body is.
+    """Return the JSON value that a body is.
 
     Raises:
         RequestError: not UTF-8, or not JSON.
@@ -222,7 +222,7 @@ def read_json(body: bytes) -> Any:
 
 
 def validated(model: type[Body], value: Any) -> Body:
-    """A JSON value as a body.
+    """Return a JSON value as a body.
 
     Raises:
         RequestError: no object, or a field that is unknown or of the wrong type.
@@ -234,7 +234,7 @@ def validated(model: type[Body], value: Any) -> Body:
 
 
 def _complaint(errors: list[ErrorDetails], model: type[StrictBody]) -> RequestError:
-    """The first complaint; of a field with several types the branch that got furthest."""
+    """Return the first complaint; of a field with several types the branch that got furthest."""
     error = max(
         (one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]),
         key=lambda one: len(one["loc"]),

@@ -105,7 +105,7 @@ def _bounded(name: str, value: int, most: int, least: int = 1) -> int:
 async def _events(
     service: Service, backend: AsyncEngineBackend, checking: Check
 ) -> AsyncGenerator[bytes, None]:
-    """What a check tells from its thread; closing this ends the check."""
+    """Yield what a check tells from its thread; closing this ends the check."""
     with service.answering(), service.checking():
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Progress | CheckResult | Exception] = asyncio.Queue()
@@ -142,7 +142,7 @@ async def _events(
 
 
 def _cause(error: Exception) -> Exception:
-    """What made a load fail: several of its requests may have failed at once."""
+    """Return what made a load fail: several of its requests may have failed at once."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -55,7 +55,7 @@ class AsyncEngineBackend:
         return {place: answer for place, answer in enumerate(answers) if answer is not None}
 
     def cancel(self) -> None:
-        """Ends the load being played, and every later one at once, with ``CancelledError``."""
+        """End the load being played, and every later one at once, with ``CancelledError``."""
         with self._lock:
             self._cancelled = True
             if self._playing is not None:
@@ -75,7 +75,7 @@ class AsyncEngineBackend:
         return [task.result() for task in tasks]
 
     async def _ask(self, row: Row) -> Answer | None:
-        """The answer of a run; None of a neighbour, whom a full queue may well turn away."""
+        """Return the answer of a run; None of a neighbour, whom a full queue may well turn away."""
         await asyncio.sleep(row.arrival * _STEP)
         if row.target is not None:
             return await self._answer(row)

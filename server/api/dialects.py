@@ -17,7 +17,7 @@ _OWNERS = {"inputs": TGIRequest, "text": SGLangRequest}
 
 
 def dialect_of(value: Any) -> type[StrictBody]:
-    """The dialect that has all fields of a body; null means left out.
+    """Return the dialect that has all fields of a body; null means left out.
 
     Fields that no dialect has are left for the dialect to refuse.
 

@@ -21,7 +21,7 @@ router = APIRouter()
     responses={**plain("Prometheus metrics, in its text format"), **failures(401)},
 )
 async def metrics(request: Request) -> Response:
-    """What the server has done and how busy it is; answers in every state."""
+    """Return what the server has done and how busy it is; answers in every state."""
     service: Service = request.app.state.service
     engine = service.engine
     name, info, stats = service.config.served_model_name or "", None, {}

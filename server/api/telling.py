@@ -33,13 +33,13 @@ class Telling:
     prompt_logprobs: int | None = None
 
     def name(self, texts: TokenTexts, token_id: int) -> str:
-        """What a token is called among log-probabilities."""
+        """Return what a token is called among log-probabilities."""
         return f"token_id:{token_id}" if self.names_are_ids else texts.text_of(token_id)
 
     def of_prompt(
         self, texts: TokenTexts, token_ids: Sequence[int], scores: Sequence[TokenLogprob] | None
     ) -> Value:
-        """What is told of a prompt, whose scores are those of all its tokens but the first."""
+        """Return what is told of a prompt, which has scores of all its tokens but the first."""
         told: Value = {}
         if self.token_ids:
             told["prompt_token_ids"] = list(token_ids)
@@ -80,7 +80,7 @@ class TellingChoice:
         return 0 if self.last is None else self.last.completion_tokens
 
     def of_prompt(self) -> Value:
-        """What is told of the prompt, once there was an increment."""
+        """Return what is told of the prompt, once there was an increment."""
         return self._telling.of_prompt(self._texts, self._prompt, self._scores)
 
     def _arrive(self, output: RequestOutput) -> bool:
@@ -95,7 +95,7 @@ class TellingChoice:
 
 
 def _at_place(texts: TokenTexts, score: TokenLogprob, most: int) -> Value:
-    """The prompt's own token first, then the likeliest; each under its id."""
+    """Return the prompt's own token first, then the likeliest; each under its id."""
     found = {score.token_id: (score.logprob, score.rank)}
     for rank, (token_id, logprob) in enumerate(score.top[:most], 1):
         found.setdefault(token_id, (logprob, rank))

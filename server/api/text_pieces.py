@@ -39,7 +39,7 @@ class TextPieces:
         self._count = 0
 
     def add(self, token_ids: Sequence[int], text: str, ended: bool) -> Iterator[str]:
-        """The pieces of an increment; the answer's last token has all that is left."""
+        """Yield the pieces of an increment; the answer's last token has all that is left."""
         for index, token_id in enumerate(token_ids):
             length = len(text)
             if not (ended and index == len(token_ids) - 1):
@@ -48,7 +48,7 @@ class TextPieces:
             text = text[length:]
 
     def _certain(self, token_id: int) -> int:
-        """How many more characters the engine is sure of after this token."""
+        """Return how many more characters the engine is sure of after this token."""
         self._count += 1
         text = self._detokenizer.push(token_id)
         if self._count > self._min_tokens:

@@ -38,18 +38,18 @@ class TokenTexts:
         self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The token's bytes, none for an id that only pads the vocabulary."""
+        """Return the token's bytes, none for an id that only pads the vocabulary."""
         found = self._known.get(token_id)
         if found is None:
             found = self._known[token_id] = self._spell_out(token_id)
         return found
 
     def text_of(self, token_id: int) -> str:
-        """The token's text; bytes that are no whole characters become replacement characters."""
+        """Return the token's text; bytes of no whole character become replacement characters."""
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
     def encode(self, text: str, add_special_tokens: bool) -> Any:
-        """A text's tokens with their places in it, and which of them were added to it."""
+        """Return a text's tokens with their places in it, and which of them were added to it."""
         return self._tokenizer(
             text,
             add_special_tokens=add_special_tokens,
@@ -72,7 +72,7 @@ class TokenTexts:
 
 @functools.lru_cache(maxsize=4)
 def token_texts(tokenizer: Any) -> TokenTexts:
-    """The one ``TokenTexts`` of a tokenizer."""
+    """Return the one ``TokenTexts`` of a tokenizer."""
     return TokenTexts(tokenizer)
 
 
@@ -92,7 +92,7 @@ class Echo:
 def echo_of(
     texts: TokenTexts, prompt: str | list[int], with_offsets: bool, add_special_tokens: bool = True
 ) -> Echo:
-    """The echo of a prompt that was sent as a text, which came to the tokens it has, or as ids."""
+    """Return the echo of a prompt that was sent as a text, or as ids."""
     if isinstance(prompt, str):
         found = _offsets_in(texts, prompt, add_special_tokens) if with_offsets else None
         return Echo(prompt, found)
@@ -101,7 +101,7 @@ def echo_of(
 
 
 def _offsets_of(texts: TokenTexts, token_ids: Iterable[int]) -> tuple[list[int], str]:
-    """Where tokens begin in the text that they decode to, and that text."""
+    """Return where tokens begin in the text that they decode to, and that text."""
     detokenizer = Detokenizer(texts.decode)
     starts, text = [], ""
     for token_id in token_ids:
@@ -111,7 +111,7 @@ def _offsets_of(texts: TokenTexts, token_ids: Iterable[int]) -> tuple[list[int],
 
 
 def _offsets_in(texts: TokenTexts, text: str, add_special_tokens: bool) -> list[int]:
-    """Where a text's tokens begin in it; those that were added take no room."""
+    """Return where a text's tokens begin in it; those that were added take no room."""
     encoding = texts.encode(text, add_special_tokens)
     ids, added = encoding["input_ids"], encoding["special_tokens_mask"]
     own, spelled = _offsets_of(texts, [t for t, a in zip(ids, added, strict=True) if not a])
@@ -142,7 +142,7 @@ class Offsets:
         self._at = at
 
     def next(self, token_id: int) -> int:
-        """Where the token begins."""
+        """Return where the token begins."""
         start = self._at
         self._at += len(self._detokenizer.push(token_id))
         return start

@@ -89,7 +89,7 @@ class TokenizerInfoResponse(BaseModel):
     openapi_extra=body_of(TokenizeRequest),
 )
 async def tokenize(request: Request) -> Response:
-    """The token ids of a text, or of messages as the model's chat template spells them."""
+    """Return the token ids of a text, or of messages as the model's chat template spells them."""
     service: Service = request.app.state.service
     engine = service.ready_engine()
     body = parse_body(TokenizeRequest, await request.body())
@@ -109,7 +109,7 @@ async def tokenize(request: Request) -> Response:
     openapi_extra=body_of(DetokenizeRequest),
 )
 async def detokenize(request: Request) -> Response:
-    """The text of token ids."""
+    """Return the text of token ids."""
     service: Service = request.app.state.service
     engine = service.ready_engine()
     body = parse_body(DetokenizeRequest, await request.body())
@@ -130,7 +130,7 @@ async def detokenize(request: Request) -> Response:
     responses={200: {"model": TokenizerInfoResponse}, **failures(401, 503)},
 )
 async def tokenizer_info(request: Request) -> Response:
-    """The parts of the tokenizer's configuration that clients ask for."""
+    """Return the parts of the tokenizer's configuration that clients ask for."""
     engine = request.app.state.service.ready_engine()
     tokenizer = engine.tokenizer
     template = tokenizer.chat_template
@@ -150,7 +150,7 @@ async def tokenizer_info(request: Request) -> Response:
 def _tokenized(
     tokens: list[int], longest: int, strings: Callable[[list[int]], list[str]] | None
 ) -> bytes:
-    """The answer, written in pieces: between two of them other threads get their turn."""
+    """Return the answer, written in pieces: between two of them other threads get their turn."""
     ids, names = [], []
     for start in range(0, len(tokens), _PIECE):
         piece = tokens[start : start + _PIECE]

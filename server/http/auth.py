@@ -45,7 +45,7 @@ class ApiKeyMiddleware:
 
 
 def _bearer_key(scope: Scope) -> bytes | None:
-    """The key of an ``Authorization: Bearer`` header; an empty one counts as none."""
+    """Return the key of an ``Authorization: Bearer`` header; an empty one counts as none."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, key = value.partition(b" ")

@@ -32,7 +32,7 @@ class CorsMiddleware(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to an OPTIONS request that asks before the call; no key is needed for it."""
+        """Answer an OPTIONS request that asks before the call; no key is needed for it."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response

@@ -9,7 +9,7 @@ from detinfer.errors import ConfigError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Return a listening socket; port 0 takes a free one.
 
     Raises:
         ConfigError: port in use, not ours to take, or an unknown host.

@@ -81,7 +81,7 @@ _exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 @contextmanager
 def observing(deterministic: bool) -> Iterator[Callable[[RequestOutput], None]]:
-    """Gives what to call with each increment of a request to the engine.
+    """Give what to call with each increment of a request to the engine.
 
     A request left before its end is counted as aborted, one that the engine refused not at all.
     """

@@ -41,7 +41,7 @@ _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
 def http_protocol(service: Service) -> type[HttpToolsProtocol]:
-    """The protocol class for ``uvicorn.Config(http=…)`` of one server."""
+    """Return the protocol class for ``uvicorn.Config(http=…)`` of one server."""
 
     class Protocol(_BoundedProtocol):
         _service = service

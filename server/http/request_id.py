@@ -11,7 +11,7 @@ _ACCEPTED = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def new_request_id() -> str:
-    """An id for a request that brought none."""
+    """Return an id for a request that brought none."""
     return uuid.uuid4().hex
 
 

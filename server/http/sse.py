@@ -33,7 +33,7 @@ class EventStream(Response):
 
     @staticmethod
     def failure_payload(failure: Failure) -> dict[str, Any]:
-        """What the event of a failure says."""
+        """Return what the event of a failure says."""
         return failure.payload()
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:

@@ -41,5 +41,5 @@ def to_json_bytes(value: object) -> bytes:
 def json_response(
     value: object, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A complete JSON answer."""
+    """Return a complete JSON answer."""
     return Response(to_json_bytes(value), status, headers, media_type="application/json")

@@ -178,7 +178,7 @@ def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
 
 
 def given_prompts(body: StrictBody, fields: tuple[str, ...]) -> tuple[str, list[Any], bool]:
-    """The one of ``fields`` that was given, its prompts, and whether they came as a list.
+    """Return the one of ``fields`` that was given, its prompts, and whether they came as a list.
 
     Raises:
         RequestError: none was given, or two.
@@ -201,7 +201,7 @@ def given_prompts(body: StrictBody, fields: tuple[str, ...]) -> tuple[str, list[
 
 
 def given_sampling(form: BaseModel | None, prefix: str = "") -> tuple[Given, Sources]:
-    """The given sampling fields of a form under our names, and the names the client used.
+    """Return the given sampling fields of a form under our names, and the names the client used.
 
     Args:
         form: the body, or an object in it, or none.

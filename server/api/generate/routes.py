@@ -136,7 +136,7 @@ async def health(request: Request) -> Response:
 
 @router.get("/version", response_model=None, responses={**answered(Version), **failures(401)})
 async def version() -> Response:
-    """The server's version."""
+    """Return the server's version."""
     return json_response({"version": detinfer.__version__})
 
 
@@ -148,7 +148,7 @@ async def version() -> Response:
     responses=_TOLD,
 )
 async def server_info(request: Request) -> Response:
-    """What is served, what its bits depend on, and how busy it is."""
+    """Return what is served, what its bits depend on, and how busy it is."""
     service: Service = request.app.state.service
     engine = service.ready_engine()
     info = engine.info
@@ -182,7 +182,7 @@ async def server_info(request: Request) -> Response:
     "/v1/models", response_model=None, responses={**answered(ModelList), **failures(401, 503)}
 )
 async def models(request: Request) -> Response:
-    """The one model served."""
+    """Return the one model served."""
     return json_response({"object": "list", "data": [_model_card(request.app.state.service)]})
 
 

@@ -29,7 +29,7 @@ from detinfer.server.call import sampling_params
 
 
 def _text_of(content: object, message: ValidationInfo) -> str:
-    """A message's text: a string, or the lines of its text parts; an assistant's may be null."""
+    """Return a message's text: a string, or the lines of its parts; an assistant's may be null."""
     if isinstance(content, str):
         return content
     if content is None and message.data.get("role") == "assistant":
@@ -126,7 +126,7 @@ class ChatCompletionRequest(OpenAIBody, NeutralChatFields):
 
 
 def rendering(body: ChatCompletionRequest) -> Rendering:
-    """How the messages become a prompt.
+    """Return how the messages become a prompt.
 
     Raises:
         RequestError: fields that do not go together.
@@ -145,7 +145,7 @@ def rendering(body: ChatCompletionRequest) -> Rendering:
 
 
 def begins_answer(add_generation_prompt: bool | None, continue_final_message: bool | None) -> bool:
-    """Whether the template is to begin an answer.
+    """Return whether the template is to begin an answer.
 
     Raises:
         RequestError: the last message is to be continued too.

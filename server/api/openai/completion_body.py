@@ -188,7 +188,7 @@ def completion_call(body: CompletionRequest, default_deterministic: bool) -> Ope
 def sampling_values(
     body: OpenAIBody, default_deterministic: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The given sampling fields over OpenAI's defaults, and the names they came under."""
+    """Return the given sampling fields over OpenAI's defaults, and the names they came under."""
     given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     if given.get("seed") == -1:
         del given["seed"]
@@ -197,7 +197,7 @@ def sampling_values(
 
 
 def common(body: OpenAIBody, logprobs: int | None) -> dict[str, Any]:
-    """The fields of the call that both routes make alike.
+    """Return the fields of the call that both routes make alike.
 
     Args:
         logprobs: how many likeliest tokens are told beside each.

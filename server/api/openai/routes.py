@@ -193,7 +193,7 @@ async def _events(exchange: _Exchange, salt: str) -> AsyncGenerator[bytes, None]
 
 
 def _frame(exchange: _Exchange, kind: str) -> Value:
-    """The fields that an answer and all its chunks share."""
+    """Return the fields that an answer and all its chunks share."""
     engine = exchange.service.ready_engine()
     return {
         "id": f"{exchange.prefix}-{exchange.call.request_id or uuid.uuid4().hex}",
@@ -205,13 +205,13 @@ def _frame(exchange: _Exchange, kind: str) -> Value:
 
 
 def _of_prompt(choices: Sequence[Choice]) -> Value:
-    """What a chat's answer, or its first chunk, tells of the prompt; other choices tell it."""
+    """Return what a chat's answer, or its first chunk, tells of the prompt."""
     first = choices[0]
     return first.of_prompt() if isinstance(first, ChatChoice) else {}
 
 
 async def _start(exchange: _Exchange, salt: str) -> tuple[Outputs, Sequence[Choice]]:
-    """The outputs to come, and the choices they are to be put in."""
+    """Return the outputs to come, and the choices they are to be put in."""
     engine = exchange.service.ready_engine()
     name = f"{exchange.prefix}-{uuid.uuid4().hex}"  # clients may choose one id twice
     jobs = await exchange.call.jobs(engine, name, salt)

@@ -38,7 +38,7 @@ class CompletionChoice(TellingChoice):
         self._logprobs: Value | None = None
 
     def chunks(self, output: RequestOutput) -> Iterator[Value]:
-        """The chunk that an increment makes, if it has anything to say."""
+        """Yield the chunk that an increment makes, if it has anything to say."""
         first = self.last is None
         text, token_ids, logprobs = self._news(output)
         told = self.of_prompt() if first else {}
@@ -55,7 +55,7 @@ class CompletionChoice(TellingChoice):
             self._logprobs = _joined(self._logprobs, logprobs)
 
     def whole(self) -> Value:
-        """The finished choice."""
+        """Return the finished choice."""
         assert self.last is not None
         return {
             **self._value(self.last, "".join(self._text), self._logprobs),
@@ -77,7 +77,7 @@ class CompletionChoice(TellingChoice):
         }
 
     def _news(self, output: RequestOutput) -> tuple[str, Sequence[int], Value | None]:
-        """What an increment adds to the text, the tokens and the log-probabilities."""
+        """Return what an increment adds to the text, the tokens and the log-probabilities."""
         text, token_ids, entries = output.text, output.token_ids, output.logprobs
         if self._prompt_only:
             text, token_ids, entries = "", [], None if entries is None else []
@@ -145,7 +145,7 @@ class ChatChoice(TellingChoice):
         self._logprobs: list[Value] | None = None
 
     def chunks(self, output: RequestOutput) -> Iterator[Value]:
-        """The chunks that an increment makes: the role first, the reason to end last."""
+        """Yield the chunks that an increment makes: the role first, the reason to end last."""
         if self._arrive(output):
             yield self._chunk({"role": "assistant", "content": ""}, None)
             if self._echoed:
@@ -167,7 +167,7 @@ class ChatChoice(TellingChoice):
             self._logprobs += logprobs
 
     def whole(self) -> Value:
-        """The finished choice."""
+        """Return the finished choice."""
         assert self.last is not None
         text = "".join([self._echoed, *self._text])
         return {
@@ -228,7 +228,7 @@ def usage(choices: Sequence[Choice], n: int) -> Value:
 
 
 def _joined(first: Value | None, second: Value) -> Value:
-    """The lists of both, in the first's where there is one."""
+    """Return the lists of both, in the first's where there is one."""
     for name in first or ():
         first[name] += second[name]  # type: ignore[index]
     return first or second
@@ -239,7 +239,7 @@ def _content(logprobs: list[Value] | None) -> Value | None:
 
 
 def _end(output: RequestOutput, reason: str | None) -> Value:
-    """Why a choice ended, and what it takes to check it; before its end only that it has not."""
+    """Return why a choice ended and what checks it; before its end only that it has not."""
     if output.finish_reason is None:
         return {"finish_reason": None}
     return {

@@ -227,7 +227,7 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
 
 
 def _names(rid: str | list[str] | None, prompts: int, n: int) -> list[str] | None:
-    """An id for each answer: the client's own, numbered where it has several answers."""
+    """Return an id for each answer: the client's own, numbered where it has several answers."""
     if rid is None:
         return None
     if isinstance(rid, str):

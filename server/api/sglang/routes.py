@@ -32,7 +32,7 @@ router = APIRouter()
 )
 @router.get("/model_info", response_model=None, responses={**answered(Told), **failures(401, 503)})
 async def model_info(request: Request) -> Response:
-    """What is served, in SGLang's words."""
+    """Return what is served, in SGLang's words."""
     service: Service = request.app.state.service
     engine = service.ready_engine()
     name = service.model_id(engine)
@@ -88,7 +88,7 @@ async def flush_cache(request: Request) -> Response:
 
 
 async def answer_sglang(request: Request, body: SGLangRequest) -> Response:
-    """The answer to a body, whole or in a stream."""
+    """Return the answer to a body, whole or in a stream."""
     service: Service = request.app.state.service
     call = sglang_call(body, service.default_deterministic)
     salt = cache_salt(request)
@@ -124,7 +124,7 @@ async def _events(service: Service, call: SGLangCall, salt: str) -> AsyncGenerat
 async def _start(
     service: Service, call: SGLangCall, salt: str
 ) -> tuple[Sequence[Job], list[SGLangAnswer]]:
-    """The jobs, and the answers that their outputs are to be put in."""
+    """Return the jobs, and the answers that their outputs are to be put in."""
     engine = service.ready_engine()
     jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
     names = call.names or [job.request_id for job in jobs]

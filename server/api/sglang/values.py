@@ -50,7 +50,7 @@ class SGLangAnswer:
             self._output += output.logprobs or []
 
     def value(self) -> Value:
-        """The answer so far; log-probabilities and proof once it has ended."""
+        """Return the answer so far; log-probabilities and proof once it has ended."""
         last = self._last
         assert last is not None
         tokens = 0 if self._call.prompt_only else last.completion_tokens

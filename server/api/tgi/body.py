@@ -102,7 +102,7 @@ class TGIError(BaseModel):
 
 
 def tgi_failure(failure: Failure) -> dict[str, Any]:
-    """The failure as ``TGIError``."""
+    """Return the failure as ``TGIError``."""
     return {
         "error": failure.message,
         "error_type": _KINDS.get(failure.status, failure.type),

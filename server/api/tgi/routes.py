@@ -85,7 +85,7 @@ async def generate_stream(request: Request) -> Response:
 
 @router.get("/info", response_model=None, responses={**answered(Told), **failures(401, 503)})
 async def info(request: Request) -> Response:
-    """What is served and its limits, in TGI's words."""
+    """Return what is served and its limits, in TGI's words."""
     service: Service = request.app.state.service
     engine = service.ready_engine()
     longest = engine.info.longest
@@ -113,7 +113,7 @@ async def info(request: Request) -> Response:
 async def answer_tgi(
     request: Request, body: TGIRequest, stream: bool, as_list: bool = False
 ) -> Response:
-    """The answer to a body; ``as_list`` makes a list of a single one too."""
+    """Return the answer to a body; ``as_list`` makes a list of a single one too."""
     service: Service = request.app.state.service
     call = tgi_call(body, stream, service.default_deterministic)
     salt = cache_salt(request)
@@ -146,7 +146,7 @@ async def _events(service: Service, call: TGICall, salt: str) -> AsyncGenerator[
 async def _start(
     service: Service, call: TGICall, salt: str
 ) -> tuple[Sequence[Job], list[TGIAnswer]]:
-    """The jobs, and the answers that their outputs are to be put in."""
+    """Return the jobs, and the answers that their outputs are to be put in."""
     engine = service.ready_engine()
     jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
     prompts = [str(prompt) for prompt in call.prompts for _ in range(call.params.n)]

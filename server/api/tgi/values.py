@@ -57,7 +57,7 @@ class TGIAnswer:
             self._top.append([self._token(*pair) for pair in one.top])
 
     def events(self, output: RequestOutput) -> Iterator[Value]:
-        """An event for each token of an increment; the answer's last one has all of it."""
+        """Yield an event for each token of an increment; the answer's last one has all of it."""
         start = len(self._tokens)
         self.add(output)
         for index in range(start, len(self._tokens)):
@@ -72,13 +72,13 @@ class TGIAnswer:
             }
 
     def whole(self) -> Value:
-        """The finished answer, without details."""
+        """Return the finished answer, without details."""
         assert self._last is not None
         text = "".join(self._text)
         return {"generated_text": text, **proof(self._last, self._fingerprint)}
 
     def details(self) -> Value:
-        """How the finished answer came about."""
+        """Return how the finished answer came about."""
         details = self._end() | {"prefill": self._prefill, "tokens": self._tokens}
         return details | ({"top_tokens": self._top} if self._call.top_tokens else {})
 
@@ -116,7 +116,7 @@ class TGIAnswer:
 
 
 def tgi_values(call: TGICall, answers: Sequence[TGIAnswer]) -> list[Value]:
-    """The finished answers, of each ``best_of`` the best one."""
+    """Return the finished answers, of each ``best_of`` the best one."""
     values = []
     for start in range(0, len(answers), call.best_of):
         group = answers[start : start + call.best_of]
