@@ -30,10 +30,6 @@ except ImportError as error:  # the PyPI name `detinfer` is somebody else's pack
     raise SystemExit(2) from None
 
 INTERRUPTED = 130
-_UNBUILT = {
-    "verify": "replay a receipt (not built yet)",
-    "bench": "measure speed (not built yet)",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        if arguments[:1] and arguments[0] in _UNBUILT:
-            raise ConfigError(f"{arguments[0]} is not built yet")
         parser = _parser()
         if not arguments:
             parser.print_help()
@@ -113,8 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     add_model_argument(pull, "a hub id")
     pull.set_defaults(run=_pull)
 
-    for name, text in _UNBUILT.items():
-        commands.add_parser(name, help=text)
     return parser
 
 

@@ -112,8 +112,8 @@ def test_sizes(text, expected):
         (["check", "--report", "r.txt"], "--report: got 'r.txt', expected a .html or .json file"),
         (["check", "--mode", "slow"], "--mode: invalid choice: 'slow'"),
         (["doctor", "--full"], "--full: expected beside --compile-audit"),
-        (["verify", "receipt.json", "--url", "u"], "verify is not built yet"),
-        (["bench", "slowdown", "--json", "f"], "bench is not built yet"),
+        (["verify", "receipt.json", "--url", "u"], "COMMAND: invalid choice: 'verify' (choose"),
+        (["bench", "slowdown", "--json", "f"], "COMMAND: invalid choice: 'bench' (choose from"),
         (["pull", "/no/such/model"], "no such file or folder"),
     ],
 )

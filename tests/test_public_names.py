@@ -1,0 +1,217 @@
+"""The names users rely on: imports, settings and their defaults, flags, routes, fields, errors.
+
+A list here may grow. A name that goes from one, or a default that changes, breaks somebody.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields
+
+import pytest
+
+import detinfer
+from detinfer import LLM, SamplingParams, cli, errors
+from detinfer.config import EngineConfig, ServerConfig
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.llm import Completion
+from detinfer.engine.outputs import RequestOutput
+from detinfer.server.app import create_app
+
+DEFAULTS = {
+    SamplingParams: {
+        "max_tokens": 128,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "logit_bias": (),
+        "n": 1,
+        "seed": None,
+        "stop": (),
+        "stop_token_ids": (),
+        "include_stop_str_in_output": False,
+        "skip_special_tokens": True,
+        "ignore_eos": False,
+        "min_tokens": 0,
+        "logprobs": None,
+        "prompt_logprobs": None,
+        "deterministic": True,
+    },
+    EngineConfig: {
+        "model": None,
+        "device": "auto",
+        "numerics": "auto",
+        "plan": "auto",
+        "dtype": "auto",
+        "max_model_len": None,
+        "max_num_seqs": None,
+        "max_num_batched_tokens": None,
+        "kv_cache_memory": None,
+        "prefix_caching": True,
+        "speculation": True,
+        "threads": None,
+        "default_deterministic": True,
+        "allow_fast": True,
+    },
+    ServerConfig: {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "api_keys": (),
+        "share_prefix_cache": False,
+        "cors_origins": (),
+        "served_model_name": None,
+        "max_queue_size": 4096,
+        "request_timeout": 20.0,
+        "generation_timeout": 600.0,
+        "shutdown_timeout": 30.0,
+        "exit_on_engine_death": True,
+        "metrics_prefix": "detinfer",
+        "access_log": True,
+        "log_format": "text",
+        "log_level": "info",
+    },
+}
+
+ANSWERS = {
+    Completion: "prompt_token_ids deterministic system_fingerprint text token_ids logprobs "
+    "prompt_logprobs finish_reason digest seed error",
+    RequestOutput: "request_id text token_ids logprobs finish_reason digest seed deterministic "
+    "prompt_tokens completion_tokens cached_tokens queue_time error prompt_logprobs stop_reason",
+}
+
+METHODS = {LLM: "chat generate", AsyncEngine: "start generate stats ended shutdown pid"}
+
+ENGINE_FLAGS = (
+    "MODEL -m --model --device --numerics --plan --dtype --max-model-len --max-num-seqs "
+    "--max-num-batched-tokens --kv-cache-memory --threads --default-deterministic "
+    "--no-default-deterministic --fast-mode --no-fast-mode --prefix-caching --no-prefix-caching "
+    "--speculation --no-speculation"
+)
+COMMANDS = {
+    "serve": f"{ENGINE_FLAGS} --host --port --api-key --api-key-file --share-prefix-cache "
+    "--no-share-prefix-cache --cors-origin --served-model-name --max-queue-size --request-timeout "
+    "--generation-timeout --shutdown-timeout --exit-on-engine-death --no-exit-on-engine-death "
+    "--metrics-prefix --access-log --no-access-log --log-format --log-level",
+    "generate": f"{ENGINE_FLAGS} -p --prompt --chat --no-chat --max-tokens --temperature --seed "
+    "--json",
+    "chat": f"{ENGINE_FLAGS} --system --max-tokens --temperature --seed",
+    "check": f"{ENGINE_FLAGS} --url --runs -p --prompt --max-tokens --mode --concurrency "
+    "--fast-neighbours --report --seed",
+    "doctor": "MODEL -m --model --json --compile-audit --full",
+    "pull": "MODEL -m --model",
+}
+
+ROUTES = {
+    "get": "/health /ready /version /server_info /get_server_info /v1/models /v1/models/{model_id} "
+    "/model_info /get_model_info /health_generate /info /tokenizer_info /metrics",
+    "post": "/ /generate /generate_stream /v1/completions /v1/chat/completions /flush_cache "
+    "/tokenize /detokenize /check",
+}
+
+OPENAI_FIELDS = (
+    "model temperature top_p n stop seed logit_bias presence_penalty frequency_penalty stream "
+    "stream_options deterministic top_k min_p repetition_penalty min_tokens ignore_eos "
+    "stop_token_ids include_stop_str_in_output skip_special_tokens add_special_tokens "
+    "truncate_prompt_tokens truncation_side prompt_logprobs return_token_ids cache_salt "
+    "request_id max_tokens logprobs"
+)
+SCHEMAS = {
+    "GenerateRequest": "temperature top_p top_k min_p stop stop_token_ids ignore_eos "
+    "repetition_penalty presence_penalty frequency_penalty logit_bias n best_of "
+    "skip_special_tokens spaces_between_special_tokens prompt text inputs input_ids max_tokens "
+    "seed min_tokens logprobs deterministic include_stop_str_in_output stream response_format "
+    "use_beam_search",
+    "GenerateResponse": "id text output_ids finish_reason deterministic seed digest "
+    "system_fingerprint usage logprobs",
+    "Usage": "prompt_tokens completion_tokens cached_tokens",
+    "Logprob": "token_id logprob top",
+    "ErrorDetail": "message type param code",
+    "CheckRequest": "prompt runs max_tokens modes seed",
+    "CompletionRequest": f"{OPENAI_FIELDS} prompt echo best_of",
+    "ChatCompletionRequest": f"{OPENAI_FIELDS} messages max_completion_tokens top_logprobs "
+    "chat_template_kwargs add_generation_prompt continue_final_message",
+    "CompletionResponse": "id created model system_fingerprint usage object choices",
+    "CompletionResponseChoice": "index finish_reason digest seed deterministic token_ids "
+    "prompt_token_ids prompt_logprobs text logprobs",
+    "ChatCompletionResponse": "id created model system_fingerprint usage prompt_token_ids "
+    "prompt_logprobs object choices",
+    "ChatResponseChoice": "index finish_reason digest seed deterministic token_ids message "
+    "logprobs",
+    "OpenAIUsage": "prompt_tokens completion_tokens total_tokens prompt_tokens_details",
+    "TokenizeRequest": "model prompt messages add_special_tokens add_generation_prompt "
+    "chat_template_kwargs return_token_strs continue_final_message chat_template tools "
+    "media_io_kwargs mm_processor_kwargs",
+    "TokenizeResponse": "tokens count max_model_len token_strs",
+    "DetokenizeRequest": "model tokens",
+    "DetokenizeResponse": "prompt",
+}
+
+ERRORS = {
+    "DetinferError": (Exception,),
+    "ConfigError": (errors.DetinferError, ValueError),
+    "ModelLoadError": (errors.DetinferError,),
+    "UnsupportedModelError": (errors.DetinferError,),
+    "RequestError": (errors.DetinferError, ValueError),
+    "QueueFullError": (errors.DetinferError,),
+    "GenerationTimeoutError": (errors.DetinferError,),
+    "EngineDeadError": (errors.DetinferError,),
+}
+
+
+def test_the_package_exports():
+    assert detinfer.__all__ == ["LLM", "SamplingParams", "__version__"]
+
+
+@pytest.mark.parametrize("config", DEFAULTS, ids=lambda config: config.__name__)
+def test_settings_and_their_defaults(config):
+    assert list(asdict(config()).items()) == list(DEFAULTS[config].items())
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.__name__)
+def test_fields_of_answers(answer):
+    assert [field.name for field in fields(answer)] == ANSWERS[answer].split()
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+def test_methods(kind):
+    assert vars(kind).keys() >= {*METHODS[kind].split()}
+
+
+def test_commands_and_flags():
+    commands = next(
+        action
+        for action in cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    found = {
+        name: [word for flag in parser._actions for word in flag.option_strings or [flag.metavar]]
+        for name, parser in commands.choices.items()
+    }
+    assert {name: {*words} - {"-h", "--help"} for name, words in found.items()} == {
+        name: {*words.split()} for name, words in COMMANDS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def description():
+    return create_app(None, ServerConfig()).openapi()
+
+
+def test_routes(description):
+    found = {(method, path) for path, methods in description["paths"].items() for method in methods}
+    assert found == {(method, path) for method in ROUTES for path in ROUTES[method].split()}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_fields_of_bodies_and_answers_over_http(description, schema):
+    found = description["components"]["schemas"][schema]["properties"]
+    assert {*found} >= {*SCHEMAS[schema].split()}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    assert getattr(errors, name).__bases__ == ERRORS[name]
