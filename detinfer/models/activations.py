@@ -1,12 +1,13 @@
-"""Activation modules, by class, as elementary functions of the contract (rule 4)."""
+"""Activations as elementary functions of the contract (rule 4): modules by class, and functions."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from detinfer import ops
 from detinfer.models.context import current
-from detinfer.models.swap import swap_class
+from detinfer.models.swap import swap_formula
 
 # By class name: transformers' own classes and torch.nn's.
 ACTIVATIONS = {
@@ -29,9 +30,6 @@ class ContractActivation(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Elementwise, one rounding to the input's dtype."""
-        if not current().deterministic:
-            own: Tensor = super().forward(input)
-            return own
         return ops.activation(self.activation_name, input)
 
 
@@ -40,9 +38,6 @@ class ContractQuickGELU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
-        if not current().deterministic:
-            own: Tensor = super().forward(input)
-            return own
         return input * ops.activation("sigmoid", 1.702 * input)
 
 
@@ -55,10 +50,18 @@ class ContractSquaredReLU(nn.Module):
         return positive * positive
 
 
-_OWN_FORMULAS: dict[str, type] = {
+_OWN_FORMULAS: dict[str, type[nn.Module]] = {
     "QuickGELUActivation": ContractQuickGELU,
     "ReLUSquaredActivation": ContractSquaredReLU,
 }
+
+
+def elementary(name: str, x: Tensor) -> Tensor:
+    """Return ``sigmoid`` or ``tanh`` by the current step's mode."""
+    if current().deterministic:
+        return ops.activation(name, x)
+    stock: Tensor = getattr(torch, name)(x)
+    return stock
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -70,7 +73,7 @@ def patch_activation(module: nn.Module) -> None:
     """Swap an activation in place."""
     name = type(module).__name__
     if name in _OWN_FORMULAS:
-        swap_class(module, _OWN_FORMULAS[name])
+        swap_formula(module, _OWN_FORMULAS[name])
     else:
         module.activation_name = ACTIVATIONS[name]  # type: ignore[assignment]
-        swap_class(module, ContractActivation)
+        swap_formula(module, ContractActivation)

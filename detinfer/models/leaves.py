@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detinfer import ops
+from detinfer.models.activations import elementary
 from detinfer.models.context import current
 
 
@@ -83,9 +84,7 @@ class PackedHead(PackedLinear):
         logits = self.leaf.linear(input, self.bias, torch.float32)
         if self.softcap is None:
             return logits
-        capped = logits / self.softcap
-        tanh = ops.activation("tanh", capped) if current().deterministic else torch.tanh(capped)
-        return tanh * self.softcap
+        return elementary("tanh", logits / self.softcap) * self.softcap
 
 
 class PackedEmbedding(nn.Embedding):

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detinfer import ops
 from detinfer.errors import UnsupportedModelError
-from detinfer.models.context import current
+from detinfer.models.activations import elementary
 from detinfer.models.leaves import LeafWeight, placeholder
 from detinfer.models.swap import swap_class
 
@@ -57,9 +56,7 @@ class GptOssPackedExperts(PackedExperts):
     def _apply_gate(self, gate_up: Tensor) -> Tensor:
         gate = gate_up[..., ::2].clamp(max=self.limit)
         up = gate_up[..., 1::2].clamp(min=-self.limit, max=self.limit)
-        scaled = gate * self.alpha
-        sigmoid = ops.activation("sigmoid", scaled) if current().deterministic else scaled.sigmoid()
-        return (up + 1) * (gate * sigmoid)
+        return (up + 1) * (gate * elementary("sigmoid", gate * self.alpha))
 
 
 class ContractQwen2MoeBlock(nn.Module):
@@ -75,8 +72,7 @@ class ContractQwen2MoeBlock(nn.Module):
         x = hidden_states.view(-1, hidden_states.shape[-1])
         _, weights, ids = self.gate(x)
         routed = self.experts(x, ids, weights)
-        gate = self.shared_expert_gate(x)
-        share = ops.activation("sigmoid", gate) if current().deterministic else gate.sigmoid()
+        share = elementary("sigmoid", self.shared_expert_gate(x))
         out: Tensor = routed + share * self.shared_expert(x)
         return out.reshape(hidden_states.shape)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from detinfer import ops
 from detinfer.errors import UnsupportedModelError
-from detinfer.models.context import ForwardContext, current, forward_context
-from detinfer.models.swap import own_class, swap_class
+from detinfer.models.context import ForwardContext, forward_context
+from detinfer.models.swap import own_class, swap_formula
 
 _SCALE_ROUNDED = (
     "Arcee BitNet DeepseekV2 DeepseekV3 Ernie4_5 Exaone4 Glm Glm4 Granite GraniteMoe Llama "
@@ -41,9 +41,6 @@ class ContractRMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., D] -> [..., D] in the same dtype."""
-        if not current().deterministic:
-            own: Tensor = super().forward(hidden_states)
-            return own.to(hidden_states.dtype)
         eps = self.variance_epsilon if hasattr(self, "variance_epsilon") else self.eps
         return ops.rms_norm(hidden_states, getattr(self, "weight", None), eps, self.rms_variant)
 
@@ -60,9 +57,6 @@ class ContractLayerNorm(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., D] -> [..., D] in the same dtype."""
-        if not current().deterministic:
-            own: Tensor = super().forward(input)
-            return own
         return ops.layer_norm(input, self._scale(), self.bias, self.eps)
 
 
@@ -83,9 +77,6 @@ class ContractCohereLayerNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., D] or [..., heads, D], same shape and dtype."""
-        if not current().deterministic:
-            own: Tensor = super().forward(hidden_states)
-            return own
         if self.weight.ndim == 1:
             return ops.layer_norm(hidden_states, self.weight, None, self.variance_epsilon)
         normed = ops.layer_norm(hidden_states.float(), None, None, self.variance_epsilon)
@@ -97,13 +88,10 @@ class ContractPlainLayerNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., D] -> [..., D] in the same dtype."""
-        if not current().deterministic:
-            own: Tensor = super().forward(hidden_states)
-            return own
         return ops.layer_norm(hidden_states, None, None, 1e-5)
 
 
-_LAYER_NORMS: dict[str, type] = {
+_LAYER_NORMS: dict[str, type[nn.Module]] = {
     "LayerNorm": ContractLayerNorm,
     "NemotronLayerNorm1P": ContractLayerNorm1P,
     "CohereLayerNorm": ContractCohereLayerNorm,
@@ -137,9 +125,9 @@ def patch_norm(module: nn.Module, name: str, verified: set[Any]) -> None:
     original = copy.deepcopy(module) if own not in verified else None
     if own.__name__ in RMS_FAMILIES:
         module.rms_variant = RMS_FAMILIES[own.__name__]  # type: ignore[assignment]
-        swap_class(module, ContractRMSNorm)
+        swap_formula(module, ContractRMSNorm)
     else:
-        swap_class(module, _LAYER_NORMS[own.__name__])
+        swap_formula(module, _LAYER_NORMS[own.__name__])
     if original is not None:
         _verify(module, original, name)
         verified.add(own)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detinfer import ops
 from detinfer.errors import UnsupportedModelError
+from detinfer.models.activations import elementary
 from detinfer.models.context import ForwardContext, current, forward_context
 from detinfer.models.leaves import LeafWeight
 from detinfer.models.swap import own_class, swap_class
@@ -79,7 +80,7 @@ class GroupedSigmoid(ContractRouter):
     def route(self, x: Tensor) -> Routing:
         """Scores, groups, experts, weights, all in binary32."""
         logits = self.leaf.linear(x.to(torch.float32))
-        scores = _sigmoid(logits)
+        scores = elementary("sigmoid", logits)
         corrected = scores + self.e_score_correction_bias
         grouped = corrected.view(x.shape[0], self.num_group, -1)
         group_score = row_sum(top_k(grouped, 2)[0]).squeeze(-1)
@@ -195,7 +196,3 @@ def row_sum(values: Tensor) -> Tensor:
 
 def _softmax(x: Tensor) -> Tensor:
     return ops.softmax(x) if current().deterministic else x.softmax(dim=-1, dtype=torch.float32)
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    return ops.activation("sigmoid", x) if current().deterministic else x.sigmoid()

@@ -5,6 +5,7 @@ allows, and bit for bit independent of neighbours, chunks and the prefill-decode
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,11 @@ from tiny_models import (
     tokens,
 )
 
+from detinfer import ops
 from detinfer.backends import portable
 from detinfer.errors import UnsupportedModelError
 from detinfer.models.audit import audit_model
+from detinfer.models.context import ForwardContext, forward_context
 
 LENGTHS = (9, 7, 12)
 PROMPTS = [tokens(n, seed) for seed, n in enumerate(LENGTHS)]
@@ -113,6 +116,42 @@ def test_fast_mode_is_close_and_has_other_bits(case: Case) -> None:
     assert max_difference(fast, case.expected) <= case.budget
     pairs = zip(fast, flat(case.runner), strict=True)
     assert any((bits(a) != bits(b)).any() for a, b in pairs)
+
+
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every op of the contract raises from here on."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a kernel of the contract in a fast step")
+
+    for name in set(ops.__all__) - {"use", "device"}:
+        if inspect.isfunction(getattr(ops, name)):
+            monkeypatch.setattr(ops, name, refuse)
+
+
+def test_no_leaf_of_a_fast_step_reaches_a_kernel(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_kernels(monkeypatch)
+    swapped = [m for m in case.runner.model.modules() if hasattr(type(m), "swapped_from")]
+    assert len(swapped) > 10
+    flat(case.runner, deterministic=False)
+
+
+def test_each_kind_of_leaf_reaches_one_in_a_deterministic_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The negative control: what stands in for the kernels is what leaves call."""
+    llama = TinyRunner(tiny_model(tiny_config("llama"))).model.model.layers[0]
+    no_kernels(monkeypatch)
+    x = torch.ones(1, 3, 72)
+    for leaf in (llama.input_layernorm, llama.mlp.act_fn, llama.mlp.up_proj):
+        with (
+            torch.inference_mode(),
+            forward_context(ForwardContext(None, None)),
+            pytest.raises(AssertionError, match="a kernel of the contract"),
+        ):
+            leaf(x)
 
 
 def test_a_sum_split_by_the_row_count_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

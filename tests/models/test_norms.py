@@ -75,8 +75,9 @@ def test_rows_do_not_see_each_other(name: str) -> None:
     assert torch.equal(whole[:1, 2:3].view(torch.int32), part.view(torch.int32))
 
 
-def test_fast_steps_run_the_own_forward() -> None:
-    own = randomised(LlamaRMSNorm(SIZE))
+@pytest.mark.parametrize("name", sorted(NORMS))
+def test_fast_steps_run_the_own_forward(name: str) -> None:
+    own = randomised(NORMS[name]())
     ours = copy.deepcopy(own)
     patch_norm(ours, "norm", set())
     x = rows(torch.float32)
@@ -85,6 +86,15 @@ def test_fast_steps_run_the_own_forward() -> None:
             assert torch.equal(ours(x), own(x))
         with forward_context(ForwardContext(None, None)):
             assert not torch.equal(ours(x), own(x))
+
+
+def test_fast_steps_keep_the_dtype_where_the_scale_is_wider() -> None:
+    norm = randomised(LlamaRMSNorm(SIZE))
+    patch_norm(norm, "norm", set())
+    for deterministic in (True, False):
+        context = ForwardContext(None, None, deterministic=deterministic)
+        with torch.inference_mode(), forward_context(context):
+            assert norm(rows(torch.bfloat16)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("variant", sorted(ops.RMS_VARIANTS))
