@@ -10,13 +10,14 @@ from pydantic.json_schema import models_json_schema
 import detinfer
 from detinfer.config import ServerConfig
 from detinfer.server.api import check, metrics, tokenizer
-from detinfer.server.api.body import StrictBody
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check import CheckRequest
 from detinfer.server.api.generate import routes as generate
 from detinfer.server.api.generate.body import GenerateRequest
 from detinfer.server.api.openai import routes as openai
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest
 from detinfer.server.api.openai.completion_body import CompletionRequest
+from detinfer.server.api.openapi import drop_json_of_others, drop_null_defaults
 from detinfer.server.api.sglang import routes as sglang
 from detinfer.server.api.sglang.body import SGLangRequest
 from detinfer.server.api.tgi import routes as tgi
@@ -29,7 +30,6 @@ from detinfer.server.http.head import HeadMiddleware
 from detinfer.server.http.observation import ObservationMiddleware
 from detinfer.server.http.request_id import RequestIdMiddleware
 from detinfer.server.limits import LimitsMiddleware
-from detinfer.server.openapi import drop_json_of_others, drop_null_defaults
 from detinfer.server.service import Service
 
 if TYPE_CHECKING:

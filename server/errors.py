@@ -24,7 +24,7 @@ from detinfer.errors import (
     QueueFullError,
     RequestError,
 )
-from detinfer.server.http.wire import json_response
+from detinfer.server.wire import json_response
 
 log = logging.getLogger("detinfer.server")
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from detinfer.config import ServerConfig
 from detinfer.errors import QueueFullError
 from detinfer.server.errors import UnavailableError
-from detinfer.server.metrics import Metrics
+from detinfer.server.metrics.counts import Metrics
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine

@@ -16,12 +16,19 @@ from detinfer.check import Check, CheckResult, Mode, Progress, Target, default_t
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
-from detinfer.server.api.body import Integer, StrictBody, Text, documented, parse_body, stated
+from detinfer.server.api.bodies.strict import (
+    Integer,
+    StrictBody,
+    Text,
+    documented,
+    parse_body,
+    stated,
+)
 from detinfer.server.api.check_backend import AsyncEngineBackend
 from detinfer.server.api.generate.body import Seed
+from detinfer.server.api.openapi import EVENTS, body_of, failures
 from detinfer.server.generation import cache_salt, tokenize
 from detinfer.server.http.sse import EventStream, event
-from detinfer.server.openapi import EVENTS, body_of, failures
 from detinfer.server.service import Service
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer.server.exposition import CONTENT_TYPE, exposition
-from detinfer.server.openapi import failures, plain
+from detinfer.server.api.openapi import failures, plain
+from detinfer.server.metrics.exposition import CONTENT_TYPE, exposition
 from detinfer.server.service import Service
 
 router = APIRouter()

@@ -12,14 +12,14 @@ from starlette.responses import Response
 
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
-from detinfer.server import chat
-from detinfer.server.api.body import StrictBody, TokenIds, parse_body
-from detinfer.server.api.neutral_fields import Absent, Empty, NoOptions
+from detinfer.server.api.bodies.strict import StrictBody, TokenIds, parse_body
+from detinfer.server.api.openai import chat_prompt
 from detinfer.server.api.openai.chat_body import ChatMessages, TemplateOptions, begins_answer
+from detinfer.server.api.openai.neutral_fields import Absent, Empty, NoOptions
+from detinfer.server.api.openapi import body_of, failures
 from detinfer.server.generation import aside, other_model
-from detinfer.server.http.wire import json_response, to_json
-from detinfer.server.openapi import body_of, failures
 from detinfer.server.service import Service
+from detinfer.server.wire import json_response, to_json
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -175,7 +175,7 @@ async def _tokens(engine: AsyncEngine, body: TokenizeRequest) -> list[int]:
             bool(body.continue_final_message),
             bool(body.add_special_tokens),
         )
-        return await chat.render(engine, body.messages, rendering)
+        return await chat_prompt.render(engine, body.messages, rendering)
     tokens = await aside(
         len(body.prompt),
         engine.tokenizer.encode,

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from detinfer.errors import QueueFullError, RequestError
 from detinfer.server.errors import CLIENT_CLOSED_REQUEST
 from detinfer.server.http.access_log import log_request
-from detinfer.server.metrics import Metrics
+from detinfer.server.metrics.counts import Metrics
 
 if TYPE_CHECKING:
     from detinfer.engine.outputs import RequestOutput

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from detinfer.server.errors import ClientDisconnectedError, Failure, failure_of
 from detinfer.server.http.disconnect import until_disconnect
-from detinfer.server.http.wire import to_json_bytes
+from detinfer.server.wire import to_json_bytes
 
 DONE = b"data: [DONE]\n\n"
 

@@ -12,7 +12,7 @@ from fake_engine import INFO, FakeEngine
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import detinfer
-from detinfer.server.histogram import Histogram
+from detinfer.server.metrics.histogram import Histogram
 
 DASHBOARD = Path(__file__).parents[2] / "server" / "dashboards" / "grafana.json"
 # What dashboards and benchmarks that know vLLM look for, behind its own prefix.

@@ -12,14 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import detinfer
-from detinfer.server.api.body import read_json, validated
-from detinfer.server.api.dialects import DIALECTS, dialect_of
+from detinfer.server.api.bodies.strict import read_json, validated
 from detinfer.server.api.generate.body import (
     GenerateRequest,
     GenerateResponse,
     NativeCall,
     to_call,
 )
+from detinfer.server.api.generate.dialects import DIALECTS, dialect_of
+from detinfer.server.api.openapi import answered, body_of, failures, streamed
 from detinfer.server.api.sglang.body import SGLangRequest, SGLangResponse
 from detinfer.server.api.sglang.routes import answer_sglang
 from detinfer.server.api.status import ModelCard, ModelList, Ready, Told, Version
@@ -37,9 +38,8 @@ from detinfer.server.generation import (
 )
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
-from detinfer.server.http.wire import json_response
-from detinfer.server.openapi import answered, body_of, failures, streamed
 from detinfer.server.service import Service
+from detinfer.server.wire import json_response
 
 router = APIRouter()
 

@@ -1,4 +1,4 @@
-"""What OpenAI's routes answer, for the description; ``openai_values`` makes the values."""
+"""What OpenAI's routes answer, for the description; ``values`` makes the values."""
 
 from __future__ import annotations
 

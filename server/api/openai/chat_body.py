@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
-from detinfer.server.api.body import (
+from detinfer.server.api.bodies.strict import (
     MAX_ENTRIES,
     StrictBody,
     at_most,
@@ -17,7 +17,6 @@ from detinfer.server.api.body import (
     shown,
 )
 from detinfer.server.api.generate.body import Tokens
-from detinfer.server.api.neutral_fields import NeutralChatFields, NeutralMessageFields
 from detinfer.server.api.openai.completion_body import (
     Logprobs,
     OpenAIBody,
@@ -25,6 +24,7 @@ from detinfer.server.api.openai.completion_body import (
     common,
     sampling_values,
 )
+from detinfer.server.api.openai.neutral_fields import NeutralChatFields, NeutralMessageFields
 from detinfer.server.call import sampling_params
 
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.api.body import (
+from detinfer.server.api.bodies.strict import (
     Integer,
     LogitBias,
     Neutral,
@@ -33,8 +33,8 @@ from detinfer.server.api.generate.body import (
     TopK,
     TopP,
 )
-from detinfer.server.api.neutral_fields import Empty, NeutralFields
-from detinfer.server.api.telling import Telling
+from detinfer.server.api.openai.neutral_fields import Empty, NeutralFields
+from detinfer.server.api.openai.telling import Telling
 from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
 
 MAX_NAME = 128  # characters of a salt or an id that a client chooses

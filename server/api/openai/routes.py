@@ -12,8 +12,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer.server import chat
-from detinfer.server.api.body import parse_body
+from detinfer.server.api.bodies.strict import parse_body
+from detinfer.server.api.openai import chat_prompt
 from detinfer.server.api.openai.answers import ChatCompletionResponse, CompletionResponse
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest, chat_call, rendering
 from detinfer.server.api.openai.completion_body import (
@@ -21,9 +21,10 @@ from detinfer.server.api.openai.completion_body import (
     OpenAICall,
     completion_call,
 )
+from detinfer.server.api.openai.telling import Value
 from detinfer.server.api.openai.values import ChatChoice, Choice, CompletionChoice, usage
-from detinfer.server.api.telling import Value
-from detinfer.server.api.token_text import Echo, TokenTexts, echo_of, token_texts
+from detinfer.server.api.openapi import body_of, failures, streamed
+from detinfer.server.api.token_texts import Echo, TokenTexts, echo_of, token_texts
 from detinfer.server.generation import (
     Job,
     Outputs,
@@ -36,9 +37,8 @@ from detinfer.server.generation import (
 )
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
-from detinfer.server.http.wire import json_response
-from detinfer.server.openapi import body_of, failures, streamed
 from detinfer.server.service import Service
+from detinfer.server.wire import json_response
 
 router = APIRouter()
 
@@ -92,7 +92,7 @@ async def chat_completions(request: Request) -> Response:
     body = parse_body(ChatCompletionRequest, await request.body())
     if (refusal := other_model(service, body.model)) is not None:
         return refusal
-    prompt = await chat.render(engine, body.messages, rendering(body))
+    prompt = await chat_prompt.render(engine, body.messages, rendering(body))
     call = chat_call(body, prompt, service.default_deterministic)
     texts = token_texts(engine.tokenizer)
 

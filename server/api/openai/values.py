@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from detinfer.engine.detokenizer import Detokenizer
-from detinfer.server.api.telling import Telling, TellingChoice, Value
-from detinfer.server.api.token_text import Echo, Offsets, TokenTexts
+from detinfer.server.api.openai.telling import Telling, TellingChoice, Value
+from detinfer.server.api.token_texts import Echo, Offsets, TokenTexts
 
 if TYPE_CHECKING:
     from detinfer.engine.outputs import RequestOutput

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.api.body import (
+from detinfer.server.api.bodies.strict import (
     Integer,
     Neutral,
     Prompt,

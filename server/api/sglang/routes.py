@@ -11,15 +11,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from detinfer.params import SamplingParams
+from detinfer.server.api.openapi import answered, failures, plain
 from detinfer.server.api.sglang.body import SGLangCall, SGLangRequest, sglang_call
 from detinfer.server.api.sglang.values import SGLangAnswer
 from detinfer.server.api.status import Ready, Told
 from detinfer.server.generation import Job, cache_salt, digest_header, gather, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
-from detinfer.server.http.wire import json_response
-from detinfer.server.openapi import answered, failures, plain
 from detinfer.server.service import Service
+from detinfer.server.wire import json_response
 
 router = APIRouter()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from detinfer.server.api.token_text import token_texts
+from detinfer.server.api.token_texts import token_texts
 from detinfer.server.generation import proof
 
 if TYPE_CHECKING:

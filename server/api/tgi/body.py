@@ -9,7 +9,15 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
-from detinfer.server.api.body import Integer, Neutral, StrictBody, Text, Texts, documented, shown
+from detinfer.server.api.bodies.strict import (
+    Integer,
+    Neutral,
+    StrictBody,
+    Text,
+    Texts,
+    documented,
+    shown,
+)
 from detinfer.server.api.generate.body import Given, Sampling, Seed, Tokens, given_sampling
 from detinfer.server.call import Call, Truncation, check_prompts, check_range, sampling_params
 from detinfer.server.errors import Failure

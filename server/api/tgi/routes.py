@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 import detinfer
 from detinfer.params import MAX_N, MAX_STOP_STRINGS
-from detinfer.server.api.body import parse_body
+from detinfer.server.api.bodies.strict import parse_body
+from detinfer.server.api.openapi import EVENTS, answered, body_of, failures, streamed
 from detinfer.server.api.status import Told
 from detinfer.server.api.tgi.body import (
     TGICall,
@@ -28,10 +29,9 @@ from detinfer.server.errors import Failure, speak
 from detinfer.server.generation import Job, cache_salt, digest_header, gather, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
-from detinfer.server.http.wire import json_response
 from detinfer.server.limits import MAX_PROMPTS
-from detinfer.server.openapi import EVENTS, answered, body_of, failures, streamed
 from detinfer.server.service import Service
+from detinfer.server.wire import json_response
 
 router = APIRouter()
 

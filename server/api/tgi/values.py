@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detinfer.server.api.text_pieces import TextPieces
-from detinfer.server.api.token_text import token_texts
+from detinfer.server.api.tgi.text_pieces import TextPieces
+from detinfer.server.api.token_texts import token_texts
 from detinfer.server.generation import proof
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import json
 import pytest
 from fake_engine import FakeEngine
 
-from detinfer.server.api.body import Neutral
-from detinfer.server.api.neutral_fields import NeutralChatFields, NeutralFields
+from detinfer.server.api.bodies.strict import Neutral
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest
 from detinfer.server.api.openai.completion_body import CompletionRequest
+from detinfer.server.api.openai.neutral_fields import NeutralChatFields, NeutralFields
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 NEEDED = {COMPLETIONS: {"prompt": "x"}, CHAT: {"messages": [{"role": "user", "content": "x"}]}}

@@ -7,7 +7,7 @@ from fake_engine import byte_tokenizer
 
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
 from detinfer.params import SamplingParams
-from detinfer.server.api.text_pieces import TextPieces
+from detinfer.server.api.tgi.text_pieces import TextPieces
 
 TEXT = "né 😀 STO and STOP end"
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from detinfer.server.http.wire import to_json
+from detinfer.server.wire import to_json
 
 
 def strictly(text: str) -> object:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detinfer.engine.outputs import RequestOutput
     from detinfer.logprobs import TokenLogprob
-    from detinfer.server.api.token_text import TokenTexts
+    from detinfer.server.api.token_texts import TokenTexts
 
 Value = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from detinfer.errors import RequestError
-from detinfer.server.api.body import StrictBody
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.generate.body import GenerateRequest
 from detinfer.server.api.sglang.body import SGLangRequest
 from detinfer.server.api.tgi.body import TGIRequest

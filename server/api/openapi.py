@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detinfer.server.api.body import StrictBody
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.errors import ErrorResponse
 
 _DESCRIPTIONS = {

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from detinfer.server.api.body import Neutral, StrictBody
+from detinfer.server.api.bodies.strict import Neutral, StrictBody
 
 Absent = Annotated[Any, Neutral()]
 Off = Annotated[Any, Neutral(False)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from detinfer.server.histogram import Histogram
+from detinfer.server.metrics.histogram import Histogram
 
 if TYPE_CHECKING:
     from detinfer.engine.process import Stepped

@@ -18,7 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 import detinfer
-from detinfer.server.metrics import Metrics
+from detinfer.server.metrics.counts import Metrics
 
 if TYPE_CHECKING:
     from detinfer.engine.outputs import EngineInfo

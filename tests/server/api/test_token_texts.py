@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from detinfer.engine.detokenizer import Detokenizer
 from detinfer.engine.outputs import RequestOutput
 from detinfer.logprobs import TokenLogprob
+from detinfer.server.api.openai.telling import Telling
 from detinfer.server.api.openai.values import CompletionChoice
-from detinfer.server.api.telling import Telling
-from detinfer.server.api.token_text import Offsets, TokenTexts, echo_of
+from detinfer.server.api.token_texts import Offsets, TokenTexts, echo_of
 
 TEXT = " né  😀\n\tzero-width\u200b end"
 
