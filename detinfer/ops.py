@@ -1,8 +1,12 @@
-"""The one public door to the kernels: torch tensors in, torch tensors out, bits by contract.
+"""The one door to the kernels: torch tensors in, torch tensors out, bits by contract.
 
 Every function keeps docs/arithmetic.md, by the profile in use: ``portable`` (CPU kernels), or
 ``native`` (Triton kernels) inside ``with use(profile)``. Inputs widen to binary32 (exact); one
 rounding to their dtype at the end. A row's result depends on nothing but the row and the weights.
+
+Two go past it: ``runner``, since a fused plan is a sequence of a profile's kernels, over memory
+laid out for them, and ``sampling``, which chooses tokens on the host whatever the profile. A
+contract in pyproject.toml keeps everybody else out.
 """
 
 from __future__ import annotations
@@ -12,14 +16,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detinfer.backends import LayerCacheSpec
+from detinfer.backends import Backend, LayerCacheSpec
 from detinfer.backends.portable import RMS_VARIANTS, BatchTensors, KVCache, PackedWeight
 
 __all__ = [
@@ -39,6 +43,7 @@ __all__ = [
     "linear",
     "log_softmax",
     "pack",
+    "page_bytes",
     "rms_norm",
     "silu_mul",
     "softmax",
@@ -86,9 +91,18 @@ def device() -> torch.device:
     return _active.profile.device
 
 
-def _kernels() -> Any:
+if TYPE_CHECKING:  # both are backends
+    from detinfer.backends import native, portable
+    from detinfer.backends.native_batch import NativeBatch
+
+    _portable: Backend[PackedWeight, KVCache, BatchTensors] = portable
+    _native: Backend[native.NativeWeight, native.NativeCache, NativeBatch] = native
+
+
+def _kernels() -> Backend[Any, Any, Any]:
     # By name, so that a machine without Triton never imports it.
-    return importlib.import_module(f"detinfer.backends.{_active.profile.name}")
+    module = importlib.import_module(f"detinfer.backends.{_active.profile.name}")
+    return cast("Backend[Any, Any, Any]", module)
 
 
 def pack(weight: Tensor, dtype: torch.dtype | None = None) -> Any:
@@ -116,8 +130,7 @@ def linear(
     Raises:
         ValueError: on a dtype or shape with no kernel.
     """
-    out: Tensor = _kernels().linear(x, weight, bias, out_dtype)
-    return out
+    return _kernels().linear(x, weight, bias, out_dtype)
 
 
 def embedding(ids: Tensor, weight: Any, dtype: torch.dtype) -> Tensor:
@@ -127,8 +140,7 @@ def embedding(ids: Tensor, weight: Any, dtype: torch.dtype) -> Tensor:
         ValueError: an id outside 0..n-1 (``native``: its row is NaN instead, with no wait for the
             device).
     """
-    out: Tensor = _kernels().embedding(ids, weight, dtype)
-    return out
+    return _kernels().embedding(ids, weight, dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tensor:
@@ -140,14 +152,12 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tens
         variant: where the model family rounds: ``scale_rounded`` (llama), ``round_scaled`` (olmo2)
             or ``one_plus`` (gemma).
     """
-    out: Tensor = _kernels().rms_norm(x, weight, eps, variant)
-    return out
+    return _kernels().rms_norm(x, weight, eps, variant)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """LayerNorm over the last dimension: rule 2. Weight and bias [d] are optional."""
-    out: Tensor = _kernels().layer_norm(x, weight, bias, eps)
-    return out
+    return _kernels().layer_norm(x, weight, bias, eps)
 
 
 def activation(name: str, x: Tensor) -> Tensor:
@@ -156,32 +166,27 @@ def activation(name: str, x: Tensor) -> Tensor:
     Args:
         name: exp, log, tanh, erf, sigmoid, silu, softplus, gelu (erf) or gelu_tanh.
     """
-    out: Tensor = _kernels().activation(name, x)
-    return out
+    return _kernels().activation(name, x)
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``, rounded after each."""
-    out: Tensor = _kernels().silu_mul(gate, up)
-    return out
+    return _kernels().silu_mul(gate, up)
 
 
 def gelu_tanh_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``gelu_tanh(gate) * up``, rounded after each."""
-    out: Tensor = _kernels().gelu_tanh_mul(gate, up)
-    return out
+    return _kernels().gelu_tanh_mul(gate, up)
 
 
 def softmax(x: Tensor) -> Tensor:
     """Rule 6 over the last dimension, as float32 (routers)."""
-    out: Tensor = _kernels().softmax(x)
-    return out
+    return _kernels().softmax(x)
 
 
 def log_softmax(x: Tensor) -> Tensor:
     """Rule 6 over the last dimension, as float32."""
-    out: Tensor = _kernels().log_softmax(x)
-    return out
+    return _kernels().log_softmax(x)
 
 
 def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
@@ -194,8 +199,12 @@ def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uin
         The lowest id of each row's largest logit, -1 where one is NaN or +Inf or all are -Inf [L],
         and rule 8's two sums of each row [L, 2].
     """
-    out: tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]] = _kernels().summarise(logits)
-    return out
+    return _kernels().summarise(logits)
+
+
+def page_bytes(spec: LayerCacheSpec, dtype: torch.dtype) -> int:
+    """Bytes of one layer's page of 64 tokens, of activations in ``dtype``."""
+    return _kernels().page_bytes(spec, dtype)
 
 
 def attention(
@@ -231,7 +240,6 @@ def attention(
     Raises:
         ValueError: on shapes that do not fit the cache.
     """
-    out: Tensor = _kernels().attention(
+    return _kernels().attention(
         q, k, v, cache, layer, batch, scale=scale, window=window, softcap=softcap, sinks=sinks
     )
-    return out

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detinfer import ops
-from detinfer.backends import native
+from detinfer.backends.native import NativeCache
 from detinfer.backends.native_batch import (
     AttentionShape,
     NativeBatch,
@@ -81,11 +81,9 @@ class NativeRunner:
 
         with ops.use(self.profile):
             report = patch_model(model, self.torch_dtype, self.max_model_len, config.allow_fast)
-            page = sum(native.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
+            page = sum(ops.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
             self.num_pages = num_pages(config.kv_cache_memory or _free_memory(device), page)
-            self.cache = native.NativeCache(
-                report.cache_specs, self.num_pages, self.torch_dtype, device
-            )
+            self.cache = NativeCache(report.cache_specs, self.num_pages, self.torch_dtype, device)
             self._shapes = list(
                 dict.fromkeys(
                     AttentionShape(c.heads // c.spec.kv_heads, c.window, c.spec.k_dim, c.spec.v_dim)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from detinfer import ops
-from detinfer.backends import portable
 from detinfer.batch import Batch
 from detinfer.config import EngineConfig, cpu_threads, longest_sequence
 from detinfer.environment import check_environment
@@ -67,7 +66,7 @@ class ModelRunner:
         self._allow_fast = config.allow_fast
         self.model = model
         report = patch_model(model, self.torch_dtype, self.max_model_len, config.allow_fast)
-        page = sum(portable.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
+        page = sum(ops.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
         self.num_pages = num_pages(config.kv_cache_memory, page)
         self.cache = ops.KVCache(report.cache_specs, self.num_pages, self.torch_dtype)
         self.fingerprint = make_fingerprint(
