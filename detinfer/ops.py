@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from detinfer.backends import Backend, LayerCacheSpec
-from detinfer.backends.portable import RMS_VARIANTS, BatchTensors, KVCache, PackedWeight
+from detinfer.backends.portable import RMS_VARIANTS, PackedWeight
+from detinfer.backends.portable_cache import BatchTensors, KVCache
 
 __all__ = [
     "PORTABLE",

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detinfer.backends import LayerCacheSpec
+from detinfer.backends import portable_cache
+from detinfer.backends.portable_cache import BatchTensors, KVCache
 from detinfer.errors import UnsupportedModelError
-from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.cpu import activation as _activation
 from detinfer.kernels.cpu import attention as _attention
 from detinfer.kernels.cpu import logits as _logits
 from detinfer.kernels.cpu import matmul as _matmul
 from detinfer.kernels.cpu import norms as _norms
 from detinfer.kernels.cpu.jit import numba
+
+page_bytes = portable_cache.page_bytes
 
 Array = npt.NDArray[np.float32]
 
@@ -68,14 +67,8 @@ def _fits_bf16(weight: Tensor) -> bool:
         return True
     step = max(1, (1 << 22) // max(1, weight.shape[1]))
     for start in range(0, weight.shape[0], step):
-        bits = (
-            weight[start : start + step]
-            .detach()
-            .to(torch.float32)
-            .contiguous()
-            .numpy()
-            .view(np.uint32)
-        )
+        rows = weight[start : start + step].detach().to(torch.float32).contiguous()
+        bits = rows.numpy().view(np.uint32)
         if (bits & 0xFFFF).any():
             return False
     return True
@@ -84,7 +77,6 @@ def _fits_bf16(weight: Tensor) -> bool:
 def linear(
     x: Tensor, weight: PackedWeight, bias: Tensor | None, out_dtype: torch.dtype | None
 ) -> Tensor:
-    """``x @ weight.T + bias``."""
     if x.shape[-1] != weight.k:
         raise ValueError(f"x: got {x.shape[-1]} features, expected {weight.k}")
     if bias is not None and tuple(bias.shape) != (weight.n,):
@@ -99,7 +91,6 @@ def linear(
 
 
 def embedding(ids: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
-    """Rows ``ids`` [...] of a weight, widened to ``dtype``. [..., k]"""
     flat = np.ascontiguousarray(ids.numpy().reshape(-1), dtype=np.int64)
     if flat.size and (flat.min() < 0 or flat.max() >= weight.n):
         raise ValueError(f"ids: got {flat.min()}..{flat.max()}, expected 0..{weight.n - 1}")
@@ -109,7 +100,6 @@ def embedding(ids: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tensor:
-    """RMSNorm over the last dimension."""
     code = RMS_VARIANTS[variant]
     rows = _rows(x)
     if code == _norms.SCALE_ROUNDED and x.dtype != torch.float32 and weight is not None:
@@ -119,33 +109,29 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tens
     scale = None if weight is None else _vector(weight)
     code = _norms.UNSCALED if weight is None else code
     _norms.rms_norm(rows, _address(scale), np.float32(eps), code, out)
-    return _restore(out, x, x.shape[-1])
+    return _restore(out, x)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """LayerNorm over the last dimension."""
     rows = _rows(x)
     out = np.empty_like(rows)
     scale, added = (None if t is None else _vector(t) for t in (weight, bias))
     _norms.layer_norm(rows, _address(scale), _address(added), np.float32(eps), out)
-    return _restore(out, x, x.shape[-1])
+    return _restore(out, x)
 
 
 def activation(name: str, x: Tensor) -> Tensor:
-    """Return an elementary function, elementwise."""
     rows = _rows(x)
     out = np.empty_like(rows)
     _activation.activation(_activation.NAMES.index(name), rows.reshape(-1), out.reshape(-1))
-    return _restore(out, x, x.shape[-1])
+    return _restore(out, x)
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
-    """``silu(gate) * up``, rounded after each."""
     return _gate(False, gate, up)
 
 
 def gelu_tanh_mul(gate: Tensor, up: Tensor) -> Tensor:
-    """``gelu_tanh(gate) * up``, rounded after each."""
     return _gate(True, gate, up)
 
 
@@ -157,11 +143,10 @@ def _gate(gelu: bool, gate: Tensor, up: Tensor) -> Tensor:
     gates, ups = _rows(gate), _rows(up)
     out = np.empty_like(gates)
     _activation.gate(gelu, gates.reshape(-1), ups.reshape(-1), out.reshape(-1))
-    return _restore(out, gate, gate.shape[-1])
+    return _restore(out, gate)
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Rule 6 over the last dimension, as float32 (routers)."""
     rows = _rows(x)
     out = np.empty_like(rows)
     _logits.softmax(rows, out)
@@ -169,7 +154,6 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def log_softmax(x: Tensor) -> Tensor:
-    """Rule 6 over the last dimension, as float32."""
     rows = _rows(x)
     out = np.empty_like(rows)
     _logits.log_softmax(rows, out)
@@ -177,7 +161,6 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Argmax [L] and checksum [L, 2] of each row."""
     rows = _rows(logits)
     return argmax(rows), checksum(rows)
 
@@ -196,99 +179,6 @@ def checksum(logits: Array) -> npt.NDArray[np.uint64]:
     return out
 
 
-def page_bytes(spec: LayerCacheSpec, dtype: torch.dtype) -> int:
-    """Bytes of one page of 64 tokens; binary32 whatever the activation dtype."""
-    v_pad: int = _attention.padded(spec.v_dim)
-    return spec.kv_heads * PAGE_SIZE * (spec.k_dim + v_pad) * 4
-
-
-class KVCache:
-    """The page pool of every attention layer, allocated once (untouched pages cost no memory).
-
-    Attributes:
-        keys: per layer. [pages, kv_heads, k_dim, 64] float32
-        values: per layer. [pages, kv_heads, 64, v_dim padded to 16] float32
-    """
-
-    def __init__(
-        self, specs: Sequence[LayerCacheSpec], num_pages: int, dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.specs, self.num_pages, self.dtype = tuple(specs), num_pages, dtype
-        self.keys = [
-            np.zeros((num_pages, s.kv_heads, s.k_dim, PAGE_SIZE), np.float32) for s in specs
-        ]
-        self.values = [
-            np.zeros((num_pages, s.kv_heads, PAGE_SIZE, _attention.padded(s.v_dim)), np.float32)
-            for s in specs
-        ]
-
-    def write(self, layer: int, k: Tensor, v: Tensor, batch: BatchTensors) -> None:
-        """Store keys and values [T, kv_heads, dim] of a batch (the stock path's cache write)."""
-        pages, slots = batch.pages, batch.slots
-        self.keys[layer][pages, :, :, slots] = k.float().numpy()
-        self.values[layer][pages, :, slots, : v.shape[-1]] = v.float().numpy()
-
-    def gather(
-        self, layer: int, table: npt.NDArray[np.int32], length: int
-    ) -> tuple[Tensor, Tensor]:
-        """One sequence's first ``length`` keys and values. [kv_heads, length, dim] each"""
-        spec, pages = self.specs[layer], table[: -(-length // PAGE_SIZE)]
-        k = self.keys[layer][pages].transpose(1, 0, 3, 2).reshape(spec.kv_heads, -1, spec.k_dim)
-        v = self.values[layer][pages].transpose(1, 0, 2, 3)
-        v = v.reshape(spec.kv_heads, k.shape[1], -1)[:, :length, : spec.v_dim]
-        return (
-            torch.from_numpy(k[:, :length]).to(self.dtype),
-            torch.from_numpy(np.ascontiguousarray(v)).to(self.dtype),
-        )
-
-
-class BatchTensors:
-    """A batch's metadata as attention reads it.
-
-    Args:
-        positions: absolute position of every flat row. [T] int32
-        query_start: first flat row of each sequence, and T. [R + 1] int32
-        block_tables: page ids of each sequence. [R, max pages] int32
-    """
-
-    def __init__(
-        self,
-        positions: npt.NDArray[np.int32],
-        query_start: npt.NDArray[np.int32],
-        block_tables: npt.NDArray[np.int32],
-    ) -> None:
-        self.positions, self.query_start, self.block_tables = (
-            np.ascontiguousarray(a, dtype=np.int32) for a in (positions, query_start, block_tables)
-        )
-        self._plans: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-
-    def plan(self, kv_heads: int, group: int) -> npt.NDArray[np.int64]:
-        """Work items for a head layout, made once a batch."""
-        key = (kv_heads, group)
-        if key not in self._plans:
-            self._plans[key] = _attention.plan(self.query_start, self.positions, kv_heads, group)
-        return self._plans[key]
-
-    @functools.cached_property
-    def sequences(self) -> npt.NDArray[np.int64]:
-        """The sequence each flat row belongs to. [T]"""
-        return np.repeat(np.arange(self.query_start.size - 1), np.diff(self.query_start))
-
-    @functools.cached_property
-    def pages(self) -> npt.NDArray[np.int32]:
-        """The page of each flat row. [T]"""
-        pages: npt.NDArray[np.int32] = self.block_tables[
-            self.sequences, self.positions // PAGE_SIZE
-        ]
-        return pages
-
-    @functools.cached_property
-    def slots(self) -> npt.NDArray[np.int32]:
-        """The slot in its page of each flat row. [T]"""
-        slots: npt.NDArray[np.int32] = self.positions % PAGE_SIZE
-        return slots
-
-
 def attention(
     q: Tensor,
     k: Tensor,
@@ -302,7 +192,6 @@ def attention(
     softcap: float,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Write ``k`` and ``v`` to their pages, then causal attention over each sequence."""
     spec = cache.specs[layer]
     tokens, heads, _ = q.shape
     for name, tensor, shape in (
@@ -359,5 +248,5 @@ def _address(array: Array | None) -> int:
     return 0 if array is None else array.ctypes.data
 
 
-def _restore(out: Array, like: Tensor, last: int) -> Tensor:
-    return torch.from_numpy(out).reshape(*like.shape[:-1], last).to(like.dtype)
+def _restore(out: Array, like: Tensor) -> Tensor:
+    return torch.from_numpy(out).reshape(like.shape).to(like.dtype)

@@ -1,0 +1,108 @@
+"""What attention attends over on the CPU: the page pool, and a step's rows and pages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detinfer.backends import LayerCacheSpec
+from detinfer.kernels.constants import PAGE_SIZE
+from detinfer.kernels.cpu import attention as _attention
+
+
+def page_bytes(spec: LayerCacheSpec, dtype: torch.dtype) -> int:
+    """Bytes of one page of 64 tokens; binary32 whatever the activation dtype."""
+    v_pad: int = _attention.padded(spec.v_dim)
+    return spec.kv_heads * PAGE_SIZE * (spec.k_dim + v_pad) * 4
+
+
+class KVCache:
+    """The page pool of every attention layer, allocated once (untouched pages cost no memory).
+
+    Attributes:
+        keys: per layer. [pages, kv_heads, k_dim, 64] float32
+        values: per layer. [pages, kv_heads, 64, v_dim padded to 16] float32
+    """
+
+    def __init__(
+        self, specs: Sequence[LayerCacheSpec], num_pages: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.specs, self.num_pages, self.dtype = tuple(specs), num_pages, dtype
+        self.keys = [
+            np.zeros((num_pages, s.kv_heads, s.k_dim, PAGE_SIZE), np.float32) for s in specs
+        ]
+        self.values = [
+            np.zeros((num_pages, s.kv_heads, PAGE_SIZE, _attention.padded(s.v_dim)), np.float32)
+            for s in specs
+        ]
+
+    def write(self, layer: int, k: Tensor, v: Tensor, batch: BatchTensors) -> None:
+        """Store keys and values [T, kv_heads, dim] of a batch (the stock path's cache write)."""
+        pages, slots = batch.pages, batch.slots
+        self.keys[layer][pages, :, :, slots] = k.float().numpy()
+        self.values[layer][pages, :, slots, : v.shape[-1]] = v.float().numpy()
+
+    def gather(
+        self, layer: int, table: npt.NDArray[np.int32], length: int
+    ) -> tuple[Tensor, Tensor]:
+        """One sequence's first ``length`` keys and values. [kv_heads, length, dim] each"""
+        spec, pages = self.specs[layer], table[: -(-length // PAGE_SIZE)]
+        k = self.keys[layer][pages].transpose(1, 0, 3, 2).reshape(spec.kv_heads, -1, spec.k_dim)
+        v = self.values[layer][pages].transpose(1, 0, 2, 3)
+        v = v.reshape(spec.kv_heads, k.shape[1], -1)[:, :length, : spec.v_dim]
+        return (
+            torch.from_numpy(k[:, :length]).to(self.dtype),
+            torch.from_numpy(np.ascontiguousarray(v)).to(self.dtype),
+        )
+
+
+class BatchTensors:
+    """A batch's metadata as attention reads it.
+
+    Args:
+        positions: absolute position of every flat row. [T] int32
+        query_start: first flat row of each sequence, and T. [R + 1] int32
+        block_tables: page ids of each sequence. [R, max pages] int32
+    """
+
+    def __init__(
+        self,
+        positions: npt.NDArray[np.int32],
+        query_start: npt.NDArray[np.int32],
+        block_tables: npt.NDArray[np.int32],
+    ) -> None:
+        self.positions, self.query_start, self.block_tables = (
+            np.ascontiguousarray(a, dtype=np.int32) for a in (positions, query_start, block_tables)
+        )
+        self._plans: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+
+    def plan(self, kv_heads: int, group: int) -> npt.NDArray[np.int64]:
+        """Work items for a head layout, made once a batch."""
+        key = (kv_heads, group)
+        if key not in self._plans:
+            self._plans[key] = _attention.plan(self.query_start, self.positions, kv_heads, group)
+        return self._plans[key]
+
+    @functools.cached_property
+    def sequences(self) -> npt.NDArray[np.int64]:
+        """The sequence each flat row belongs to. [T]"""
+        return np.repeat(np.arange(self.query_start.size - 1), np.diff(self.query_start))
+
+    @functools.cached_property
+    def pages(self) -> npt.NDArray[np.int32]:
+        """The page of each flat row. [T]"""
+        pages: npt.NDArray[np.int32] = self.block_tables[
+            self.sequences, self.positions // PAGE_SIZE
+        ]
+        return pages
+
+    @functools.cached_property
+    def slots(self) -> npt.NDArray[np.int32]:
+        """The slot in its page of each flat row. [T]"""
+        slots: npt.NDArray[np.int32] = self.positions % PAGE_SIZE
+        return slots
