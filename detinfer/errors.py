@@ -1,6 +1,22 @@
 """Every error detinfer raises on purpose, as one tree.
 
-Each message is one line: which argument or file, what was got, what was expected.
+Each message is one line: which argument or file, what was got, what was expected. The command
+prints it and exits with status 2; a request over HTTP gets it with a status of its own::
+
+    DetinferError                 whatever has no class of its own: a check that got no answer
+      ConfigError                 settings, flags, environment, memory: before anything is loaded
+      ModelLoadError              checkpoint/, runner/loading.py, the engine's process at load
+      UnsupportedModelError       checkpoint/, models/, runner/: at load
+      RequestError           400  SamplingParams, engine/validation.py, the routes of the server
+      QueueFullError         429  engine/streams.py: too much is open
+      GenerationTimeoutError 504  engine/streams.py
+      EngineDeadError        503  engine/async_engine.py: the process ended, or is told to
+        UnavailableError     503  server/errors.py: loading, draining or without an engine
+      GenerationError        500  server/errors.py: an answer ended with "error"
+
+An engine's process hands over what it raised at load, and the server exits with status 2; one that
+dies later ends the server with status 1 (``--exit-on-engine-death``). Anything else that is raised
+is a defect: over HTTP a 500 that says nothing of it, in the log all of it.
 """
 
 
@@ -51,7 +67,3 @@ class GenerationTimeoutError(DetinferError):
 
 class EngineDeadError(DetinferError):
     """The engine process ended or is shutting down; no request can be served."""
-
-
-class NonFiniteError(DetinferError):
-    """A request's keys, values or logits became NaN or infinite."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from detinfer.config import pages_for
 from detinfer.engine.outputs import EngineInfo
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
@@ -76,7 +77,7 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
             name,
             f"got {getattr(params, name)} after a prompt of {prompt} tokens, at most {room} fit",
         )
-    pages = -(-(prompt + max_tokens) // PAGE_SIZE)
+    pages = pages_for(prompt + max_tokens)
     if pages > info.num_pages:
         raise too_long(
             info.num_pages * PAGE_SIZE,

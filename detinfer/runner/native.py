@@ -22,7 +22,7 @@ from detinfer.backends.native_batch import (
 from detinfer.batch import Batch
 from detinfer.config import EngineConfig, longest_sequence, pages_for
 from detinfer.environment import check_environment
-from detinfer.errors import ConfigError, RequestError, UnsupportedModelError
+from detinfer.errors import ConfigError, UnsupportedModelError
 from detinfer.kernels.triton import launch
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext
@@ -116,11 +116,8 @@ class NativeRunner:
 
         Does not wait for the device.
         """
-        if not batch.deterministic and not self._allow_fast:
-            raise RequestError(
-                "deterministic: got false, but this engine runs without the fast mode",
-                "deterministic",
-            )
+        if not batch.deterministic:
+            assert self._allow_fast, "a fast step, and no weights for it"  # requests are refused
         with ops.use(self.profile), torch.inference_mode():
             if self._graphs is not None and self._graphs.fits(batch):
                 return self._graphs.forward(batch)

@@ -11,7 +11,7 @@ from detinfer import ops
 from detinfer.batch import Batch
 from detinfer.config import EngineConfig, cpu_threads, longest_sequence
 from detinfer.environment import check_environment
-from detinfer.errors import RequestError, UnsupportedModelError
+from detinfer.errors import UnsupportedModelError
 from detinfer.kernels.cpu.jit import numba
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext, forward_context
@@ -97,12 +97,8 @@ class ModelRunner:
         return out
 
     def _run_modules(self, batch: Batch, tensors: ops.BatchTensors) -> Tensor:
-        if not batch.deterministic and not self._allow_fast:
-            raise RequestError(
-                "deterministic: got false, but this engine runs without the fast mode",
-                "deterministic",
-            )
         if not batch.deterministic:
+            assert self._allow_fast, "a fast step, and no weights for it"  # requests are refused
             torch.set_num_threads(self.threads)  # the engine's step puts back what was
         context = ForwardContext(tensors, self.cache, batch.deterministic)
         return run_modules(self.model, batch, context)
