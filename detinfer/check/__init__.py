@@ -11,11 +11,11 @@ gives the same one load at a time.
 
 from detinfer.check.answer import Answer, Divergence, ExactLogprob
 from detinfer.check.draw import draw_loads
-from detinfer.check.engine_backend import EngineBackend
+from detinfer.check.engine_subject import EngineBackend
 from detinfer.check.load import Bounds, Load, Placement, Row
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
 from detinfer.check.runner import Backend, Check, Mode, Progress
-from detinfer.check.server_backend import ServerBackend
+from detinfer.check.server_subject import ServerBackend
 from detinfer.check.target import Target, default_targets
 
 __all__ = [

@@ -88,11 +88,11 @@ def _given_targets(args: argparse.Namespace) -> list[Target]:
 
 def _backend(args: argparse.Namespace) -> Backend:
     if args.url is not None:
-        from detinfer.check.server_backend import ServerBackend
+        from detinfer.check.server_subject import ServerBackend
 
         key = os.environ.get("DETINFER_API_KEY") or None
         return ServerBackend(args.url, args.concurrency, key)
-    from detinfer.check.engine_backend import EngineBackend
+    from detinfer.check.engine_subject import EngineBackend
     from detinfer.engine.engine import Engine
 
     return EngineBackend(Engine(engine_config(args)), args.concurrency)

@@ -24,7 +24,7 @@ from detinfer.server.api.bodies.strict import (
     parse_body,
     stated,
 )
-from detinfer.server.api.check_backend import AsyncEngineBackend
+from detinfer.server.api.check_subject import AsyncEngineBackend
 from detinfer.server.api.generate.body import Seed
 from detinfer.server.api.openapi import EVENTS, body_of, failures
 from detinfer.server.generation import cache_salt, tokenize
