@@ -1,7 +1,7 @@
 """Does every answer come out the same, bit for bit, whatever else the engine is doing?
 
-    backend = EngineBackend(engine)
-    check = Check(backend, default_targets(backend.bounds), runs=1000)
+    subject = EngineSubject(engine)
+    check = Check(subject, default_targets(subject.bounds), runs=1000)
     result = check.run()
     assert result.reproducible, result.first_divergence
 
@@ -11,21 +11,20 @@ gives the same one load at a time.
 
 from detinfer.check.answer import Answer, Divergence, ExactLogprob
 from detinfer.check.draw import draw_loads
-from detinfer.check.engine_subject import EngineBackend
+from detinfer.check.engine_subject import EngineSubject
 from detinfer.check.load import Bounds, Load, Placement, Row
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
-from detinfer.check.runner import Backend, Check, Mode, Progress
-from detinfer.check.server_subject import ServerBackend
+from detinfer.check.runner import Check, Mode, Progress, Subject
+from detinfer.check.server_subject import ServerSubject
 from detinfer.check.target import Target, default_targets
 
 __all__ = [
     "Answer",
-    "Backend",
     "Bounds",
     "Check",
     "CheckResult",
     "Divergence",
-    "EngineBackend",
+    "EngineSubject",
     "ExactLogprob",
     "Load",
     "Mode",
@@ -34,7 +33,8 @@ __all__ = [
     "Progress",
     "PromptResult",
     "Row",
-    "ServerBackend",
+    "ServerSubject",
+    "Subject",
     "Target",
     "default_targets",
     "draw_loads",

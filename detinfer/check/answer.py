@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detinfer.check.load import Load
+
+if TYPE_CHECKING:
+    from detinfer.engine.outputs import RequestOutput
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,25 @@ class Answer:
     finish_reason: str
     digest: str
     logprobs: tuple[ExactLogprob, ...] | None = None
+
+    @classmethod
+    def of(cls, outputs: Sequence[RequestOutput]) -> Answer | None:
+        """Put together all that an engine gave of one request; None if it ended in failure."""
+        last = outputs[-1]
+        if last.finish_reason not in ("stop", "length"):
+            return None
+        exact = tuple(
+            ExactLogprob.of(one.token_id, one.logprob, one.top)
+            for output in outputs
+            for one in output.logprobs or ()
+        )
+        return cls(
+            tuple(token for output in outputs for token in output.token_ids),
+            "".join(output.text for output in outputs),
+            last.finish_reason,
+            last.digest or "",
+            None if last.logprobs is None else exact,
+        )
 
     def first_difference(self, other: Answer) -> int | None:
         """Return the place of the first token that differs; None if only something else does."""

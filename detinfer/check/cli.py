@@ -10,7 +10,7 @@ from rich.console import Console
 
 from detinfer.check.display import print_result, progress_display
 from detinfer.check.report import Report
-from detinfer.check.runner import Backend, Check, Mode
+from detinfer.check.runner import Check, Mode, Subject
 from detinfer.check.target import LONG, Target, default_targets
 from detinfer.errors import ConfigError
 from detinfer.flags import engine_config
@@ -39,16 +39,16 @@ def run(args: argparse.Namespace) -> int:
     if args.url is None and not args.allow_fast and ("fast" in modes or args.fast_neighbours):
         flag = "--mode: fast runs" if "fast" in modes else "--fast-neighbours: they run"
         raise ConfigError(f"{flag} only without --no-fast-mode")
-    backend = _backend(args)
+    subject = _subject(args)
     check = Check(
-        backend,
-        given or default_targets(backend.bounds, args.max_tokens),
+        subject,
+        given or default_targets(subject.bounds, args.max_tokens),
         runs=args.runs,
         modes=modes,
         seed=args.seed,
         fast_neighbours=args.fast_neighbours,
     )
-    for line in _beginning(check, backend.bounds.max_rows):
+    for line in _beginning(check, subject.bounds.max_rows):
         log.print(line, highlight=False, soft_wrap=True)
     with progress_display(log) as show:
         for progress in check.progress():
@@ -86,13 +86,13 @@ def _given_targets(args: argparse.Namespace) -> list[Target]:
     return [Target(prompt, params) for prompt in args.prompts or ()]
 
 
-def _backend(args: argparse.Namespace) -> Backend:
+def _subject(args: argparse.Namespace) -> Subject:
     if args.url is not None:
-        from detinfer.check.server_subject import ServerBackend
+        from detinfer.check.server_subject import ServerSubject
 
         key = os.environ.get("DETINFER_API_KEY") or None
-        return ServerBackend(args.url, args.concurrency, key)
-    from detinfer.check.engine_subject import EngineBackend
+        return ServerSubject(args.url, args.concurrency, key)
+    from detinfer.check.engine_subject import EngineSubject
     from detinfer.engine.engine import Engine
 
-    return EngineBackend(Engine(engine_config(args)), args.concurrency)
+    return EngineSubject(Engine(engine_config(args)), args.concurrency)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from detinfer.check.answer import Answer, ExactLogprob
+from detinfer.check.answer import Answer
 from detinfer.check.load import Bounds, Load, Row
 from detinfer.check.target import Prompt
 from detinfer.engine.outputs import RequestOutput
@@ -17,7 +16,7 @@ if TYPE_CHECKING:  # it loads torch, which a check of a server has no need of
     from detinfer.engine.engine import Engine
 
 
-class EngineBackend:
+class EngineSubject:
     """Plays loads on an idle engine, which is left idle and with its own limits.
 
     Args:
@@ -30,21 +29,21 @@ class EngineBackend:
         self.source = info.model_name
         self.fingerprint = info.system_fingerprint
         self.bounds = Bounds(
-            vocab_size=info.vocab_size,
-            longest=info.longest,
-            max_rows=max_rows,
-            allow_fast=info.allow_fast,
+            info.vocab_size,
+            info.longest,
+            max_rows,
+            info.allow_fast,
             max_num_seqs=limits.max_num_seqs,
             max_num_batched_tokens=limits.max_num_batched_tokens,
         )
         self._engine = engine
 
     def stats(self) -> dict[str, int]:
-        """See ``Backend.stats``."""
+        """See ``Subject.stats``."""
         return self._engine.stats()
 
     def play(self, load: Load) -> dict[int, Answer]:
-        """See ``Backend.play``."""
+        """See ``Subject.play``."""
         if self._engine.has_unfinished():
             raise DetinferError("check: the engine is busy, expected one that serves nobody else")
         game = _Game(self._engine, load)
@@ -67,15 +66,12 @@ class EngineBackend:
             self._engine.check_integrity()
 
 
-@dataclass
-class _Run:
-    """What one row has got so far."""
+class _Run(NamedTuple):
+    """One row, and what it has got so far."""
 
     place: int
     row: Row
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[ExactLogprob] = field(default_factory=list)
+    outputs: list[RequestOutput]
 
 
 class _Game:
@@ -112,7 +108,7 @@ class _Game:
         for place, row in arrived:
             request_id = f"load-{self._load.number}-row-{place}"
             self._engine.add_request(request_id, self._token_ids(row.prompt), row.params)
-            self._runs[request_id] = _Run(place, row)
+            self._runs[request_id] = _Run(place, row, [])
         self._coming = self._coming[len(arrived) :]
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
@@ -126,23 +122,13 @@ class _Game:
 
     def _take(self, output: RequestOutput) -> None:
         run = self._runs[output.request_id]
-        run.text += output.text
-        run.token_ids += output.token_ids
-        for one in output.logprobs or ():
-            run.logprobs.append(ExactLogprob.of(one.token_id, one.logprob, one.top))
-        reason = output.finish_reason
-        if run.row.target is None or reason is None:
+        run.outputs.append(output)
+        if run.row.target is None or output.finish_reason is None:
             return
-        if reason not in ("stop", "length"):
+        answer = Answer.of(run.outputs)
+        if answer is None:
             raise DetinferError(
                 f"load {self._load.number}: a run of prompt {run.row.target + 1} ended with "
-                f"{reason}: {output.error}"
+                f"{output.finish_reason}: {output.error}"
             )
-        asked = run.row.params.logprobs is not None
-        self._answers[run.place] = Answer(
-            tuple(run.token_ids),
-            run.text,
-            reason,
-            output.digest or "",
-            tuple(run.logprobs) if asked else None,
-        )
+        self._answers[run.place] = answer

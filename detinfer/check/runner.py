@@ -19,7 +19,7 @@ from detinfer.errors import ConfigError, DetinferError, RequestError
 Mode = Literal["deterministic", "fast"]
 
 
-class Backend(Protocol):
+class Subject(Protocol):
     """What answers the requests: an engine in this process, or a server."""
 
     @property
@@ -72,7 +72,7 @@ class Check:
     """Every target ``runs`` times, or its share, in each mode; each time under a new load.
 
     Args:
-        backend: what answers.
+        subject: what answers.
         targets: the requests under test.
         runs: answers of each target that are compared with the one it gets alone.
         modes: the first is the one the result is judged on.
@@ -87,7 +87,7 @@ class Check:
 
     def __init__(
         self,
-        backend: Backend,
+        subject: Subject,
         targets: Sequence[Target],
         *,
         runs: int = 1000,
@@ -103,19 +103,19 @@ class Check:
         for number, target in enumerate(targets, start=1):
             if target.params.temperature > 0 and target.params.seed is None:
                 raise RequestError(f"prompt {number}: sampled without a seed", "seed")
-        if fast_neighbours and not backend.bounds.allow_fast:
+        if fast_neighbours and not subject.bounds.allow_fast:
             raise ConfigError(
-                f"fast_neighbours: got {fast_neighbours}, but {backend.source} runs without the "
+                f"fast_neighbours: got {fast_neighbours}, but {subject.source} runs without the "
                 "fast mode"
             )
-        if "fast" in modes and not backend.bounds.allow_fast:
-            raise ConfigError(f"mode: got fast, but {backend.source} runs without the fast mode")
+        if "fast" in modes and not subject.bounds.allow_fast:
+            raise ConfigError(f"mode: got fast, but {subject.source} runs without the fast mode")
         self.targets = tuple(targets)
         self.runs = runs
         self.modes = tuple(modes)
         self.seed = secrets.randbits(32) if seed is None else seed
         self.fast_neighbours = fast_neighbours
-        self._backend = backend
+        self._subject = subject
         self._by_mode: dict[str, ModeResult] = {}
 
     @property
@@ -146,18 +146,18 @@ class Check:
             if got != self.total:
                 raise DetinferError(f"check: compared {got} of {self.total} {mode} answers")
         return CheckResult(
-            self._backend.source, self._backend.fingerprint, self.seed, dict(self._by_mode)
+            self._subject.source, self._subject.fingerprint, self.seed, dict(self._by_mode)
         )
 
     def _run_mode(self, mode: Mode) -> Iterator[Progress]:
         start = time.perf_counter()
         found = ModeResult(mode, [self._alone(mode, i) for i in range(len(self.targets))])
         self._by_mode[mode] = found
-        before = self._backend.stats()
+        before = self._subject.stats()
         loads = draw_loads(
             self.targets,
             self.runs,
-            self._backend.bounds,
+            self._subject.bounds,
             self.seed,
             deterministic=mode == "deterministic",
             fast_neighbours=self.fast_neighbours,
@@ -176,11 +176,11 @@ class Check:
                 divergent_runs=found.divergent_runs,
                 seconds=found.seconds,
             )
-        found.count(before, self._backend.stats())
+        found.count(before, self._subject.stats())
 
     def _play(self, load: Load) -> dict[int, tuple[int, Answer]]:
         """Target and answer of every run in the load, by its place there."""
-        answers = self._backend.play(load)
+        answers = self._subject.play(load)
         runs = {place: row.target for place, row in enumerate(load.rows) if row.target is not None}
         if sorted(answers) != list(runs):
             raise DetinferError(

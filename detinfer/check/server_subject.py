@@ -17,7 +17,7 @@ from detinfer.params import SamplingParams
 _STEP = 0.02  # seconds that stand for one step between arrivals
 
 
-class ServerBackend:
+class ServerSubject:
     """Plays loads on a server, which may be serving others meanwhile.
 
     Pages, chunks and limits are the server's own; what is drawn is who asks for what, and when.
@@ -51,12 +51,12 @@ class ServerBackend:
             ) from None
 
     def stats(self) -> dict[str, int]:
-        """See ``Backend.stats``."""
+        """See ``Subject.stats``."""
         stats = self._client.get("/server_info").get("stats", {})
         return {str(name): value for name, value in stats.items() if isinstance(value, int)}
 
     def play(self, load: Load) -> dict[int, Answer]:
-        """See ``Backend.play``."""
+        """See ``Subject.play``."""
         start = time.monotonic()
         with ThreadPoolExecutor(len(load.rows), thread_name_prefix="check") as pool:
             futures = [pool.submit(self._ask, row, start) for row in load.rows]

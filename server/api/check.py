@@ -24,7 +24,7 @@ from detinfer.server.api.bodies.strict import (
     parse_body,
     stated,
 )
-from detinfer.server.api.check_subject import AsyncEngineBackend
+from detinfer.server.api.check_subject import AsyncEngineSubject
 from detinfer.server.api.generate.body import Seed
 from detinfer.server.api.openapi import EVENTS, body_of, failures
 from detinfer.server.generation import cache_salt, tokenize
@@ -83,14 +83,14 @@ async def check(request: Request) -> Response:
         raise RequestError(f"modes: got {len(modes)}, expected each at most once", "modes")
     if "fast" in modes and not engine.info.allow_fast:
         raise RequestError("modes: got fast, but this server runs without the fast mode", "modes")
-    backend = AsyncEngineBackend(engine, cache_salt(request))
-    targets = default_targets(backend.bounds, most)
+    subject = AsyncEngineSubject(engine, cache_salt(request))
+    targets = default_targets(subject.bounds, most)
     if body.prompt is not None:
         targets = [Target(body.prompt, SamplingParams(max_tokens=most))]
     for target in targets:
         await _check_target(engine, target)
-    checking = Check(backend, targets, runs=runs, modes=modes, seed=seed)
-    return EventStream(_events(service, backend, checking), {})
+    checking = Check(subject, targets, runs=runs, modes=modes, seed=seed)
+    return EventStream(_events(service, subject, checking), {})
 
 
 async def _check_target(engine: AsyncEngine, target: Target) -> None:
@@ -110,7 +110,7 @@ def _bounded(name: str, value: int, most: int, least: int = 1) -> int:
 
 
 async def _events(
-    service: Service, backend: AsyncEngineBackend, checking: Check
+    service: Service, subject: AsyncEngineSubject, checking: Check
 ) -> AsyncGenerator[bytes, None]:
     """Yield what a check tells from its thread; closing this ends the check."""
     with service.answering(), service.checking():
@@ -144,7 +144,7 @@ async def _events(
                     return
                 yield event({"progress": _progress(news)})
         finally:
-            backend.cancel()
+            subject.cancel()
             await asyncio.wait((thread,))
 
 

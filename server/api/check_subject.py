@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from detinfer.check import Answer, Bounds, ExactLogprob, Load, Row
+from detinfer.check import Answer, Bounds, Load, Row
 from detinfer.engine.validation import encode_text
 from detinfer.errors import DetinferError, QueueFullError
 
@@ -20,7 +20,7 @@ MAX_ROWS = 8  # of a load: others are being served
 _STEP = 0.02  # seconds that stand for one step between arrivals
 
 
-class AsyncEngineBackend:
+class AsyncEngineSubject:
     """Plays loads from a thread, on the engine of the event loop that made it.
 
     Args:
@@ -32,12 +32,8 @@ class AsyncEngineBackend:
         info = engine.info
         self.source = info.model_name
         self.fingerprint = info.system_fingerprint
-        self.bounds = Bounds(
-            vocab_size=info.vocab_size,
-            longest=info.longest,
-            max_rows=min(MAX_ROWS, info.max_num_seqs),
-            allow_fast=info.allow_fast,
-        )
+        most = min(MAX_ROWS, info.max_num_seqs)
+        self.bounds = Bounds(info.vocab_size, info.longest, most, info.allow_fast)
         self._engine, self._salt = engine, cache_salt
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -45,12 +41,12 @@ class AsyncEngineBackend:
         self._playing: Future[Any] | None = None
 
     def stats(self) -> dict[str, int]:
-        """See ``Backend.stats``."""
+        """See ``Subject.stats``."""
         stats: dict[str, int] = self._await(self._engine.stats())
         return stats
 
     def play(self, load: Load) -> dict[int, Answer]:
-        """See ``Backend.play``."""
+        """See ``Subject.play``."""
         answers: list[Answer | None] = self._await(self._play(load))
         return {place: answer for place, answer in enumerate(answers) if answer is not None}
 
@@ -88,7 +84,6 @@ class AsyncEngineBackend:
         return None
 
     async def _answer(self, row: Row) -> Answer:
-        ids, text, logprobs = list[int](), "", list[ExactLogprob]()
         prompt = (
             encode_text(self._engine.tokenizer, row.prompt)
             if isinstance(row.prompt, str)
@@ -98,15 +93,10 @@ class AsyncEngineBackend:
         async with aclosing(
             self._engine.generate(prompt, row.params, name, cache_salt=self._salt)
         ) as outputs:
-            async for output in outputs:
-                ids += output.token_ids
-                text += output.text
-                for one in output.logprobs or ():
-                    logprobs.append(ExactLogprob.of(one.token_id, one.logprob, one.top))
-                if output.finish_reason in ("stop", "length"):
-                    exact = None if row.params.logprobs is None else tuple(logprobs)
-                    reason, digest = output.finish_reason, output.digest or ""
-                    return Answer(tuple(ids), text, reason, digest, exact)
-                if output.finish_reason is not None:
-                    raise DetinferError(f"an answer ended with {output.finish_reason}")
-        raise DetinferError("an answer had no end")
+            given = [output async for output in outputs]
+        if not given or given[-1].finish_reason is None:
+            raise DetinferError("an answer had no end")
+        answer = Answer.of(given)
+        if answer is None:
+            raise DetinferError(f"an answer ended with {given[-1].finish_reason}")
+        return answer

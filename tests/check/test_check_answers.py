@@ -9,7 +9,7 @@ from fake_runner import FakeRunner, fake_engine
 from rich.console import Console
 
 from detinfer import ops
-from detinfer.check import Answer, Check, EngineBackend, ExactLogprob, Target
+from detinfer.check import Answer, Check, EngineSubject, ExactLogprob, Target
 from detinfer.check.display import print_result
 from detinfer.check.page import render_page
 from detinfer.params import SamplingParams
@@ -20,7 +20,7 @@ ANSWER = Answer((5, 6), "ab", "length", "d", tuple(ExactLogprob.of(*one) for one
 
 
 def check(engine, target=ASKING, runs=40):
-    return Check(EngineBackend(engine), [target], runs=runs, seed=5).run()
+    return Check(EngineSubject(engine), [target], runs=runs, seed=5).run()
 
 
 def changed(place, **fields):

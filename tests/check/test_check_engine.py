@@ -6,7 +6,7 @@ import leaks
 import pytest
 from fake_runner import FakeRunner, LeakyRunner, fake_engine
 
-from detinfer.check import Answer, Check, EngineBackend, Load, Target
+from detinfer.check import Answer, Check, EngineSubject, Load, Target
 from detinfer.config import EngineConfig
 from detinfer.engine.llm import LLM
 from detinfer.errors import ConfigError, DetinferError, RequestError
@@ -21,7 +21,7 @@ TARGETS = [
 
 def make(runner=None, targets=TARGETS, config=None, **options):
     engine = fake_engine(config, runner or FakeRunner())
-    return Check(EngineBackend(engine), targets, **{"runs": 60, "seed": 5, **options})
+    return Check(EngineSubject(engine), targets, **{"runs": 60, "seed": 5, **options})
 
 
 def test_a_sound_engine_is_reproducible_in_both_modes():
@@ -123,7 +123,7 @@ def test_the_engine_is_left_idle_and_with_its_own_limits():
     engine = fake_engine()
     limits = engine.scheduler.limits
     before = dataclasses.replace(limits)
-    check = Check(EngineBackend(engine), TARGETS, runs=20, seed=1)
+    check = Check(EngineSubject(engine), TARGETS, runs=20, seed=1)
     check.run()
     assert engine.scheduler.limits is limits
     assert limits == before
@@ -134,7 +134,7 @@ def test_the_engine_is_left_idle_and_with_its_own_limits():
 def test_a_failure_is_no_answer_and_leaves_the_engine_idle():
     engine = fake_engine(runner=FakeRunner(fail_at=40))
     with pytest.raises(DetinferError, match=r"load \d+: .* ended with error: .*injected fault"):
-        Check(EngineBackend(engine), TARGETS, runs=20, seed=1).run()
+        Check(EngineSubject(engine), TARGETS, runs=20, seed=1).run()
     assert not engine.has_unfinished()
 
 
@@ -179,10 +179,10 @@ def test_a_prompt_that_cannot_be_served_is_named(prompt):
 
 def test_a_busy_engine_is_refused():
     check = make()
-    check._backend._engine.add_request("mine", [1], GREEDY)
+    check._subject._engine.add_request("mine", [1], GREEDY)
     with pytest.raises(DetinferError, match="the engine is busy"):
         check.run()
-    assert check._backend._engine.has_unfinished()
+    assert check._subject._engine.has_unfinished()
 
 
 def test_there_is_no_result_before_the_end():
@@ -194,7 +194,7 @@ def test_there_is_no_result_before_the_end():
         check.result()
 
 
-class Forgetful(EngineBackend):
+class Forgetful(EngineSubject):
     """Loses one answer, or makes one up."""
 
     def __init__(self, engine, change):
@@ -210,6 +210,6 @@ class Forgetful(EngineBackend):
 
 @pytest.mark.parametrize("change", [dict.popitem, lambda answers: answers.update({99: None})])
 def test_answers_that_are_missing_or_made_up_are_not_passed_over(change):
-    backend = Forgetful(fake_engine(), change)
+    subject = Forgetful(fake_engine(), change)
     with pytest.raises(DetinferError, match="load 2: got answers of rows"):
-        Check(backend, TARGETS, runs=60, seed=5).run()
+        Check(subject, TARGETS, runs=60, seed=5).run()

@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from detinfer import cli
-from detinfer.check import Check, EngineBackend, Target
+from detinfer.check import Check, EngineSubject, Target
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.params import SamplingParams
@@ -45,7 +45,7 @@ def test_a_tiny_model_is_reproducible(tiny_model, plan):
         Target(tuple(range(3, 123)), params),
         Target((5,), SamplingParams(max_tokens=10, temperature=0.9, top_p=0.9, seed=1)),
     ]
-    result = Check(EngineBackend(Engine(config)), targets, runs=40, seed=2).run()
+    result = Check(EngineSubject(Engine(config)), targets, runs=40, seed=2).run()
     assert result.reproducible, result.first_divergence
     assert result.runs == 80
     assert all(prompt.expected.token_ids for prompt in result.prompts)

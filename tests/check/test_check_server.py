@@ -14,7 +14,7 @@ from fake_engine import INFO, FakeEngine
 from loopback import serving
 
 from detinfer import cli
-from detinfer.check import Check, Load, ServerBackend, Target, default_targets
+from detinfer.check import Check, Load, ServerSubject, Target, default_targets
 from detinfer.check.client import Client
 from detinfer.errors import ConfigError, DetinferError
 from detinfer.params import SamplingParams
@@ -83,7 +83,7 @@ class Leaky(Remembering):
 
 def check(url, **options):
     options = {"runs": 12, "seed": 3, **options}
-    return Check(ServerBackend(url, 8), TARGETS, **options)
+    return Check(ServerSubject(url, 8), TARGETS, **options)
 
 
 def test_a_sound_server_is_reproducible_under_concurrent_loads():
@@ -131,7 +131,7 @@ def test_log_probabilities_are_compared_over_http():
 
     def found(engine):
         with served(engine) as url:
-            return Check(ServerBackend(url, 8), [asking], runs=12, seed=3).run()
+            return Check(ServerSubject(url, 8), [asking], runs=12, seed=3).run()
 
     result = found(Remembering(delay=0.001))
     assert result.reproducible
@@ -148,7 +148,7 @@ def test_a_server_without_log_probabilities_is_told_apart():
             other_server(GOOD_INFO, answer) as url,
             pytest.raises(DetinferError, match="/generate answered without log-probabilities"),
         ):
-            Check(ServerBackend(url), [asking], runs=1).run()
+            Check(ServerSubject(url), [asking], runs=1).run()
 
 
 def test_a_server_that_leaks_is_caught():
@@ -188,9 +188,9 @@ def test_the_commands_own_targets_are_asked_for_as_they_are():
     engine = Remembering()
     engine.info = dataclasses.replace(INFO, max_model_len=2400, num_pages=40)
     with served(engine) as url:
-        backend = ServerBackend(url, 8)
-        targets = default_targets(backend.bounds, max_tokens=4)
-        assert Check(backend, targets, runs=20, seed=3).run().reproducible
+        subject = ServerSubject(url, 8)
+        targets = default_targets(subject.bounds, max_tokens=4)
+        assert Check(subject, targets, runs=20, seed=3).run().reproducible
     asked = {params for _, params in engine.asked}
     assert {target.params for target in targets} <= asked
     # Some are there first, and fast.
@@ -210,10 +210,10 @@ def test_a_server_without_the_fast_mode_is_not_asked_for_it():
 
 def test_a_prompt_that_the_server_refuses_is_named():
     with served(FakeEngine()) as url:
-        backend = ServerBackend(url)
+        subject = ServerSubject(url)
         long = Target("x" * 300, SamplingParams(max_tokens=4))
         with pytest.raises(DetinferError, match=f"prompt 1 of 1: {url}: .* prompt: got 300 tokens"):
-            Check(backend, [long], runs=1).run()
+            Check(subject, [long], runs=1).run()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_full_queue_is_asked_again():
     with served(engine) as url, pytest.MonkeyPatch.context() as patch:
         waits = []
         patch.setattr("detinfer.check.client.time.sleep", waits.append)
-        assert ServerBackend(url).play(Load.alone(0, TARGETS[0]))[0].text
+        assert ServerSubject(url).play(Load.alone(0, TARGETS[0]))[0].text
     # The server said three seconds each time.
     assert waits[-3:] == [3.0, 3.0, 3.0]
 
@@ -251,7 +251,7 @@ def test_no_server_there():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(DetinferError, match=r"cannot be reached \(Connection refused\)"):
-        ServerBackend(f"http://127.0.0.1:{port}")
+        ServerSubject(f"http://127.0.0.1:{port}")
 
 
 GOOD_INFO = {
@@ -330,13 +330,13 @@ def test_a_server_that_is_not_ours_is_told_apart(info, answer, status, words):
         other_server(info, answer, status) as url,
         pytest.raises(DetinferError, match=words) as caught,
     ):
-        Check(ServerBackend(url), TARGETS[:1], runs=2).run()
+        Check(ServerSubject(url), TARGETS[:1], runs=2).run()
     assert "\n" not in str(caught.value)
 
 
 def test_the_other_server_would_pass_with_good_answers():
     with other_server(GOOD_INFO, GOOD_ANSWER) as url:
-        result = Check(ServerBackend(url), TARGETS[:1], runs=2, seed=1).run()
+        result = Check(ServerSubject(url), TARGETS[:1], runs=2, seed=1).run()
     assert result.reproducible
 
 

@@ -9,7 +9,7 @@ from fake_runner import FakeTokenizer
 from mutants import MUTANTS, REWRITTEN
 from tiny_runner import TinyModelRunner
 
-from detinfer.check import Check, EngineBackend, default_targets
+from detinfer.check import Check, EngineSubject, default_targets
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 
@@ -35,8 +35,8 @@ def make(plan, model="long", num_pages=100, max_model_len=None):
     runner = TinyModelRunner(num_pages, plan, model=model)
     runner.tokenizer = Bytes()
     runner.max_model_len = max_model_len or runner.max_model_len
-    backend = EngineBackend(Engine(EngineConfig(), runner))
-    return Check(backend, default_targets(backend.bounds), runs=RUNS, seed=1)
+    subject = EngineSubject(Engine(EngineConfig(), runner))
+    return Check(subject, default_targets(subject.bounds), runs=RUNS, seed=1)
 
 
 def divergences(check, loads=RUNS):
