@@ -6,7 +6,7 @@ import math
 import pytest
 from fake_runner import FakeRunner
 
-from detinfer import memory
+from detinfer import machine
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine import engine as engine_module
 from detinfer.engine.engine import Engine
@@ -65,21 +65,21 @@ def cgroup(tmp_path, monkeypatch):
         (tmp_path / "memory.current").write_text(f"{current}\n")
         (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {inactive}\n")
         (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
-        monkeypatch.setattr(memory, "CGROUP", tmp_path)
-        monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+        monkeypatch.setattr(machine, "CGROUP", tmp_path)
+        monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
 
     return limits
 
 
 def test_available_memory_is_the_machines_or_what_the_control_group_leaves(cgroup):
     cgroup("max", 100)
-    assert memory.available_memory() == 8_000_000 << 10
+    assert machine.available_memory() == 8_000_000 << 10
     cgroup(3 << 30, 1 << 30, inactive=1 << 29)
-    assert memory.available_memory() == (3 << 30) - (1 << 30) + (1 << 29)
+    assert machine.available_memory() == (3 << 30) - (1 << 30) + (1 << 29)
     cgroup(1 << 30, 2 << 30)
-    assert memory.available_memory() == 0
+    assert machine.available_memory() == 0
     cgroup("", "")
-    assert memory.available_memory() == 8_000_000 << 10
+    assert machine.available_memory() == 8_000_000 << 10
 
 
 def test_what_the_machine_cannot_hold_is_refused_in_one_line(cgroup, monkeypatch):

@@ -18,7 +18,7 @@ from detinfer.engine.speculation import PromptLookup
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
-from detinfer.memory import check_logits, check_pool
+from detinfer.machine import check_logits, check_pool
 from detinfer.params import SamplingParams, noise_seed
 from detinfer.runner.compile_progress import compile_progress
 from detinfer.runner.rounding import contract_rounding
