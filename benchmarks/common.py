@@ -19,8 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from detinfer.config import EngineConfig, usable_cores
+from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
+from detinfer.machine import usable_cores
 from detinfer.params import SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent

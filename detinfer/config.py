@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from detinfer.errors import ConfigError
 from detinfer.kernels.constants import PAGE_SIZE
@@ -71,29 +70,63 @@ class EngineConfig:
         _integer(self, "threads", low=None, optional=True)  # the bounds are the machine's
         for name in ("prefix_caching", "speculation", "default_deterministic", "allow_fast"):
             _boolean(self, name)
-
-    def resolve(self) -> EngineConfig:
-        """Return the same settings with what the device decides filled in; the model's stay None.
-
-        Raises:
-            ConfigError: a profile that does not run on the device.
-        """
-        device = "cpu" if self.device == "auto" else self.device
-        on_cpu = device == "cpu"
-        by_device = "portable" if on_cpu else "native"
-        if device == "cuda" and self.numerics == "portable":
+        if self.device == "cuda" and self.numerics == "portable":
             raise ConfigError(
                 "numerics: got 'portable' with device 'cuda', expected native (portable runs on "
                 "the CPU only)"
             )
-        return replace(
-            self,
+
+    def resolve(self) -> ResolvedConfig:
+        """Return the settings with what the device decides filled in."""
+        device = "cpu" if self.device == "auto" else self.device
+        on_cpu = device == "cpu"
+        by_device = "portable" if on_cpu else "native"
+        profile = by_device if self.numerics == "auto" else self.numerics
+        undecided = self.dtype == "auto" and profile == "portable"
+        return ResolvedConfig(
+            model=self.model,
             device=device,
-            numerics=by_device if self.numerics == "auto" else self.numerics,
-            max_num_seqs=_given(self.max_num_seqs, 64 if on_cpu else 256),
-            max_num_batched_tokens=_given(self.max_num_batched_tokens, 512 if on_cpu else 8192),
-            kv_cache_memory=_given(self.kv_cache_memory, 1 << 30 if on_cpu else None),
+            profile=profile,
+            plan=self.plan,
+            dtype="float32" if undecided else self.dtype,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs or (64 if on_cpu else 256),
+            max_num_batched_tokens=self.max_num_batched_tokens or (512 if on_cpu else 8192),
+            kv_cache_memory=self.kv_cache_memory or (1 << 30 if on_cpu else 0),
+            prefix_caching=self.prefix_caching,
+            speculation=self.speculation,
+            threads=self.threads,
+            allow_fast=self.allow_fast,
         )
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """What an engine computes with: made once, of an ``EngineConfig``, where one is started.
+
+    Attributes:
+        device: cpu or cuda.
+        profile: portable or native.
+        plan: auto is fused where the model has such a plan.
+        dtype: of activations and KV cache; auto, in profile native alone, is the checkpoint's.
+        max_model_len: None is the model's own.
+        kv_cache_memory: 0, on CUDA alone, is nine tenths of what the weights leave free.
+        threads: None is every core that may be used.
+    """
+
+    model: str | None
+    device: str
+    profile: str
+    plan: str
+    dtype: str
+    max_model_len: int | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_memory: int
+    prefix_caching: bool
+    speculation: bool
+    threads: int | None
+    allow_fast: bool
 
 
 @dataclass(frozen=True)
@@ -169,10 +202,6 @@ class ServerConfig:
             raise ConfigError(f"served_model_name: got {served!r}, expected a name or None")
 
 
-def _given(value: int | None, default: int | None) -> int | None:
-    return default if value is None else value
-
-
 def _integer(
     config: object, name: str, low: int | None, high: int | None = None, optional: bool = False
 ) -> None:
@@ -205,31 +234,3 @@ def longest_sequence(max_model_len: int, num_pages: int) -> int:
 def pages_for(num_tokens: int) -> int:
     """Pages that hold that many tokens."""
     return -(-num_tokens // PAGE_SIZE)
-
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, and its control group's share of them."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    try:  # a container's --cpus: "quota period" in microseconds, or "max period"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
-
-
-def cpu_threads(asked: int | None) -> int:
-    """CPU threads of an engine: as asked, else as many as may be.
-
-    Raises:
-        ConfigError: more than there are cores or ``NUMBA_NUM_THREADS`` allows, or less than one.
-    """
-    most, why = usable_cores(), "usable cores"
-    limit = os.environ.get("NUMBA_NUM_THREADS", "")
-    if limit.isdecimal() and 0 < int(limit) < most:
-        most, why = int(limit), "NUMBA_NUM_THREADS"
-    threads = most if asked is None else asked
-    if not 1 <= threads <= most:
-        raise ConfigError(f"threads: got {threads}, expected 1..{most} ({why})")
-    return threads

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from detinfer import __version__
-from detinfer.config import EngineConfig, usable_cores
+from detinfer.config import EngineConfig
 from detinfer.environment import check_package, check_threading_layer
 from detinfer.errors import ConfigError, DetinferError
 from detinfer.folders import cache_dir, cache_problem, nearest
+from detinfer.machine import usable_cores
 
 _DISTRIBUTION = "detinfer-server"
 _LIBRARIES = ("torch", "transformers", "numba", "llvmlite", "numpy", "fastapi", "uvicorn")
@@ -163,7 +164,7 @@ def _model(model: str | None) -> Iterator[Finding]:
 
     config = EngineConfig(model=model, kv_cache_memory=_MODEL_KV_MEMORY, allow_fast=False)
     try:
-        runner = ModelRunner(config)
+        runner = ModelRunner(config.resolve())
     except DetinferError as error:
         yield Finding(name, model or default_model.NAME, str(error))
         return

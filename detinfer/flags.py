@@ -149,9 +149,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     Raises:
         ConfigError: settings that contradict each other.
     """
-    config = EngineConfig(**{name: getattr(args, name) for name in _ENGINE_FIELDS})
-    config.resolve()  # refuses now what the engine's own process would refuse later
-    return config
+    return EngineConfig(**{name: getattr(args, name) for name in _ENGINE_FIELDS})
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

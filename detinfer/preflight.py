@@ -7,9 +7,10 @@ import importlib.metadata
 import os
 import sys
 
-from detinfer.config import EngineConfig, cpu_threads
+from detinfer.config import EngineConfig
 from detinfer.errors import ConfigError
 from detinfer.folders import check_folders
+from detinfer.machine import cpu_threads
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -23,11 +24,11 @@ def check_start(config: EngineConfig) -> None:
         ModelLoadError: there is no such model, or its files are damaged.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
     """
-    settings = config.resolve()
+    resolved = config.resolve()
     if os.environ.get("TRITON_INTERPRET") != "1":  # kernels in the interpreter run anywhere
-        if settings.device == "cuda":
+        if resolved.device == "cuda":
             _check_gpu()
-        elif settings.numerics == "native":
+        elif resolved.profile == "native":
             raise ConfigError("numerics: got 'native' with device 'cpu', expected device cuda")
     cpu_threads(config.threads)
     check_folders()

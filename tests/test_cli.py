@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from detinfer import cli, flags
-from detinfer.config import EngineConfig, ServerConfig, cpu_threads, usable_cores
+from detinfer.config import EngineConfig, ServerConfig
 from detinfer.errors import ConfigError
+from detinfer.machine import cpu_threads, usable_cores
 from detinfer.preflight import check_start
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from detinfer.checkpoint.loader import ModelFiles
-from detinfer.config import usable_cores
+from detinfer.machine import usable_cores
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ import torch
 from benchmarks.gpu.bench import ROOT, Bench, Result, section
 from benchmarks.gpu.sizes import Model, Sizes
 from detinfer.compile_audit.workers import TaskError, Workers
-from detinfer.config import usable_cores
 from detinfer.kernels.constants import PAGE_SIZE
+from detinfer.machine import usable_cores
 
 FOLDER = Path(tempfile.gettempdir()) / "detinfer-gpu-suite"
 KERNELS = ROOT / "kernels" / "triton"

@@ -54,7 +54,7 @@ def random_runner(bench: Bench, model: Model, cache_bytes: int, seed: int = 0) -
         kv_cache_memory=cache_bytes,
         max_model_len=bench.sizes.max_model_len,
     )
-    runner = NativeRunner(config, source)
+    runner = NativeRunner(config.resolve(), source)
     _fill(runner, bench.sizes.deviation, bench.generator(seed))
     for pages in (*runner.cache.keys, *runner.cache.values):
         pages.fill_(float("nan"))

@@ -26,7 +26,7 @@ from detinfer.compile_audit.audit import (
     kernel_modules,
 )
 from detinfer.compile_audit.source_lint import lint_file
-from detinfer.config import usable_cores
+from detinfer.machine import usable_cores
 
 _PLAIN_LINES = 10  # where there is no terminal to draw a bar on
 _LOG_WIDTH = 120

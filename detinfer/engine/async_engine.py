@@ -55,7 +55,6 @@ class AsyncEngine:
         info: what the loaded engine says of itself.
         tokenizer: the engine's tokenizer.
         on_step: told of every message of the engine, on the event loop.
-        capacity: requests that can be open at a time.
         state: "ready"; "draining" from ``shutdown`` on; "dead" when the process is gone.
     """
 
@@ -73,14 +72,11 @@ class AsyncEngine:
         logs: Logs,
     ) -> None:
         self.state: Literal["ready", "draining", "dead"] = "ready"
-        seqs = config.resolve().max_num_seqs
-        assert seqs is not None
-        self.capacity = seqs + max_queue_size
         self._step_timeout = step_timeout
         self._last_sign = 0.0  # monotonic time of the last message, or of the first open request
         self._loop = asyncio.get_running_loop()
         self._streams = Streams(
-            self.capacity, generation_timeout, lambda name: self._commands.put(Abort(name))
+            max_queue_size, generation_timeout, lambda name: self._commands.put(Abort(name))
         )
         self._stats: dict[str, int] = {}
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
@@ -135,6 +131,7 @@ class AsyncEngine:
         try:
             async with asyncio.timeout(load_timeout):
                 engine.info, engine.tokenizer = await engine._ready
+            engine._streams.capacity += engine.info.max_num_seqs
         except BaseException as error:
             await engine._kill()
             if isinstance(error, TimeoutError):
@@ -182,6 +179,11 @@ class AsyncEngine:
     async def stats(self) -> dict[str, int]:
         """Return the engine's counts as of its last step, and the number of ``open`` requests."""
         return {**self._stats, "open": len(self._streams)}
+
+    @property
+    def capacity(self) -> int:
+        """Requests that can be open at a time."""
+        return self._streams.capacity
 
     @property
     def pid(self) -> int:

@@ -45,26 +45,24 @@ class Engine:
     @compile_progress()
     @contract_rounding()
     def __init__(self, config: EngineConfig, runner: Runner | None = None) -> None:
-        config = config.resolve()
+        resolved = config.resolve()
         if runner is None:
-            check_pool(config)
-            runner = make_runner(config)
-            check_logits(config, runner.vocab_size)
+            check_pool(resolved)
+            runner = make_runner(resolved)
+            check_logits(resolved, runner.vocab_size)
             prepare(runner.profile)
         self.runner: Runner = runner
         self.tokenizer = runner.tokenizer
-        self.info = describe(runner, config)
+        self.info = describe(runner, resolved)
         self.block_manager = BlockManager(runner.num_pages)
-        assert config.max_num_seqs is not None
-        assert config.max_num_batched_tokens is not None
         self.scheduler = Scheduler(
             self.block_manager,
             Limits(
-                config.max_num_seqs,
-                config.max_num_batched_tokens,
+                resolved.max_num_seqs,
+                resolved.max_num_batched_tokens,
                 max_with_drafts=MAX_WITH_DRAFTS[runner.profile.name],
             ),
-            config.prefix_caching,
+            resolved.prefix_caching,
         )
         self._decode = token_decoder(self.tokenizer)
         self._special = special_tokens(self.tokenizer)
@@ -76,7 +74,7 @@ class Engine:
         self._generated_tokens = 0
         self._drafted_tokens = 0
         self._accepted_tokens = 0
-        self._speculation = config.speculation
+        self._speculation = resolved.speculation
 
     def add_request(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
-from detinfer.config import EngineConfig, longest_sequence
+from detinfer.config import ResolvedConfig, longest_sequence
 from detinfer.logprobs import TokenLogprob
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class EngineInfo:
     allow_fast: bool
     plan: str
     dtype: str
-    numerics: str
+    profile: str
     fingerprint: dict[str, str]
     system_fingerprint: str
     generation_defaults: dict[str, Any] = field(default_factory=dict)
@@ -86,10 +86,8 @@ class EngineInfo:
         return longest_sequence(self.max_model_len, self.num_pages)
 
 
-def describe(runner: Runner, config: EngineConfig) -> EngineInfo:
+def describe(runner: Runner, config: ResolvedConfig) -> EngineInfo:
     """Return what the other side of the process boundary is told of a loaded engine."""
-    assert config.max_num_seqs is not None
-    parts = dict(runner.fingerprint.parts)
     return EngineInfo(
         model_name=runner.model_name,
         max_model_len=runner.max_model_len,
@@ -100,8 +98,8 @@ def describe(runner: Runner, config: EngineConfig) -> EngineInfo:
         allow_fast=config.allow_fast,
         plan=runner.plan,
         dtype=str(runner.dtype).removeprefix("torch."),
-        numerics=parts.get("profile", "portable"),
-        fingerprint=parts,
+        profile=runner.profile.name,
+        fingerprint=dict(runner.fingerprint.parts),
         system_fingerprint=runner.fingerprint.system_fingerprint,
         generation_defaults=runner.generation_defaults,
     )

@@ -20,7 +20,7 @@ from detinfer.backends.native_batch import (
     make_plans,
 )
 from detinfer.batch import Batch
-from detinfer.config import EngineConfig, longest_sequence, pages_for
+from detinfer.config import ResolvedConfig, longest_sequence, pages_for
 from detinfer.environment import check_environment
 from detinfer.errors import ConfigError, UnsupportedModelError
 from detinfer.kernels.triton import launch
@@ -50,7 +50,7 @@ class NativeRunner:
     slow, for tests.
 
     Args:
-        config: see ``EngineConfig``.
+        config: see ``ResolvedConfig``.
         source: the model, if it is not to be read from files.
 
     Raises:
@@ -62,9 +62,8 @@ class NativeRunner:
         plan: ``fused`` where a step is a fixed sequence of launches, else ``modules``.
     """
 
-    def __init__(self, config: EngineConfig, source: Source | None = None) -> None:
+    def __init__(self, config: ResolvedConfig, source: Source | None = None) -> None:
         check_environment()  # tokens are chosen on the host
-        config = config.resolve()
         device = _device(config)
         self.profile = ops.Profile("native", device)
         source = source or read_source(config.model)
@@ -175,7 +174,7 @@ class NativeRunner:
         return True
 
 
-def _device(config: EngineConfig) -> torch.device:
+def _device(config: ResolvedConfig) -> torch.device:
     if launch.interpreted():
         return torch.device("cpu")
     if config.device != "cuda":

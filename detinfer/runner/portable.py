@@ -9,10 +9,11 @@ from torch import Tensor
 
 from detinfer import ops
 from detinfer.batch import Batch
-from detinfer.config import EngineConfig, cpu_threads, longest_sequence
+from detinfer.config import ResolvedConfig, longest_sequence
 from detinfer.environment import check_environment
 from detinfer.errors import UnsupportedModelError
 from detinfer.kernels.cpu.jit import numba
+from detinfer.machine import cpu_threads
 from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext, forward_context
 from detinfer.models.patches import patch_model
@@ -31,7 +32,7 @@ class ModelRunner:
     """One model on the CPU by the ``portable`` profile, and the page pool it attends over.
 
     Args:
-        config: see ``EngineConfig``.
+        config: see ``ResolvedConfig``.
 
     Raises:
         ConfigError: a setting or the environment cannot work.
@@ -46,17 +47,15 @@ class ModelRunner:
 
     profile = ops.PORTABLE
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         check_environment()
-        config = config.resolve()
-        assert config.kv_cache_memory is not None
         self.threads = cpu_threads(config.threads)
         numba.set_num_threads(self.threads)
         source = read_source(config.model)
         self.tokenizer, self.model_name = source.tokenizer, source.name
         self.generation_defaults = source.generation_defaults
-        self.torch_dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
-        self.dtype = str(self.torch_dtype).removeprefix("torch.")
+        self.dtype = config.dtype
+        self.torch_dtype = getattr(torch, config.dtype)
 
         model = source.model
         text_config = model.config.get_text_config()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detinfer import ops
 from detinfer.batch import Batch
-from detinfer.config import EngineConfig
+from detinfer.config import ResolvedConfig
 
 if TYPE_CHECKING:
     from detinfer.runner.fingerprint import Fingerprint
@@ -33,9 +33,9 @@ class Runner(Protocol):
         """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
 
 
-def make_runner(config: EngineConfig) -> Runner:
-    """Load the model of a resolved configuration."""
-    if config.numerics == "native" or config.device == "cuda":
+def make_runner(config: ResolvedConfig) -> Runner:
+    """Load the model."""
+    if config.profile == "native":
         from detinfer.runner.native import NativeRunner
 
         return NativeRunner(config)

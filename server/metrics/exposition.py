@@ -147,7 +147,7 @@ def _build(prefix: str, labels: Mapping[str, str], info: EngineInfo | None) -> M
         "version": detinfer.__version__,
         "python": platform.python_version(),
         "system_fingerprint": "" if info is None else info.system_fingerprint,
-        "profile": "" if info is None else info.numerics,
+        "profile": "" if info is None else info.profile,
         "plan": "" if info is None else info.plan,
         "dtype": "" if info is None else info.dtype,
     }

@@ -131,7 +131,7 @@ def test_every_neighbour_can_be_served(longest, seqs, tokens):
         allow_fast=True,
         plan="",
         dtype="",
-        numerics="",
+        profile="",
         fingerprint={},
         system_fingerprint="",
     )

@@ -9,7 +9,7 @@ import pytest
 
 from detinfer.compile_audit.audit import AMD, MOST, audit
 from detinfer.compile_audit.rules import RULES
-from detinfer.config import usable_cores
+from detinfer.machine import usable_cores
 
 ARCHITECTURES = (AMD, "sm_86", "sm_90", "sm_100")
 CASES = [

@@ -17,7 +17,7 @@ TEXT = "Reproducible answers: 1) fix the order of every sum; 2) test it. " * 5
 
 @pytest.fixture(scope="module")
 def runner(default_model: ModelFiles) -> ModelRunner:
-    return ModelRunner(EngineConfig(kv_cache_memory=1 << 28))
+    return ModelRunner(EngineConfig(kv_cache_memory=1 << 28).resolve())
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from detinfer import LLM, SamplingParams, ops
-from detinfer.config import EngineConfig, usable_cores
+from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.kernels.cpu.rounding import control_word
+from detinfer.machine import usable_cores
 from detinfer.testing import thread_count
 from detinfer.testing.control_words import FLUSHED, foreign_word
 

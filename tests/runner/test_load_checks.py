@@ -42,7 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def load_portable(module: Any, folder: str) -> Any:
-    return module.ModelRunner(EngineConfig(model=folder, threads=1, kv_cache_memory=1 << 20))
+    return module.ModelRunner(
+        EngineConfig(model=folder, threads=1, kv_cache_memory=1 << 20).resolve()
+    )
 
 
 def load_native(module: Any, folder: str) -> Any:
@@ -51,7 +53,7 @@ def load_native(module: Any, folder: str) -> Any:
     parts = dict.fromkeys(("weights", "weight_format", "tokenizer", "config"), "random")
     source = module.Source(model, Tokenizer(), "llama", torch.bfloat16, parts)
     config = EngineConfig(numerics="native", device="cpu", kv_cache_memory=1 << 20)
-    return module.NativeRunner(config, source)
+    return module.NativeRunner(config.resolve(), source)
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:

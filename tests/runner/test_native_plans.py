@@ -137,13 +137,13 @@ def test_a_wrong_rounding_is_told_by_the_bits(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_settings_without_kernels_are_refused(settings: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        NativeRunner(EngineConfig(**settings))
+        NativeRunner(EngineConfig(**settings).resolve())
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     with pytest.raises(ConfigError, match="numerics: got 'native' with device 'cpu'"):
-        NativeRunner(EngineConfig(numerics="native"))
+        NativeRunner(EngineConfig(numerics="native").resolve())
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
-            NativeRunner(EngineConfig(device="cuda"))
+            NativeRunner(EngineConfig(device="cuda").resolve())

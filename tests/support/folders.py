@@ -40,4 +40,4 @@ def edit_tensors(folder: Path, change: Callable[[Tensors], Tensors | None]) -> N
 def load(folder: Path, **settings: Any) -> ModelRunner:
     """The model as an engine has it, on one thread."""
     given = {"threads": 1, "kv_cache_memory": 4 << 20} | settings
-    return ModelRunner(EngineConfig(model=str(folder), **given))
+    return ModelRunner(EngineConfig(model=str(folder), **given).resolve())

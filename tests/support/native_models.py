@@ -54,7 +54,7 @@ def native_runner(
     parts = dict.fromkeys(("weights", "weight_format", "tokenizer", "config"), "random")
     source = Source(model, Tokenizer(), architecture, stored, parts)
     given = {"numerics": "native", "device": "cpu", "kv_cache_memory": 1 << 20, **settings}
-    runner = NativeRunner(EngineConfig(**given), source)
+    runner = NativeRunner(EngineConfig(**given).resolve(), source)
     for pages in (*runner.cache.keys, *runner.cache.values):
         pages.fill_(float("nan"))
     return runner

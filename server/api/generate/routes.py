@@ -168,7 +168,7 @@ async def server_info(request: Request) -> Response:
                 "num_pages": info.num_pages,
                 "plan": info.plan,
                 "dtype": info.dtype,
-                "numerics": info.numerics,
+                "numerics": info.profile,
                 "allow_fast": info.allow_fast,
                 "default_deterministic": service.default_deterministic,
             },
