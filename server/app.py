@@ -9,11 +9,12 @@ from pydantic.json_schema import models_json_schema
 
 import detinfer
 from detinfer.config import ServerConfig
-from detinfer.server.api import check, metrics, tokenizer
+from detinfer.server.api import check, metrics, status, tokenizer
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check import CheckRequest
 from detinfer.server.api.generate import routes as generate
 from detinfer.server.api.generate.body import GenerateRequest
+from detinfer.server.api.openai import models
 from detinfer.server.api.openai import routes as openai
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest
 from detinfer.server.api.openai.completion_body import CompletionRequest
@@ -58,13 +59,8 @@ def create_app(
     )
     app.state.service = Service(engine, config, default_deterministic)
     install_error_handlers(app)
-    app.include_router(generate.router)
-    app.include_router(openai.router)
-    app.include_router(sglang.router)
-    app.include_router(tgi.router)
-    app.include_router(tokenizer.router)
-    app.include_router(check.router)
-    app.include_router(metrics.router)
+    for room in (generate, status, models, openai, sglang, tgi, tokenizer, check, metrics):
+        app.include_router(room.router)
     # The last one added is the outermost. What refuses stands inside of what every answer needs:
     # its id, its line in the log, and what lets a page's script read it.
     app.add_middleware(HeadMiddleware)

@@ -12,8 +12,9 @@ from detinfer.engine.streams import MAX_OPEN_TOKENS
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams, choices
-from detinfer.server.generation import Job, tokenize
+from detinfer.server.generation import Job
 from detinfer.server.limits import MAX_CHOICES, MAX_LOGPROBS_OF_CALL, MAX_PROMPTS
+from detinfer.server.tokenizing import tokenize
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -49,6 +50,7 @@ class Call:
         add_special_tokens: whether the tokenizer adds its own to texts.
         truncation: of the prompts, if they are to be cut at all.
         cache_salt: of the client's choosing, beside what its key has.
+        many: whether the answer is a list, where the dialect has both.
     """
 
     prompts: list[str] | list[list[int]]
@@ -59,6 +61,7 @@ class Call:
     add_special_tokens: bool = True
     truncation: Truncation | None = None
     cache_salt: str = ""
+    many: bool = False
 
     def choices_for(self, prompt_token_ids: list[int], info: EngineInfo) -> list[SamplingParams]:
         """Return the parameters of each answer to one prompt.

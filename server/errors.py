@@ -58,6 +58,14 @@ class GenerationError(DetinferError):
     """The engine gave up on one request, for example because its logits became NaN."""
 
 
+class ModelNotFoundError(RequestError):
+    """A request named a model that this server does not have."""
+
+    def __init__(self, model: str, served: str) -> None:
+        message = f"model: got {model[:100]!r}, expected {served!r}"
+        super().__init__(message, "model", "model_not_found")
+
+
 class ClientDisconnectedError(Exception):
     """The client went away before its answer was complete."""
 
@@ -93,6 +101,8 @@ def failure_of(error: Exception) -> Failure:
     """Make the answer for ``error``; an unexpected one is logged and its text kept to us."""
     message = str(error)
     match error:
+        case ModelNotFoundError():
+            return Failure(404, message, "not_found_error", error.param, error.code)
         case RequestError():
             return Failure(400, message, "invalid_request_error", error.param, error.code)
         case QueueFullError():
@@ -115,12 +125,6 @@ def failure_of(error: Exception) -> Failure:
             return _http_failure(error)
     log.error("unexpected error while answering a request", exc_info=error)
     return Failure(500, "internal error; the server's log has the details", "server_error")
-
-
-def model_not_found(model: str, served: str) -> Failure:
-    """404 for a model this server does not have."""
-    message = f"model: got {model[:100]!r}, expected {served!r}"
-    return Failure(404, message, "not_found_error", "model", "model_not_found")
 
 
 def install_error_handlers(app: FastAPI) -> None:

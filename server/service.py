@@ -49,6 +49,12 @@ class Service:
         self._flushed: Counter[str] = Counter()
         self.started_at = int(time.time())
 
+    @staticmethod
+    def of(request: Request) -> Service:
+        """Return the service of the application that a request came to."""
+        service: Service = request.app.state.service
+        return service
+
     @property
     def engine(self) -> AsyncEngine | None:
         """What serves; None until the model is loaded."""

@@ -21,15 +21,15 @@ from detinfer.server.api.bodies.strict import (
     StrictBody,
     Text,
     documented,
-    parse_body,
     stated,
 )
 from detinfer.server.api.check_subject import AsyncEngineSubject
 from detinfer.server.api.generate.body import Seed
 from detinfer.server.api.openapi import EVENTS, body_of, failures
-from detinfer.server.generation import cache_salt, tokenize
+from detinfer.server.api.reading import read
 from detinfer.server.http.sse import EventStream, event
 from detinfer.server.service import Service
+from detinfer.server.tokenizing import tokenize
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -71,9 +71,7 @@ class CheckRequest(StrictBody):
 )
 async def check(request: Request) -> Response:
     """Answer prompts many times, each time under another load, and compare bit for bit."""
-    service: Service = request.app.state.service
-    engine = service.ready_engine()
-    body = parse_body(CheckRequest, await request.body())
+    service, engine, body = await read(request, CheckRequest)
     runs = _bounded("runs", 20 if body.runs is None else body.runs, MAX_RUNS)
     most = 32 if body.max_tokens is None else body.max_tokens
     most = _bounded("max_tokens", most, MAX_CHECK_TOKENS)
@@ -83,7 +81,7 @@ async def check(request: Request) -> Response:
         raise RequestError(f"modes: got {len(modes)}, expected each at most once", "modes")
     if "fast" in modes and not engine.info.allow_fast:
         raise RequestError("modes: got fast, but this server runs without the fast mode", "modes")
-    subject = AsyncEngineSubject(engine, cache_salt(request))
+    subject = AsyncEngineSubject(engine, service.salted(request))
     targets = default_targets(subject.bounds, most)
     if body.prompt is not None:
         targets = [Target(body.prompt, SamplingParams(max_tokens=most))]

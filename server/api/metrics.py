@@ -22,7 +22,7 @@ router = APIRouter()
 )
 async def metrics(request: Request) -> Response:
     """Return what the server has done and how busy it is; answers in every state."""
-    service: Service = request.app.state.service
+    service = Service.of(request)
     engine = service.engine
     name, info, stats = service.config.served_model_name or "", None, {}
     processes = {"server": os.getpid()}

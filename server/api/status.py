@@ -1,10 +1,20 @@
-"""What the routes that tell of the server answer, for the description."""
+"""What tells of the server: whether it is up, its version, what it serves and how busy it is."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from fastapi import APIRouter
 from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+import detinfer
+from detinfer.server.api.openapi import answered, failures
+from detinfer.server.service import Service
+from detinfer.server.wire import json_response
+
+router = APIRouter()
 
 Told = dict[str, Any]  # of which there is more than a client's types need
 
@@ -21,20 +31,61 @@ class Version(BaseModel):
     version: str
 
 
-class ModelCard(BaseModel):
-    """The model that is served."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    root: str
-    parent: None
-    max_model_len: int
+_TOLD: dict[int | str, dict[str, Any]] = {**answered(Told), **failures(401, 503)}
 
 
-class ModelList(BaseModel):
-    """All models that are served: one."""
+@router.get("/health", response_model=None, responses={**answered(Ready), **failures(503)})
+@router.get(
+    "/ready",
+    operation_id="ready",
+    response_model=None,
+    responses={**answered(Ready), **failures(503)},
+)
+async def health(request: Request) -> Response:
+    """200 when requests are served; 503 while loading, draining or dead."""
+    Service.of(request).ready_engine()
+    return json_response({"status": "ready"})
 
-    object: Literal["list"]
-    data: list[ModelCard]
+
+@router.get("/version", response_model=None, responses={**answered(Version), **failures(401)})
+async def version() -> Response:
+    """Return the server's version."""
+    return json_response({"version": detinfer.__version__})
+
+
+@router.get("/server_info", response_model=None, responses=_TOLD)
+@router.get(
+    "/get_server_info",
+    operation_id="get_server_info",
+    response_model=None,
+    responses=_TOLD,
+)
+async def server_info(request: Request) -> Response:
+    """Return what is served, what its bits depend on, and how busy it is."""
+    service = Service.of(request)
+    engine = service.ready_engine()
+    info = engine.info
+    return json_response(
+        {
+            "version": detinfer.__version__,
+            "state": service.state,
+            "model": service.model_id(engine),
+            "system_fingerprint": info.system_fingerprint,
+            "fingerprint": info.fingerprint,
+            "engine": {
+                "model_name": info.model_name,
+                "max_model_len": info.max_model_len,
+                "max_num_seqs": info.max_num_seqs,
+                "vocab_size": info.vocab_size,
+                "eos_token_ids": list(info.eos_token_ids),
+                "num_pages": info.num_pages,
+                "plan": info.plan,
+                "dtype": info.dtype,
+                "numerics": info.profile,
+                "allow_fast": info.allow_fast,
+                "default_deterministic": service.default_deterministic,
+            },
+            "generation_defaults_not_applied": info.generation_defaults,
+            "stats": await engine.stats(),
+        }
+    )

@@ -12,13 +12,14 @@ from starlette.responses import Response
 
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
-from detinfer.server.api.bodies.strict import StrictBody, TokenIds, parse_body
+from detinfer.server.api.bodies.strict import StrictBody, TokenIds
 from detinfer.server.api.openai import chat_prompt
 from detinfer.server.api.openai.chat_body import ChatMessages, TemplateOptions, begins_answer
 from detinfer.server.api.openai.neutral_fields import Absent, Empty, NoOptions
 from detinfer.server.api.openapi import body_of, failures
-from detinfer.server.generation import aside, other_model
+from detinfer.server.api.reading import read
 from detinfer.server.service import Service
+from detinfer.server.tokenizing import aside
 from detinfer.server.wire import json_response, to_json
 
 if TYPE_CHECKING:
@@ -90,11 +91,7 @@ class TokenizerInfoResponse(BaseModel):
 )
 async def tokenize(request: Request) -> Response:
     """Return the token ids of a text, or of messages as the model's chat template spells them."""
-    service: Service = request.app.state.service
-    engine = service.ready_engine()
-    body = parse_body(TokenizeRequest, await request.body())
-    if (refusal := other_model(service, body.model)) is not None:
-        return refusal
+    _, engine, body = await read(request, TokenizeRequest)
     tokens = await _tokens(engine, body)
     strings = engine.tokenizer.convert_ids_to_tokens if body.return_token_strs else None
     longest = engine.info.max_model_len
@@ -110,11 +107,7 @@ async def tokenize(request: Request) -> Response:
 )
 async def detokenize(request: Request) -> Response:
     """Return the text of token ids."""
-    service: Service = request.app.state.service
-    engine = service.ready_engine()
-    body = parse_body(DetokenizeRequest, await request.body())
-    if (refusal := other_model(service, body.model)) is not None:
-        return refusal
+    _, engine, body = await read(request, DetokenizeRequest)
     size = engine.info.vocab_size
     if body.tokens and not 0 <= min(body.tokens) <= max(body.tokens) < size:
         wrong = next(token for token in body.tokens if not 0 <= token < size)
@@ -131,7 +124,7 @@ async def detokenize(request: Request) -> Response:
 )
 async def tokenizer_info(request: Request) -> Response:
     """Return the parts of the tokenizer's configuration that clients ask for."""
-    engine = request.app.state.service.ready_engine()
+    engine = Service.of(request).ready_engine()
     tokenizer = engine.tokenizer
     template = tokenizer.chat_template
     return json_response(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field
@@ -144,18 +143,7 @@ class GenerateResponse(BaseModel):
     logprobs: list[Logprob] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class NativeCall(Call):
-    """A validated body.
-
-    Attributes:
-        many: whether the answer is a list.
-    """
-
-    many: bool
-
-
-def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
+def generate_call(body: GenerateRequest, default_deterministic: bool) -> Call:
     """Resolve aliases and defaults.
 
     Raises:
@@ -167,7 +155,7 @@ def to_call(body: GenerateRequest, default_deterministic: bool) -> NativeCall:
     params = sampling_params(values, sources)
     check_prompts(prompts, prompt_field, params.n, sources)
     sources["prompt"] = prompt_field
-    return NativeCall(
+    return Call(
         prompts=prompts,
         prompt_field=prompt_field,
         params=params,

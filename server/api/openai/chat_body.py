@@ -17,7 +17,7 @@ from detinfer.server.api.bodies.strict import (
     shown,
 )
 from detinfer.server.api.generate.body import Tokens
-from detinfer.server.api.openai.completion_body import (
+from detinfer.server.api.openai.common_body import (
     Logprobs,
     OpenAIBody,
     OpenAICall,
@@ -189,11 +189,12 @@ def chat_call(
     sources["logprobs"] = "top_logprobs"
     sources["prompt"] = "messages"
     params = sampling_params(values, sources)
+    last = body.messages[-1] if body.messages and body.echo else None
     return OpenAICall(
         prompts=[prompt_token_ids],
         prompt_field="messages",
         params=params,
         sources=sources,
-        echo=bool(body.echo),
+        echoed=last.content if last is not None and last.role == "assistant" else "",
         **common(body, values["logprobs"]),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from detinfer.chat_template import Rendering, chat_text, encode_chat
 from detinfer.errors import RequestError
 from detinfer.server.api.openai.chat_body import ChatMessage
-from detinfer.server.generation import aside, check_length
+from detinfer.server.tokenizing import aside, check_length
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine

@@ -1,103 +1,33 @@
-"""What OpenAI's two routes share, and the body of ``POST /v1/completions``."""
+"""The body of ``POST /v1/completions``, and the call it amounts to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
 from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
+from detinfer.params import MAX_TOKENS_LIMIT
 from detinfer.server.api.bodies.strict import (
     Integer,
-    LogitBias,
     Neutral,
     Prompt,
     Prompts,
-    StopString,
-    StopStrings,
     StrictBody,
     Text,
     Texts,
-    TokenIds,
     documented,
     needs,
-    stated,
 )
-from detinfer.server.api.generate.body import (
-    SAMPLING_FIELDS,
-    Choices,
-    Penalty,
-    Temperature,
-    TopK,
-    TopP,
+from detinfer.server.api.openai.common_body import (
+    Logprobs,
+    OpenAIBody,
+    OpenAICall,
+    common,
+    sampling_values,
 )
-from detinfer.server.api.openai.neutral_fields import Empty, NeutralFields
-from detinfer.server.api.openai.telling import Telling
-from detinfer.server.call import Call, Truncation, check_prompts, sampling_params
-
-MAX_NAME = 128  # characters of a salt or an id that a client chooses
-
-_SAMPLED = "1 unless given: the answer is sampled, with a drawn seed that it reports"
-
-Logprobs = Annotated[Integer, documented(0, MAX_LOGPROBS)]
-
-
-class StreamOptions(StrictBody):
-    """What a stream tells beside its text."""
-
-    include_usage: bool | None = Field(None, description="a last chunk with the usage of all")
-    continuous_usage_stats: bool | None = Field(None, description="usage so far on every chunk")
-    include_obfuscation: Annotated[Any, Neutral(False)] = None
-
-
-class OpenAIBody(NeutralFields):
-    """What both routes share; null means left out."""
-
-    model: str | None = Field(None, description="the served one, if given")
-    temperature: Temperature | None = Field(None, description=f"0 is greedy; {_SAMPLED}")
-    top_p: TopP | None = None
-    n: Choices | None = Field(None, description="answers to each prompt, each with its own seed")
-    stop: StopString | StopStrings | None = None
-    seed: Annotated[Integer, documented(-1, (1 << 64) - 1)] | None = Field(
-        None, description="of the first answer; the others follow from it; -1 draws one"
-    )
-    logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
-    # Beyond OpenAI's
-    deterministic: bool | None = Field(None, description="the server's default unless given")
-    top_k: TopK | None = Field(None, description="0 and -1 keep all")
-    min_p: Annotated[float, documented(0.0, 1.0)] | None = None
-    repetition_penalty: Annotated[float, documented(0.01, 100.0)] | None = None
-    min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
-    ignore_eos: bool | None = None
-    stop_token_ids: TokenIds | None = None
-    include_stop_str_in_output: bool | None = None
-    skip_special_tokens: bool | None = Field(None, description="true unless given")
-    add_special_tokens: bool | None = Field(
-        None, description="whether the tokenizer adds its own to a text; false for messages"
-    )
-    truncate_prompt_tokens: Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)] | None = Field(
-        None, description="most tokens of a prompt to keep; -1 keeps what leaves room to answer"
-    )
-    truncation_side: Literal["left", "right"] | None = Field(
-        None, description="where a prompt is cut; left, its beginning, unless given"
-    )
-    prompt_logprobs: Logprobs | None = Field(None, description="of the prompt; not with stream")
-    return_token_ids: bool | None = Field(None, description="prompt_token_ids and token_ids too")
-    return_tokens_as_token_ids: bool | None = Field(
-        None, description="name tokens token_id:5 in logprobs"
-    )
-    cache_salt: Annotated[str, stated(minLength=1, maxLength=MAX_NAME)] | None = Field(
-        None, description="prefix-cache pages are shared by requests of one salt only"
-    )
-    request_id: Annotated[str, stated(minLength=1, maxLength=MAX_NAME)] | None = Field(
-        None, description="part of the answer's id"
-    )
+from detinfer.server.api.openai.neutral_fields import Empty
+from detinfer.server.call import check_prompts, sampling_params
 
 
 class CompletionRequest(OpenAIBody):
@@ -119,28 +49,6 @@ class CompletionRequest(OpenAIBody):
     best_of: Integer | None = Field(None, description="n, if given")
     suffix: Annotated[Any, Neutral("")] = None
     prompt_embeds: Empty = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenAICall(Call):
-    """A validated body of either route.
-
-    Attributes:
-        include_usage: a stream ends with the usage of all answers.
-        continuous_usage: every chunk of a stream has its answer's usage so far.
-        request_id: what the answer's id is made of; drawn if None.
-        telling: what the choices tell beside their text.
-        echo: the text begins with the prompt, or with the message it continues.
-        prompt_only: nothing is wanted but the prompt (``max_tokens`` of 0): one token is
-            generated, and not given.
-    """
-
-    include_usage: bool
-    continuous_usage: bool
-    request_id: str | None
-    telling: Telling
-    echo: bool = False
-    prompt_only: bool = False
 
 
 def completion_call(body: CompletionRequest, default_deterministic: bool) -> OpenAICall:
@@ -179,72 +87,6 @@ def completion_call(body: CompletionRequest, default_deterministic: bool) -> Ope
         params=params,
         sources=sources,
         echo=echo,
-        prompt_only=prompt_only,
         add_special_tokens=body.add_special_tokens is not False,
-        **common(body, body.logprobs),
+        **common(body, body.logprobs, prompt_only),
     )
-
-
-def sampling_values(
-    body: OpenAIBody, default_deterministic: bool
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the given sampling fields over OpenAI's defaults, and the names they came under."""
-    given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
-    if given.get("seed") == -1:
-        del given["seed"]
-    values = {"temperature": 1.0, "deterministic": default_deterministic, **given}
-    return values, {name: name for name in given}
-
-
-def common(body: OpenAIBody, logprobs: int | None) -> dict[str, Any]:
-    """Return the fields of the call that both routes make alike.
-
-    Args:
-        logprobs: how many likeliest tokens are told beside each.
-
-    Raises:
-        RequestError: a value out of range, or fields that do not go together.
-    """
-    options = {} if body.stream_options is None else body.stream_options.model_dump()
-    for name, wanted in options.items():
-        if wanted and not body.stream:
-            raise RequestError(
-                f"stream_options: got {name} without stream, expected stream = true",
-                "stream_options",
-            )
-    if body.prompt_logprobs is not None and body.stream:
-        raise RequestError(
-            "prompt_logprobs: got it with stream, expected stream = false", "prompt_logprobs"
-        )
-    for name in ("cache_salt", "request_id"):
-        value = getattr(body, name)
-        if value is not None and not 0 < len(value) <= MAX_NAME:
-            raise RequestError(f"{name}: expected 1 to {MAX_NAME} characters", name)
-    return {
-        "stream": bool(body.stream),
-        "include_usage": bool(options.get("include_usage")),
-        "continuous_usage": bool(options.get("continuous_usage_stats")),
-        "request_id": body.request_id,
-        "cache_salt": body.cache_salt or "",
-        "truncation": _truncation(body),
-        "telling": Telling(
-            token_ids=bool(body.return_token_ids),
-            names_are_ids=bool(body.return_tokens_as_token_ids),
-            special=body.skip_special_tokens is False,
-            logprobs=logprobs,
-            prompt_logprobs=body.prompt_logprobs,
-        ),
-    }
-
-
-def _truncation(body: OpenAIBody) -> Truncation | None:
-    most = body.truncate_prompt_tokens
-    if most is None:
-        return None
-    if most != -1 and not 1 <= most <= MAX_TOKENS_LIMIT:
-        raise RequestError(
-            f"truncate_prompt_tokens: got {most}, expected -1 or an integer in "
-            f"1..{MAX_TOKENS_LIMIT}",
-            "truncate_prompt_tokens",
-        )
-    return Truncation(None if most == -1 else most, body.truncation_side != "right")

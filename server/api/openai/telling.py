@@ -1,17 +1,18 @@
-"""What OpenAI's choices tell beside their text, as the clients of vLLM ask for it."""
+"""What the choices of both of OpenAI's routes tell, beside what vLLM's clients ask for too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from detinfer.server.reply import Value
 
 if TYPE_CHECKING:
     from detinfer.engine.outputs import RequestOutput
     from detinfer.logprobs import TokenLogprob
+    from detinfer.server.api.openai.echo import Echo
     from detinfer.server.api.token_texts import TokenTexts
-
-Value = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Telling:
         special: special tokens are part of the text.
         logprobs: how many of the likeliest tokens at each place of the text; None for none.
         prompt_logprobs: the same of the prompt, in a list of its own.
+        prompt_only: nothing is wanted but the prompt (``max_tokens`` of 0): one token is
+            generated, and not given.
     """
 
     token_ids: bool = False
@@ -31,6 +34,7 @@ class Telling:
     special: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    prompt_only: bool = False
 
     def name(self, texts: TokenTexts, token_id: int) -> str:
         """Return what a token is called among log-probabilities."""
@@ -50,26 +54,33 @@ class Telling:
 
 
 class TellingChoice:
-    """What both routes' choices have.
+    """What both routes' choices have, as their increments come.
 
     Args:
         index: among the choices.
         texts: spells tokens.
         telling: what to tell beside the text.
         prompt_token_ids: what the choice answers.
+        echo: what the text begins with, if anything.
 
     Attributes:
         last: the last increment that came.
     """
 
     def __init__(
-        self, index: int, texts: TokenTexts, telling: Telling, prompt_token_ids: Sequence[int]
+        self,
+        index: int,
+        texts: TokenTexts,
+        telling: Telling,
+        prompt_token_ids: Sequence[int],
+        echo: Echo | None = None,
     ) -> None:
         self.index = index
         self.last: RequestOutput | None = None
         self._texts = texts
         self._telling = telling
         self._prompt = prompt_token_ids
+        self._echo = echo
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._scores: Sequence[TokenLogprob] | None = None
@@ -77,7 +88,9 @@ class TellingChoice:
     @property
     def completion_tokens(self) -> int:
         """Output tokens given so far."""
-        return 0 if self.last is None else self.last.completion_tokens
+        if self.last is None or self._telling.prompt_only:
+            return 0
+        return self.last.completion_tokens
 
     def of_prompt(self) -> Value:
         """Return what is told of the prompt, once there was an increment."""
@@ -92,6 +105,37 @@ class TellingChoice:
 
     def _ids(self, token_ids: Sequence[int]) -> Value:
         return {"token_ids": list(token_ids)} if self._telling.token_ids else {}
+
+
+def usage(choices: Sequence[TellingChoice], n: int) -> Value:
+    """Token counts: of each prompt once, of every answer.
+
+    Args:
+        choices: the answers so far, ``n`` to each prompt, one prompt after the other.
+        n: answers to each prompt.
+    """
+    lasts = [choice.last for choice in choices]
+    firsts = [last for last in lasts[::n] if last is not None]
+    prompt = sum(last.prompt_tokens for last in firsts)
+    completion = sum(choice.completion_tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(last.cached_tokens for last in firsts)},
+    }
+
+
+def end_of(output: RequestOutput, reason: str | None) -> Value:
+    """Return why a choice ended and what checks it; before its end only that it has not."""
+    if output.finish_reason is None:
+        return {"finish_reason": None}
+    return {
+        "finish_reason": reason,
+        "digest": output.digest,
+        "seed": output.seed,
+        "deterministic": output.deterministic,
+    }
 
 
 def _at_place(texts: TokenTexts, score: TokenLogprob, most: int) -> Value:

@@ -21,7 +21,7 @@ from detinfer.server.api.bodies.strict import (
     stated,
 )
 from detinfer.server.api.generate.body import Sampling, Seed, given_prompts, given_sampling
-from detinfer.server.api.openai.completion_body import MAX_NAME
+from detinfer.server.api.openai.common_body import MAX_NAME
 from detinfer.server.call import Call, check_prompts, check_range, sampling_params
 
 Place = Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)]
@@ -167,7 +167,6 @@ class SGLangCall(Call):
     """A validated body.
 
     Attributes:
-        many: whether the answer is a list.
         names: ids of the answers, if the client gave any.
         prompt_only: nothing is wanted but the prompt: one token is generated, and not given.
         logprob_start: the token of the prompt from which on log-probabilities are given.
@@ -175,7 +174,6 @@ class SGLangCall(Call):
         with_prompt: whether answers have the prompt's token ids.
     """
 
-    many: bool
     names: list[str] | None
     prompt_only: bool
     logprob_start: int | None

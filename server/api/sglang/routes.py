@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -12,14 +13,17 @@ from starlette.responses import PlainTextResponse, Response
 
 from detinfer.params import SamplingParams
 from detinfer.server.api.openapi import answered, failures, plain
-from detinfer.server.api.sglang.body import SGLangCall, SGLangRequest, sglang_call
+from detinfer.server.api.sglang.body import SGLangCall
 from detinfer.server.api.sglang.values import SGLangAnswer
 from detinfer.server.api.status import Ready, Told
-from detinfer.server.generation import Job, cache_salt, digest_header, gather, run_jobs
+from detinfer.server.generation import Job, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
-from detinfer.server.http.sse import EventStream, event
+from detinfer.server.reply import Reply, Value
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
+
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 
@@ -33,7 +37,7 @@ router = APIRouter()
 @router.get("/model_info", response_model=None, responses={**answered(Told), **failures(401, 503)})
 async def model_info(request: Request) -> Response:
     """Return what is served, in SGLang's words."""
-    service: Service = request.app.state.service
+    service = Service.of(request)
     engine = service.ready_engine()
     name = service.model_id(engine)
     return json_response(
@@ -58,11 +62,11 @@ async def model_info(request: Request) -> Response:
 )
 async def health_generate(request: Request) -> Response:
     """200 once the engine has given a token, or at once while it is giving others theirs."""
-    service: Service = request.app.state.service
+    service = Service.of(request)
     engine = service.ready_engine()
     if not service.active:
         name = f"health-{uuid.uuid4().hex}"
-        job = Job(name, [0], SamplingParams(max_tokens=1), cache_salt(request))
+        job = Job(name, [0], SamplingParams(max_tokens=1), service.salted(request))
 
         async def run() -> None:
             with service.answering():
@@ -81,53 +85,23 @@ async def health_generate(request: Request) -> Response:
 )
 async def flush_cache(request: Request) -> Response:
     """Let later prompts start cold: nothing is taken from what is in the prefix cache now."""
-    service: Service = request.app.state.service
+    service = Service.of(request)
     service.ready_engine()
     service.flush(request)
     return PlainTextResponse("Cache flushed.\n")
 
 
-async def answer_sglang(request: Request, body: SGLangRequest) -> Response:
-    """Return the answer to a body, whole or in a stream."""
-    service: Service = request.app.state.service
-    call = sglang_call(body, service.default_deterministic)
-    salt = cache_salt(request)
-    headers = {"x-detinfer-deterministic": str(call.params.deterministic).lower()}
-    if call.stream:
-        return EventStream(_events(service, call, salt), headers)
-    answers = await until_disconnect(request.receive, _answers(service, call, salt))
-    values = [answer.value() for answer in answers]
-    headers |= digest_header([str(value["meta_info"]["digest"]) for value in values])
-    return json_response(values if call.many else values[0], headers=headers)
+class SGLangReply(Reply[SGLangCall, SGLangAnswer]):
+    """SGLang's answers to ``/generate``."""
 
+    async def begin(self, engine: AsyncEngine, jobs: Sequence[Job]) -> Sequence[SGLangAnswer]:
+        """See ``Reply``."""
+        names = self.call.names or [job.request_id for job in jobs]
+        return [
+            SGLangAnswer(self.call, job, name, index, engine)
+            for index, (job, name) in enumerate(zip(jobs, names, strict=True))
+        ]
 
-async def _answers(service: Service, call: SGLangCall, salt: str) -> list[SGLangAnswer]:
-    with service.answering():
-        jobs, answers = await _start(service, call, salt)
-        await gather(run_jobs(service.ready_engine(), jobs), answers)
-    return answers
-
-
-async def _events(service: Service, call: SGLangCall, salt: str) -> AsyncGenerator[bytes, None]:
-    with service.answering():
-        jobs, answers = await _start(service, call, salt)
-        async with aclosing(run_jobs(service.ready_engine(), jobs)) as batches:
-            async for batch in batches:
-                chunks = []
-                for index, output in batch:
-                    answers[index].add(output)
-                    place = {"index": index} if call.many else {}
-                    chunks.append(event(answers[index].value() | place))
-                yield b"".join(chunks)
-
-
-async def _start(
-    service: Service, call: SGLangCall, salt: str
-) -> tuple[Sequence[Job], list[SGLangAnswer]]:
-    """Return the jobs, and the answers that their outputs are to be put in."""
-    engine = service.ready_engine()
-    jobs = await call.jobs(engine, f"gen-{uuid.uuid4().hex}", salt)
-    names = call.names or [job.request_id for job in jobs]
-    return jobs, [
-        SGLangAnswer(call, job, name, engine) for job, name in zip(jobs, names, strict=True)
-    ]
+    def digest(self, value: Value) -> str | None:
+        """See ``Reply``."""
+        return super().digest(value["meta_info"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detinfer.server.api.token_texts import token_texts
-from detinfer.server.generation import proof
+from detinfer.server.reply import Value, proof
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from detinfer.server.api.sglang.body import SGLangCall
     from detinfer.server.generation import Job
 
-Value = dict[str, Any]
 Entry = tuple[float | None, int, str | None]
 
 
@@ -26,11 +25,15 @@ class SGLangAnswer:
         call: what was asked for.
         job: what the engine was asked for.
         name: the answer's id.
+        index: among the answers.
         engine: gives it.
     """
 
-    def __init__(self, call: SGLangCall, job: Job, name: str, engine: AsyncEngine) -> None:
+    def __init__(
+        self, call: SGLangCall, job: Job, name: str, index: int, engine: AsyncEngine
+    ) -> None:
         self._call, self._name = call, name
+        self._place = {"index": index} if call.many else {}
         self._texts = token_texts(engine.tokenizer)
         self._fingerprint = engine.info.system_fingerprint
         self._prompt_token_ids = job.prompt_token_ids
@@ -48,6 +51,11 @@ class SGLangAnswer:
             self._text += output.text
             self._output_ids += output.token_ids
             self._output += output.logprobs or []
+
+    def events(self, output: RequestOutput) -> Iterable[Value]:
+        """Append one increment, for the event with the answer so far."""
+        self.add(output)
+        return (self.value() | self._place,)
 
     def value(self) -> Value:
         """Return the answer so far; log-probabilities and proof once it has ended."""

@@ -124,22 +124,22 @@ class TGICall(Call):
     """A validated body.
 
     Attributes:
-        many: whether the answer is a list.
         best_of: of so many jobs, one after another, one is the answer.
         details: whether whole answers have them.
         top_tokens: how many of the likeliest tokens are shown at each place; 0 is none.
         full_text: whether texts begin with the prompt.
     """
 
-    many: bool
     best_of: int
     details: bool
     top_tokens: int
     full_text: bool
 
 
-def tgi_call(body: TGIRequest, stream: bool, default_deterministic: bool) -> TGICall:
-    """Resolve defaults.
+def tgi_call(
+    body: TGIRequest, stream: bool, default_deterministic: bool, as_list: bool = False
+) -> TGICall:
+    """Resolve defaults; ``as_list`` makes a list of a single answer too.
 
     Raises:
         RequestError: a value out of range, or fields that do not go together.
@@ -178,7 +178,7 @@ def tgi_call(body: TGIRequest, stream: bool, default_deterministic: bool) -> TGI
         sources=sources | {"prompt": "inputs"},
         stream=stream,
         truncation=None if given.truncate is None else Truncation(given.truncate),
-        many=isinstance(body.inputs, list) or params.n > best_of,
+        many=as_list or isinstance(body.inputs, list) or params.n > best_of,
         best_of=best_of,
         details=details,
         top_tokens=top_tokens,

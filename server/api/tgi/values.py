@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detinfer.server.api.tgi.text_pieces import TextPieces
 from detinfer.server.api.token_texts import token_texts
-from detinfer.server.generation import proof
+from detinfer.server.reply import Value, proof
 
 if TYPE_CHECKING:
     from detinfer.engine.async_engine import AsyncEngine
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from detinfer.logprobs import TokenLogprob
     from detinfer.server.api.tgi.body import TGICall
     from detinfer.server.generation import Job
-
-Value = dict[str, Any]
 
 
 class TGIAnswer:
@@ -71,7 +69,7 @@ class TGIAnswer:
                 **(proof(output, self._fingerprint) if ended else {}),
             }
 
-    def whole(self) -> Value:
+    def value(self) -> Value:
         """Return the finished answer, without details."""
         assert self._last is not None
         text = "".join(self._text)
@@ -121,12 +119,12 @@ def tgi_values(call: TGICall, answers: Sequence[TGIAnswer]) -> list[Value]:
     for start in range(0, len(answers), call.best_of):
         group = answers[start : start + call.best_of]
         best = max(group, key=lambda answer: answer.likelihood) if call.best_of > 1 else group[0]
-        value = best.whole()
+        value = best.value()
         if call.details:
             value["details"] = best.details()
             if call.best_of > 1:
                 value["details"]["best_of_sequences"] = [
-                    one.whole() | one.details() for one in group if one is not best
+                    one.value() | one.details() for one in group if one is not best
                 ]
         values.append(value)
     return values

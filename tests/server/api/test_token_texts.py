@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from detinfer.engine.detokenizer import Detokenizer
 from detinfer.engine.outputs import RequestOutput
 from detinfer.logprobs import TokenLogprob
+from detinfer.server.api.openai.completion_choice import CompletionChoice
+from detinfer.server.api.openai.echo import Offsets, echo_of
 from detinfer.server.api.openai.telling import Telling
-from detinfer.server.api.openai.values import CompletionChoice
-from detinfer.server.api.token_texts import Offsets, TokenTexts, echo_of
+from detinfer.server.api.token_texts import TokenTexts
 
 TEXT = " né  😀\n\tzero-width\u200b end"
 
@@ -152,7 +153,7 @@ def _choice(tokenizer, prompt, answer_ids):
                 len(ids), i + 1, prompt_logprobs=None if i else scores,
             )
         )  # fmt: skip
-    return choice.whole(), [*ids, *answer_ids]
+    return choice.value(), [*ids, *answer_ids]
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import pytest
 from fake_engine import CHAT_TEMPLATE, INFO, FakeEngine
 
 from detinfer.server.api import tokenizer as routes_tokenizer
-from detinfer.server.generation import INLINE_SIZE
+from detinfer.server.tokenizing import INLINE_SIZE
 
 HI = [{"role": "user", "content": "hi"}]
 

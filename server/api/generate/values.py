@@ -1,0 +1,79 @@
+"""Our own objects: an answer whole, and as events with what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from detinfer.server.reply import Value, proof
+
+if TYPE_CHECKING:
+    from detinfer.engine.outputs import RequestOutput
+    from detinfer.logprobs import TokenLogprob
+
+
+class GenerateAnswer:
+    """One answer, as its increments come.
+
+    Args:
+        place: what an event says of its answer's place among several.
+        system_fingerprint: of the engine.
+    """
+
+    def __init__(self, place: Value, system_fingerprint: str) -> None:
+        self._place = place
+        self._fingerprint = system_fingerprint
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[Value] | None = None
+        self._last: RequestOutput | None = None
+
+    def add(self, output: RequestOutput) -> None:
+        """Append one increment."""
+        self._texts.append(output.text)
+        self._token_ids += output.token_ids
+        if output.logprobs is not None:
+            self._logprobs = self._logprobs or []
+            self._logprobs += _logprobs(output.logprobs)
+        self._last = output
+
+    def events(self, output: RequestOutput) -> Iterator[Value]:
+        """Yield what is new, and at the end everything else."""
+        if output.token_ids or output.text:
+            delta = {**self._place, "text": output.text, "output_ids": output.token_ids}
+            if output.logprobs is not None:
+                delta["logprobs"] = _logprobs(output.logprobs)
+            yield delta
+        if output.finish_reason is not None:
+            empty: list[Value] | None = None if output.logprobs is None else []
+            yield {**self._place, **self._whole(output, "", [], empty)}
+
+    def value(self) -> Value:
+        """Return the finished answer."""
+        assert self._last is not None
+        return self._whole(self._last, "".join(self._texts), self._token_ids, self._logprobs)
+
+    def _whole(
+        self,
+        last: RequestOutput,
+        text: str,
+        token_ids: list[int],
+        logprobs: list[Value] | None,
+    ) -> Value:
+        return {
+            "id": last.request_id,
+            "text": text,
+            "output_ids": token_ids,
+            "finish_reason": last.finish_reason,
+            **proof(last, self._fingerprint),
+            "usage": {
+                "prompt_tokens": last.prompt_tokens,
+                "completion_tokens": last.completion_tokens,
+                "cached_tokens": last.cached_tokens,
+            },
+            "logprobs": logprobs,
+        }
+
+
+def _logprobs(logprobs: Sequence[TokenLogprob]) -> list[Value]:
+    return [{"token_id": one.token_id, "logprob": one.logprob, "top": one.top} for one in logprobs]

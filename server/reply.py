@@ -1,0 +1,139 @@
+"""From the engine's outputs to the client: a call's answers, whole or in a stream."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from detinfer.server.call import Call
+from detinfer.server.generation import Job, Outputs, run_jobs
+from detinfer.server.http.disconnect import until_disconnect
+from detinfer.server.http.sse import EventStream, event
+from detinfer.server.service import Service
+from detinfer.server.wire import json_response
+
+if TYPE_CHECKING:
+    from detinfer.engine.async_engine import AsyncEngine
+    from detinfer.engine.outputs import RequestOutput
+
+MAX_HEADER_DIGESTS = 16  # the body has them all
+
+Value = dict[str, Any]
+
+
+class Answer(Protocol):
+    """What the outputs of one job add up to, in the words of a dialect."""
+
+    def add(self, output: RequestOutput) -> None:
+        """Take one output."""
+
+    def events(self, output: RequestOutput) -> Iterable[Value]:
+        """Take one output, for the events that it makes."""
+
+    def value(self) -> Value:
+        """Return the finished answer; its digest is where ``Reply.digest`` looks."""
+
+
+CallT = TypeVar("CallT", bound=Call)
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Reply(ABC, Generic[CallT, AnswerT]):
+    """The answers to one call; a dialect's own kind has its answers, and puts them together.
+
+    Args:
+        request: what came, its body read.
+        call: what it asks for.
+
+    Attributes:
+        answers: one a job, once the engine has the jobs.
+    """
+
+    prefix: ClassVar[str] = "gen"  # of the ids of the jobs
+    stream: ClassVar[type[EventStream]] = EventStream
+
+    def __init__(self, request: Request, call: CallT) -> None:
+        self.call = call
+        self.answers: Sequence[AnswerT] = ()
+        self.service = Service.of(request)
+        self._request = request
+
+    @abstractmethod
+    async def begin(self, engine: AsyncEngine, jobs: Sequence[Job]) -> Sequence[AnswerT]:
+        """Return an answer for each job, to be added to."""
+
+    def events(self, index: int, output: RequestOutput) -> Iterable[Value]:
+        """Return the events that an output of a job makes."""
+        return self.answers[index].events(output)
+
+    def last_events(self) -> Iterable[Value]:
+        """Return the events after those of all outputs."""
+        return ()
+
+    def values(self) -> list[Value]:
+        """Return the finished answers."""
+        return [answer.value() for answer in self.answers]
+
+    def body(self, values: list[Value]) -> Value | list[Value]:
+        """Put the finished answers together."""
+        return values if self.call.many else values[0]
+
+    def digest(self, value: Value) -> str | None:
+        """Return the digest of a finished answer."""
+        digest: str | None = value["digest"]
+        return digest
+
+    async def response(self) -> Response:
+        """Answer: when all is there, or as it comes."""
+        headers = {"x-detinfer-deterministic": str(self.call.params.deterministic).lower()}
+        if self.call.stream:
+            return self.stream(self._streamed(), headers)
+        await until_disconnect(self._request.receive, self._gathered())
+        values = self.values()
+        if len(values) <= MAX_HEADER_DIGESTS:  # proxies take no long headers
+            headers["x-detinfer-digest"] = ", ".join(str(self.digest(value)) for value in values)
+        return json_response(self.body(values), headers=headers)
+
+    async def _gathered(self) -> None:
+        with self.service.answering():
+            async with aclosing(await self._start()) as outputs:
+                async for batch in outputs:
+                    for index, output in batch:
+                        self.answers[index].add(output)
+
+    async def _streamed(self) -> AsyncGenerator[bytes, None]:
+        with self.service.answering():
+            async with aclosing(await self._start()) as outputs:
+                async for batch in outputs:
+                    chunks = [
+                        event(value)
+                        for index, output in batch
+                        for value in self.events(index, output)
+                    ]
+                    if chunks:
+                        yield b"".join(chunks)
+            for value in self.last_events():
+                yield event(value)
+
+    async def _start(self) -> Outputs:
+        engine = self.service.ready_engine()
+        name = f"{self.prefix}-{uuid.uuid4().hex}"  # clients may choose one id twice
+        jobs = await self.call.jobs(engine, name, self.service.salted(self._request))
+        self.answers = await self.begin(engine, jobs)
+        return run_jobs(engine, jobs)
+
+
+def proof(last: RequestOutput, system_fingerprint: str) -> Value:
+    """Return what makes a finished answer comparable and repeatable, under our names."""
+    return {
+        "deterministic": last.deterministic,
+        "seed": last.seed,
+        "digest": last.digest,
+        "system_fingerprint": system_fingerprint,
+    }
