@@ -79,7 +79,8 @@ class Call:
             answers = choices(params)
             check_request(prompt_token_ids, answers[0], info)
         except RequestError as error:
-            raise in_words_of_client(error, self.sources) from None
+            sources = self.sources | {"prompt": self.prompt_field}
+            raise in_words_of_client(error, sources) from None
         return answers
 
     async def jobs(self, engine: AsyncEngine, name: str, cache_salt: str) -> list[Job]:

@@ -16,15 +16,9 @@ from detinfer.check import Check, CheckResult, Mode, Progress, Target, default_t
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
-from detinfer.server.api.bodies.strict import (
-    Integer,
-    StrictBody,
-    Text,
-    documented,
-    stated,
-)
+from detinfer.server.api.bodies.fields import Integer, Seed, Text, documented, stated
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check_subject import AsyncEngineSubject
-from detinfer.server.api.generate.body import Seed
 from detinfer.server.api.openapi import EVENTS, body_of, failures
 from detinfer.server.api.reading import read
 from detinfer.server.http.sse import EventStream, event
@@ -58,7 +52,6 @@ class CheckRequest(StrictBody):
 
 @router.post(
     "/check",
-    response_model=None,
     responses={
         200: {
             "description": "Server-sent events: `progress` after each load, then the result, then "

@@ -17,7 +17,6 @@ router = APIRouter()
 
 @router.get(
     "/metrics",
-    response_model=None,
     responses={**plain("Prometheus metrics, in its text format"), **failures(401)},
 )
 async def metrics(request: Request) -> Response:

@@ -43,13 +43,7 @@ def plain(description: str) -> dict[int | str, dict[str, Any]]:
 
 def streamed(model: Any, description: str) -> dict[int | str, dict[str, Any]]:
     """Return the success of a route that answers whole or as server-sent events."""
-    return {
-        200: {
-            "model": model,
-            "description": description,
-            "content": EVENTS,
-        }
-    }
+    return {200: {"model": model, "description": description, "content": EVENTS}}
 
 
 def body_of(*models: type[StrictBody]) -> dict[str, Any]:

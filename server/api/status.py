@@ -34,11 +34,10 @@ class Version(BaseModel):
 _TOLD: dict[int | str, dict[str, Any]] = {**answered(Told), **failures(401, 503)}
 
 
-@router.get("/health", response_model=None, responses={**answered(Ready), **failures(503)})
+@router.get("/health", responses={**answered(Ready), **failures(503)})
 @router.get(
     "/ready",
     operation_id="ready",
-    response_model=None,
     responses={**answered(Ready), **failures(503)},
 )
 async def health(request: Request) -> Response:
@@ -47,17 +46,16 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.get("/version", response_model=None, responses={**answered(Version), **failures(401)})
+@router.get("/version", responses={**answered(Version), **failures(401)})
 async def version() -> Response:
     """Return the server's version."""
     return json_response({"version": detinfer.__version__})
 
 
-@router.get("/server_info", response_model=None, responses=_TOLD)
+@router.get("/server_info", responses=_TOLD)
 @router.get(
     "/get_server_info",
     operation_id="get_server_info",
-    response_model=None,
     responses=_TOLD,
 )
 async def server_info(request: Request) -> Response:

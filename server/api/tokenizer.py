@@ -12,10 +12,11 @@ from starlette.responses import Response
 
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
-from detinfer.server.api.bodies.strict import StrictBody, TokenIds
+from detinfer.server.api.bodies.fields import TokenIds
+from detinfer.server.api.bodies.neutral import Absent, Empty, NoOptions
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.openai import chat_prompt
 from detinfer.server.api.openai.chat_body import ChatMessages, TemplateOptions, begins_answer
-from detinfer.server.api.openai.neutral_fields import Absent, Empty, NoOptions
 from detinfer.server.api.openapi import body_of, failures
 from detinfer.server.api.reading import read
 from detinfer.server.service import Service
@@ -85,7 +86,6 @@ class TokenizerInfoResponse(BaseModel):
 
 @router.post(
     "/tokenize",
-    response_model=None,
     responses={200: {"model": TokenizeResponse}, **_FAILURES},
     openapi_extra=body_of(TokenizeRequest),
 )
@@ -101,7 +101,6 @@ async def tokenize(request: Request) -> Response:
 
 @router.post(
     "/detokenize",
-    response_model=None,
     responses={200: {"model": DetokenizeResponse}, **_FAILURES},
     openapi_extra=body_of(DetokenizeRequest),
 )
@@ -119,7 +118,6 @@ async def detokenize(request: Request) -> Response:
 
 @router.get(
     "/tokenizer_info",
-    response_model=None,
     responses={200: {"model": TokenizerInfoResponse}, **failures(401, 503)},
 )
 async def tokenizer_info(request: Request) -> Response:

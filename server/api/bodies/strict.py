@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import ValidationError as PydanticValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError, core_schema, from_json
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGIT_BIAS, MAX_STOP_LENGTH, MAX_STOP_STRINGS
-from detinfer.server.limits import MAX_PROMPTS
 
 Body = TypeVar("Body", bound="StrictBody")
 
@@ -70,128 +59,6 @@ class StrictBody(BaseModel):
                         "unknown_field", "{name}", {"name": name, "hint": hint}
                     )
         return value
-
-
-def documented(low: float, high: float) -> Any:
-    """Field metadata: the range that the schema states and ``SamplingParams`` enforces."""
-    return stated(minimum=low, maximum=high)
-
-
-def stated(**keywords: float) -> Any:
-    """Field metadata: JSON Schema's words for what is judged after parsing."""
-    return Field(json_schema_extra=dict(keywords))
-
-
-def needs(field: str) -> Callable[[dict[str, Any]], None]:
-    """Describe a body whose ``field`` is null only until we say in our words that it is not.
-
-    What a body needs of two fields is in words alone: generators of clients make nothing of the
-    unions that would say it.
-    """
-
-    def state(schema: dict[str, Any]) -> None:
-        of_field = schema["properties"][field]
-        kinds = [kind for kind in of_field.pop("anyOf") if kind.get("type") != "null"]
-        of_field |= {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
-        schema["required"] = [field]
-
-    return state
-
-
-# Wider than any field's range; only keeps absurdly long numbers out of messages and arithmetic.
-Integer = Annotated[int, Field(ge=-(1 << 63), le=(1 << 64) - 1)]
-
-
-class Neutral:
-    """Field metadata of an option that is not built: only null and ``values`` are accepted.
-
-    Attributes:
-        values: those at which it would change nothing.
-    """
-
-    def __init__(self, *values: object) -> None:
-        self.values = values
-
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        null = {"type": "null"}
-        return {"anyOf": [*map(_exactly, self.values), null]} if self.values else null
-
-    def _check(self, value: object) -> object:
-        # Compared with their types: true is not 1 here.
-        if value is None or any(
-            value == known and isinstance(value, bool) == isinstance(known, bool)
-            for known in self.values
-        ):
-            return value
-        accepted = " or ".join([*map(json.dumps, self.values), "null"])
-        raise PydanticCustomError(
-            "unsupported_option", "not supported yet, expected {accepted}", {"accepted": accepted}
-        )
-
-
-def _exactly(value: object) -> dict[str, Any]:
-    """Return one value's schema with its type: generators of clients need one."""
-    if isinstance(value, list):
-        items = _exactly(value[0]) if value else {}
-        return {"type": "array", "items": items, "minItems": len(value), "maxItems": len(value)}
-    if isinstance(value, dict):
-        properties = {name: _exactly(one) for name, one in value.items()}
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-    kind = "boolean" if isinstance(value, bool) else "number"
-    return {"type": "string" if isinstance(value, str) else kind, "const": value}
-
-
-def at_most(most: int) -> BeforeValidator:
-    """Field metadata: a bound on the entries of an object or a list.
-
-    Looked at first, so that a huge one costs no work an entry.
-    """
-
-    def check(value: object) -> object:
-        if isinstance(value, dict | list) and len(value) > most:
-            raise PydanticCustomError("too_long", "at most {most} entries", {"most": most})
-        return value
-
-    return BeforeValidator(check)
-
-
-MAX_ENTRIES = 1024  # of a list of lists or objects: more are not even read
-
-TokenIds = Annotated[list[Annotated[Integer, documented(0, (1 << 31) - 1)]], Field(fail_fast=True)]
-
-Text = Annotated[str, stated(minLength=1)]
-Texts = Annotated[list[Text], Field(fail_fast=True), stated(minItems=1, maxItems=MAX_PROMPTS)]
-Prompt = Annotated[TokenIds, stated(minItems=1)]
-Prompts = Annotated[
-    list[Prompt],
-    Field(fail_fast=True),
-    stated(minItems=1, maxItems=MAX_PROMPTS),
-    at_most(MAX_ENTRIES),
-]
-
-StopString = Annotated[str, stated(minLength=1, maxLength=MAX_STOP_LENGTH)]
-StopStrings = Annotated[list[StopString], Field(fail_fast=True), stated(maxItems=MAX_STOP_STRINGS)]
-
-
-# JSON's keys are strings; a pattern, since pydantic would read " +1_0.0" as 10.
-TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
-LogitBias = Annotated[
-    dict[TokenKey, Annotated[float, documented(-100.0, 100.0)]],
-    at_most(MAX_LOGIT_BIAS),
-    Field(json_schema_extra={"maxProperties": MAX_LOGIT_BIAS, "additionalProperties": False}),
-]
 
 
 def parse_body(model: type[Body], body: bytes) -> Body:

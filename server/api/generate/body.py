@@ -6,84 +6,22 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
-from detinfer.server.api.bodies.strict import (
-    Integer,
-    LogitBias,
-    Neutral,
+from detinfer.server.api.bodies.fields import (
+    Logprobs,
+    MinTokens,
     Prompt,
     Prompts,
-    StopString,
-    StopStrings,
-    StrictBody,
+    Seed,
     Text,
     Texts,
-    TokenIds,
-    documented,
+    Tokens,
 )
+from detinfer.server.api.bodies.neutral import Neutral, Off
+from detinfer.server.api.bodies.sampling import Sampling, given_prompts, given_sampling
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.call import Call, check_prompts, sampling_params
 
-# Under the same names in every dialect.
-SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "n",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-    "min_tokens",
-    "deterministic",
-    "skip_special_tokens",
-    "include_stop_str_in_output",
-)
-_OWN_NAMES = {
-    "max_new_tokens": "max_tokens",
-    "min_new_tokens": "min_tokens",
-    "sampling_seed": "seed",
-    "no_stop_trim": "include_stop_str_in_output",
-}
-Given = dict[str, Any]
-Sources = dict[str, str]
-
 _PROMPT_FIELDS = ("prompt", "text", "inputs", "input_ids")
-
-Tokens = Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)]
-Seed = Annotated[Integer, documented(0, (1 << 64) - 1)]
-Temperature = Annotated[float, documented(0.0, 100.0)]
-Penalty = Annotated[float, documented(-2.0, 2.0)]
-Choices = Annotated[Integer, documented(1, MAX_N)]
-TopK = Annotated[Integer, documented(-1, 1 << 31)]
-TopP = Annotated[float, documented(0.0, 1.0)]
-
-
-class Sampling(StrictBody):
-    """What our flat form and the nested ones of other dialects share; null means left out."""
-
-    temperature: Temperature | None = Field(None, description="0 is greedy")
-    top_p: TopP | None = None
-    top_k: TopK | None = Field(None, description="0 and -1 keep all")
-    min_p: Annotated[float, documented(0.0, 1.0)] | None = None
-    stop: StopString | StopStrings | None = None
-    stop_token_ids: TokenIds | None = None
-    ignore_eos: bool | None = None
-    repetition_penalty: Annotated[float, documented(0.01, 100.0)] | None = Field(
-        None, description="over prompt and output; 1 is none"
-    )
-    presence_penalty: Penalty | None = Field(None, description="over the output")
-    frequency_penalty: Penalty | None = Field(None, description="over the output")
-    logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
-    n: Choices | None = Field(None, description="answers to each prompt; more than 1 give a list")
-    best_of: Annotated[Any, Neutral(1)] = None
-    skip_special_tokens: bool | None = Field(None, description="true unless given")
-    spaces_between_special_tokens: Annotated[Any, Neutral(True, False)] = None
 
 
 class GenerateRequest(Sampling):
@@ -103,13 +41,13 @@ class GenerateRequest(Sampling):
     input_ids: Prompt | Prompts | None = None
     max_tokens: Tokens | None = Field(None, description="128 unless given")
     seed: Seed | None = None
-    min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
-    logprobs: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
+    min_tokens: MinTokens | None = None
+    logprobs: Logprobs | None = None
     deterministic: bool | None = None
     include_stop_str_in_output: bool | None = None
     stream: bool | None = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
-    use_beam_search: Annotated[Any, Neutral(False)] = None
+    use_beam_search: Off = None
 
 
 class Usage(BaseModel):
@@ -154,7 +92,6 @@ def generate_call(body: GenerateRequest, default_deterministic: bool) -> Call:
     values.setdefault("deterministic", default_deterministic)
     params = sampling_params(values, sources)
     check_prompts(prompts, prompt_field, params.n, sources)
-    sources["prompt"] = prompt_field
     return Call(
         prompts=prompts,
         prompt_field=prompt_field,
@@ -163,43 +100,3 @@ def generate_call(body: GenerateRequest, default_deterministic: bool) -> Call:
         stream=bool(body.stream),
         many=many or params.n > 1,
     )
-
-
-def given_prompts(body: StrictBody, fields: tuple[str, ...]) -> tuple[str, list[Any], bool]:
-    """Return the one of ``fields`` that was given, its prompts, and whether they came as a list.
-
-    Raises:
-        RequestError: none was given, or two.
-    """
-    given = [name for name in fields if getattr(body, name) is not None]
-    if not given:
-        names = f"{fields[0]} or {fields[-1]}"
-        raise RequestError(f"{fields[0]}: missing, expected {names}", fields[0])
-    if len(given) > 1:
-        raise RequestError(
-            f"{given[1]}: got it beside {given[0]}, expected one of {', '.join(fields)}",
-            given[1],
-        )
-    name = given[0]
-    value: Any = getattr(body, name)
-    many = isinstance(value, list) and (
-        name != "input_ids" or isinstance(next(iter(value), 0), list)
-    )
-    return name, value if many else [value], many
-
-
-def given_sampling(form: BaseModel | None, prefix: str = "") -> tuple[Given, Sources]:
-    """Return the given sampling fields of a form under our names, and the names the client used.
-
-    Args:
-        form: the body, or an object in it, or none.
-        prefix: of the form's fields, as the client knows them.
-    """
-    values: Given = {}
-    sources: Sources = {}
-    for field in type(form).model_fields if form is not None else ():
-        name = _OWN_NAMES.get(field, field)
-        value = getattr(form, field)
-        if value is not None and name in (*SAMPLING_FIELDS, "max_tokens", "logprobs"):
-            values[name], sources[name] = value, prefix + field
-    return values, sources

@@ -34,7 +34,6 @@ _Answer = GenerateResponse | SGLangResponse | TGIResponse
 
 @router.post(
     "/generate",
-    response_model=None,
     responses={
         **streamed(
             _Answer | list[_Answer],

@@ -45,25 +45,18 @@ class GenerateAnswer:
                 delta["logprobs"] = _logprobs(output.logprobs)
             yield delta
         if output.finish_reason is not None:
-            empty: list[Value] | None = None if output.logprobs is None else []
-            yield {**self._place, **self._whole(output, "", [], empty)}
+            self._last = output
+            self._logprobs = None if output.logprobs is None else []
+            yield {**self._place, **self.value()}
 
     def value(self) -> Value:
-        """Return the finished answer."""
-        assert self._last is not None
-        return self._whole(self._last, "".join(self._texts), self._token_ids, self._logprobs)
-
-    def _whole(
-        self,
-        last: RequestOutput,
-        text: str,
-        token_ids: list[int],
-        logprobs: list[Value] | None,
-    ) -> Value:
+        """Return the finished answer, or what a stream has not told of it."""
+        last = self._last
+        assert last is not None
         return {
             "id": last.request_id,
-            "text": text,
-            "output_ids": token_ids,
+            "text": "".join(self._texts),
+            "output_ids": self._token_ids,
             "finish_reason": last.finish_reason,
             **proof(last, self._fingerprint),
             "usage": {
@@ -71,7 +64,7 @@ class GenerateAnswer:
                 "completion_tokens": last.completion_tokens,
                 "cached_tokens": last.cached_tokens,
             },
-            "logprobs": logprobs,
+            "logprobs": self._logprobs,
         }
 
 

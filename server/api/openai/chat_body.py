@@ -9,21 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from detinfer.chat_template import Rendering
 from detinfer.errors import RequestError
-from detinfer.server.api.bodies.strict import (
-    MAX_ENTRIES,
-    StrictBody,
-    at_most,
-    needs,
-    shown,
-)
-from detinfer.server.api.generate.body import Tokens
-from detinfer.server.api.openai.common_body import (
-    Logprobs,
-    OpenAIBody,
-    OpenAICall,
-    common,
-    sampling_values,
-)
+from detinfer.server.api.bodies.fields import MAX_ENTRIES, Logprobs, Tokens, at_most, needs
+from detinfer.server.api.bodies.strict import StrictBody, shown
+from detinfer.server.api.openai.common_body import OpenAIBody, OpenAICall, common, sampling_values
 from detinfer.server.api.openai.neutral_fields import NeutralChatFields, NeutralMessageFields
 from detinfer.server.call import sampling_params
 
@@ -187,7 +175,6 @@ def chat_call(
     values["prompt_logprobs"] = body.prompt_logprobs
     values["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None
     sources["logprobs"] = "top_logprobs"
-    sources["prompt"] = "messages"
     params = sampling_params(values, sources)
     last = body.messages[-1] if body.messages and body.echo else None
     return OpenAICall(

@@ -8,35 +8,33 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from detinfer.errors import RequestError
-from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.api.bodies.strict import (
+from detinfer.params import MAX_TOKENS_LIMIT
+from detinfer.server.api.bodies.fields import (
+    Choices,
     Integer,
     LogitBias,
-    Neutral,
-    StopString,
-    StopStrings,
-    StrictBody,
-    TokenIds,
-    documented,
-    stated,
-)
-from detinfer.server.api.generate.body import (
-    SAMPLING_FIELDS,
-    Choices,
+    Logprobs,
+    MinP,
+    MinTokens,
+    Name,
     Penalty,
+    RepetitionPenalty,
+    Stop,
     Temperature,
+    TokenIds,
     TopK,
     TopP,
+    check_names,
+    documented,
 )
+from detinfer.server.api.bodies.neutral import Off
+from detinfer.server.api.bodies.sampling import SAMPLING_FIELDS
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.openai.neutral_fields import NeutralFields
 from detinfer.server.api.openai.telling import Telling
 from detinfer.server.call import Call, Truncation
 
-MAX_NAME = 128  # characters of a salt or an id that a client chooses
-
 _SAMPLED = "1 unless given: the answer is sampled, with a drawn seed that it reports"
-
-Logprobs = Annotated[Integer, documented(0, MAX_LOGPROBS)]
 
 
 class StreamOptions(StrictBody):
@@ -44,7 +42,7 @@ class StreamOptions(StrictBody):
 
     include_usage: bool | None = Field(None, description="a last chunk with the usage of all")
     continuous_usage_stats: bool | None = Field(None, description="usage so far on every chunk")
-    include_obfuscation: Annotated[Any, Neutral(False)] = None
+    include_obfuscation: Off = None
 
 
 class OpenAIBody(NeutralFields):
@@ -54,7 +52,7 @@ class OpenAIBody(NeutralFields):
     temperature: Temperature | None = Field(None, description=f"0 is greedy; {_SAMPLED}")
     top_p: TopP | None = None
     n: Choices | None = Field(None, description="answers to each prompt, each with its own seed")
-    stop: StopString | StopStrings | None = None
+    stop: Stop | None = None
     seed: Annotated[Integer, documented(-1, (1 << 64) - 1)] | None = Field(
         None, description="of the first answer; the others follow from it; -1 draws one"
     )
@@ -66,9 +64,9 @@ class OpenAIBody(NeutralFields):
     # Beyond OpenAI's
     deterministic: bool | None = Field(None, description="the server's default unless given")
     top_k: TopK | None = Field(None, description="0 and -1 keep all")
-    min_p: Annotated[float, documented(0.0, 1.0)] | None = None
-    repetition_penalty: Annotated[float, documented(0.01, 100.0)] | None = None
-    min_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    min_tokens: MinTokens | None = None
     ignore_eos: bool | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool | None = None
@@ -87,12 +85,10 @@ class OpenAIBody(NeutralFields):
     return_tokens_as_token_ids: bool | None = Field(
         None, description="name tokens token_id:5 in logprobs"
     )
-    cache_salt: Annotated[str, stated(minLength=1, maxLength=MAX_NAME)] | None = Field(
+    cache_salt: Name | None = Field(
         None, description="prefix-cache pages are shared by requests of one salt only"
     )
-    request_id: Annotated[str, stated(minLength=1, maxLength=MAX_NAME)] | None = Field(
-        None, description="part of the answer's id"
-    )
+    request_id: Name | None = Field(None, description="part of the answer's id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +144,7 @@ def common(body: OpenAIBody, logprobs: int | None, prompt_only: bool = False) ->
         raise RequestError(
             "prompt_logprobs: got it with stream, expected stream = false", "prompt_logprobs"
         )
-    for name in ("cache_salt", "request_id"):
-        value = getattr(body, name)
-        if value is not None and not 0 < len(value) <= MAX_NAME:
-            raise RequestError(f"{name}: expected 1 to {MAX_NAME} characters", name)
+    check_names(body, "cache_salt", "request_id")
     return {
         "stream": bool(body.stream),
         "include_usage": bool(options.get("include_usage")),

@@ -7,26 +7,19 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from detinfer.errors import RequestError
-from detinfer.params import MAX_TOKENS_LIMIT
-from detinfer.server.api.bodies.strict import (
+from detinfer.server.api.bodies.fields import (
     Integer,
-    Neutral,
+    Logprobs,
+    MinTokens,
     Prompt,
     Prompts,
-    StrictBody,
     Text,
     Texts,
-    documented,
     needs,
 )
-from detinfer.server.api.openai.common_body import (
-    Logprobs,
-    OpenAIBody,
-    OpenAICall,
-    common,
-    sampling_values,
-)
-from detinfer.server.api.openai.neutral_fields import Empty
+from detinfer.server.api.bodies.neutral import Empty, Neutral
+from detinfer.server.api.bodies.strict import StrictBody
+from detinfer.server.api.openai.common_body import OpenAIBody, OpenAICall, common, sampling_values
 from detinfer.server.call import check_prompts, sampling_params
 
 
@@ -41,9 +34,7 @@ class CompletionRequest(OpenAIBody):
     model_config = ConfigDict(json_schema_extra=needs("prompt"))
 
     prompt: Text | Texts | Prompt | Prompts | None = None
-    max_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = Field(
-        None, description="16 unless given; 0 only with echo"
-    )
+    max_tokens: MinTokens | None = Field(None, description="16 unless given; 0 only with echo")
     echo: bool | None = Field(None, description="begin the text, and the logprobs, with the prompt")
     logprobs: Logprobs | None = None
     best_of: Integer | None = Field(None, description="n, if given")

@@ -37,9 +37,7 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-@router.get(
-    "/v1/models", response_model=None, responses={**answered(ModelList), **failures(401, 503)}
-)
+@router.get("/v1/models", responses={**answered(ModelList), **failures(401, 503)})
 async def models(request: Request) -> Response:
     """Return the one model served."""
     return json_response({"object": "list", "data": [_model_card(Service.of(request))]})
@@ -47,7 +45,6 @@ async def models(request: Request) -> Response:
 
 @router.get(
     "/v1/models/{model_id:path}",
-    response_model=None,
     responses={
         **answered(ModelCard),
         **failures(401, 404, 503),

@@ -11,15 +11,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from detinfer.server.api.bodies.strict import Neutral, StrictBody
-
-Absent = Annotated[Any, Neutral()]
-Off = Annotated[Any, Neutral(False)]
-Either = Annotated[Any, Neutral(True, False)]  # of something that there is nothing of
-Empty = Annotated[Any, Neutral([])]
-NoOptions = Annotated[Any, Neutral({})]
-Zero = Annotated[Any, Neutral(0)]
-Ignored = Annotated[str | None, Field(description="ignored")]
+from detinfer.server.api.bodies.neutral import (
+    Absent,
+    Either,
+    Empty,
+    Ignored,
+    Neutral,
+    NoOptions,
+    Off,
+    Zero,
+)
+from detinfer.server.api.bodies.strict import StrictBody
 
 
 class NeutralFields(StrictBody):

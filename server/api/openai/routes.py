@@ -42,7 +42,6 @@ ChoiceT = TypeVar("ChoiceT", CompletionChoice, ChatChoice)
 
 @router.post(
     "/v1/completions",
-    response_model=None,
     responses={**streamed(CompletionResponse, f"The answers; {_STREAM}"), **_FAILURES},
     openapi_extra=body_of(CompletionRequest),
 )
@@ -55,7 +54,6 @@ async def completions(request: Request) -> Response:
 
 @router.post(
     "/v1/chat/completions",
-    response_model=None,
     responses={**streamed(ChatCompletionResponse, f"The answers; {_STREAM}"), **_FAILURES},
     openapi_extra=body_of(ChatCompletionRequest),
 )

@@ -9,36 +9,36 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_TOKENS_LIMIT
-from detinfer.server.api.bodies.strict import (
+from detinfer.server.api.bodies.fields import (
     Integer,
-    Neutral,
+    Logprobs,
+    MinTokens,
+    Name,
     Prompt,
     Prompts,
-    StrictBody,
+    Seed,
     Text,
     Texts,
+    check_names,
     documented,
-    stated,
 )
-from detinfer.server.api.generate.body import Sampling, Seed, given_prompts, given_sampling
-from detinfer.server.api.openai.common_body import MAX_NAME
+from detinfer.server.api.bodies.neutral import Absent, Neutral, Off, Zero
+from detinfer.server.api.bodies.sampling import Sampling, given_prompts, given_sampling
+from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.call import Call, check_prompts, check_range, sampling_params
 
 Place = Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)]
-Salt = Annotated[str, stated(minLength=1, maxLength=MAX_NAME)]
 # Beyond null: what a field is where nobody asked for what it does.
-Off = Annotated[Any, Neutral(False)]
-Absent = Annotated[Any, Neutral()]
 Empty = Annotated[Any, Neutral("", [], {})]
 
 
 class SGLangSampling(Sampling):
     """SGLang's ``sampling_params``; null means left out."""
 
-    max_new_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = Field(
+    max_new_tokens: MinTokens | None = Field(
         None, description="128 unless given; 0 only reads the prompt"
     )
-    min_new_tokens: Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)] | None = None
+    min_new_tokens: MinTokens | None = None
     sampling_seed: Seed | None = None
     stop_regex: Empty = None
     regex: Empty = None
@@ -74,13 +74,13 @@ class SGLangRequest(StrictBody):
         description="with return_logprob: the prompt's from this token on; -1, as unless given, is "
         "none; unless given 0 where only the prompt is read",
     )
-    top_logprobs_num: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = Field(
+    top_logprobs_num: Logprobs | None = Field(
         None, description="with return_logprob: the likeliest tokens at each place"
     )
     return_text_in_logprobs: bool | None = None
     return_prompt_token_ids: bool | None = None
-    cache_salt: Salt | None = Field(None, description="share cached prefixes within it only")
-    extra_key: Salt | None = Field(None, description="as cache_salt, and beside it")
+    cache_salt: Name | None = Field(None, description="share cached prefixes within it only")
+    extra_key: Name | None = Field(None, description="as cache_salt, and beside it")
     # What a request is filed under; here nothing is.
     session_id: str | None = Field(None, description="ignored")
     conversation_id: str | None = Field(None, description="ignored")
@@ -91,13 +91,13 @@ class SGLangRequest(StrictBody):
     external_trace_header: Empty = None
     received_time: Absent = None
     background: Off = None
-    priority: Annotated[Any, Neutral(0)] = None
+    priority: Zero = None
     session_params: Empty = None
     kv_hints: Empty = None
     token_ids_logprob: Empty = None
     return_hidden_states: Off = None
     return_routed_experts: Off = None
-    routed_experts_start_len: Annotated[Any, Neutral(0)] = None
+    routed_experts_start_len: Zero = None
     return_indexer_topk: Off = None
     return_sampling_mask: Off = None
     sampling_logprobs_mode: Absent = None
@@ -138,9 +138,9 @@ class SGLangRequest(StrictBody):
     bootstrap_room: Absent = None
     bootstrap_pair_key: Empty = None
     decode_tp_size: Absent = None
-    routed_dp_rank: Annotated[Any, Neutral(0)] = None
-    data_parallel_rank: Annotated[Any, Neutral(0)] = None
-    disagg_prefill_dp_rank: Annotated[Any, Neutral(0)] = None
+    routed_dp_rank: Zero = None
+    data_parallel_rank: Zero = None
+    disagg_prefill_dp_rank: Zero = None
     http_worker_ipc: Empty = None
 
 
@@ -197,9 +197,7 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
     start = body.logprob_start_len
     if start is None:
         start = 0 if prompt_only else -1
-    for name in ("cache_salt", "extra_key"):
-        if (salt := getattr(body, name)) is not None and not 0 < len(salt) <= MAX_NAME:
-            raise RequestError(f"{name}: expected 1 to {MAX_NAME} characters", name)
+    check_names(body, "cache_salt", "extra_key")
     check_range("logprob_start_len", start, -1, MAX_TOKENS_LIMIT)
     check_range("top_logprobs_num", body.top_logprobs_num, 0, MAX_LOGPROBS)
     if body.return_logprob:
@@ -212,7 +210,7 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
         prompts=prompts,
         prompt_field=prompt_field,
         params=params,
-        sources=sources | {"prompt": prompt_field},
+        sources=sources,
         stream=bool(body.stream),
         many=many or params.n > 1,
         names=_names(body.rid, len(prompts), params.n),

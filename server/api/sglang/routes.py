@@ -31,10 +31,9 @@ router = APIRouter()
 @router.get(
     "/get_model_info",
     operation_id="get_model_info",
-    response_model=None,
     responses={**answered(Told), **failures(401, 503)},
 )
-@router.get("/model_info", response_model=None, responses={**answered(Told), **failures(401, 503)})
+@router.get("/model_info", responses={**answered(Told), **failures(401, 503)})
 async def model_info(request: Request) -> Response:
     """Return what is served, in SGLang's words."""
     service = Service.of(request)
@@ -57,7 +56,6 @@ async def model_info(request: Request) -> Response:
 
 @router.get(
     "/health_generate",
-    response_model=None,
     responses={**answered(Ready), **failures(401, 429, 500, 503, 504)},
 )
 async def health_generate(request: Request) -> Response:
@@ -80,7 +78,6 @@ async def health_generate(request: Request) -> Response:
 
 @router.post(
     "/flush_cache",
-    response_model=None,
     responses={**plain("What was done"), **failures(401, 503)},
 )
 async def flush_cache(request: Request) -> Response:

@@ -9,16 +9,18 @@ from pydantic import BaseModel, Field
 
 from detinfer.errors import RequestError
 from detinfer.params import MAX_LOGPROBS, MAX_N, MAX_TOKENS_LIMIT
-from detinfer.server.api.bodies.strict import (
+from detinfer.server.api.bodies.fields import (
     Integer,
-    Neutral,
-    StrictBody,
+    Logprobs,
+    Seed,
     Text,
     Texts,
+    Tokens,
     documented,
-    shown,
 )
-from detinfer.server.api.generate.body import Given, Sampling, Seed, Tokens, given_sampling
+from detinfer.server.api.bodies.neutral import Absent, Neutral, Off
+from detinfer.server.api.bodies.sampling import Given, Sampling, given_sampling
+from detinfer.server.api.bodies.strict import StrictBody, shown
 from detinfer.server.call import Call, Truncation, check_prompts, check_range, sampling_params
 from detinfer.server.errors import Failure
 
@@ -46,14 +48,14 @@ class TGIParameters(Sampling):
     )
     details: bool | None = Field(None, description="a stream has them either way")
     decoder_input_details: bool | None = Field(None, description="the prompt's tokens too")
-    top_n_tokens: Annotated[Integer, documented(0, MAX_LOGPROBS)] | None = None
+    top_n_tokens: Logprobs | None = None
     return_full_text: bool | None = Field(None, description="begin the text with the prompt")
     truncate: Annotated[Integer, documented(1, MAX_TOKENS_LIMIT)] | None = Field(
         None, description="keep no more than the last so many tokens of the prompt"
     )
     typical_p: Annotated[Any, Neutral(1.0)] = None
-    watermark: Annotated[Any, Neutral(False)] = None
-    grammar: Annotated[Any, Neutral()] = None
+    watermark: Off = None
+    grammar: Absent = None
     adapter_id: Annotated[Any, Neutral("")] = None
 
 
@@ -175,7 +177,7 @@ def tgi_call(
         prompts=prompts,
         prompt_field="inputs",
         params=params,
-        sources=sources | {"prompt": "inputs"},
+        sources=sources,
         stream=stream,
         truncation=None if given.truncate is None else Truncation(given.truncate),
         many=as_list or isinstance(body.inputs, list) or params.n > best_of,

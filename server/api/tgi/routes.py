@@ -42,7 +42,6 @@ _FAILURES = failures(400, 401, 408, 413, 429, 500, 503, 504, model=TGIError)
 
 @router.post(
     "/",
-    response_model=None,
     responses={
         **streamed(list[TGIResponse], f"A list of the one answer; with `stream` {_EVENTS}"),
         **_FAILURES,
@@ -56,7 +55,6 @@ async def generate_or_stream(request: Request) -> Response:
 
 @router.post(
     "/generate_stream",
-    response_model=None,
     responses={
         200: {"description": _EVENTS.capitalize(), "content": EVENTS},
         **_FAILURES,
@@ -68,7 +66,7 @@ async def generate_stream(request: Request) -> Response:
     return await _answer(request, stream=True)
 
 
-@router.get("/info", response_model=None, responses={**answered(Told), **failures(401, 503)})
+@router.get("/info", responses={**answered(Told), **failures(401, 503)})
 async def info(request: Request) -> Response:
     """Return what is served and its limits, in TGI's words."""
     service = Service.of(request)

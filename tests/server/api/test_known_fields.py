@@ -7,7 +7,7 @@ import json
 import pytest
 from fake_engine import FakeEngine
 
-from detinfer.server.api.bodies.strict import Neutral
+from detinfer.server.api.bodies.neutral import Neutral
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest
 from detinfer.server.api.openai.completion_body import CompletionRequest
 from detinfer.server.api.openai.neutral_fields import NeutralChatFields, NeutralFields
