@@ -21,6 +21,7 @@ from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check_subject import AsyncEngineSubject
 from detinfer.server.api.openapi import EVENTS, body_of, failures
 from detinfer.server.api.reading import read
+from detinfer.server.call import check_range
 from detinfer.server.http.sse import EventStream, event
 from detinfer.server.service import Service
 from detinfer.server.tokenizing import tokenize
@@ -65,10 +66,10 @@ class CheckRequest(StrictBody):
 async def check(request: Request) -> Response:
     """Answer prompts many times, each time under another load, and compare bit for bit."""
     service, engine, body = await read(request, CheckRequest)
-    runs = _bounded("runs", 20 if body.runs is None else body.runs, MAX_RUNS)
-    most = 32 if body.max_tokens is None else body.max_tokens
-    most = _bounded("max_tokens", most, MAX_CHECK_TOKENS)
-    seed = None if body.seed is None else _bounded("seed", body.seed, (1 << 64) - 1, least=0)
+    check_range("runs", body.runs, 1, MAX_RUNS)
+    check_range("max_tokens", body.max_tokens, 1, MAX_CHECK_TOKENS)
+    check_range("seed", body.seed, 0, (1 << 64) - 1)
+    runs, most = body.runs or 20, body.max_tokens or 32
     modes: list[Mode] = ["deterministic"] if body.modes is None else body.modes
     if len(set(modes)) < max(len(modes), 1):
         raise RequestError(f"modes: got {len(modes)}, expected each at most once", "modes")
@@ -80,7 +81,7 @@ async def check(request: Request) -> Response:
         targets = [Target(body.prompt, SamplingParams(max_tokens=most))]
     for target in targets:
         await _check_target(engine, target)
-    checking = Check(subject, targets, runs=runs, modes=modes, seed=seed)
+    checking = Check(subject, targets, runs=runs, modes=modes, seed=body.seed)
     return EventStream(_events(service, subject, checking), {})
 
 
@@ -92,12 +93,6 @@ async def _check_target(engine: AsyncEngine, target: Target) -> None:
     else:
         ids = target.prompt
     check_request(ids, target.params, engine.info)
-
-
-def _bounded(name: str, value: int, most: int, least: int = 1) -> int:
-    if not least <= value <= most:
-        raise RequestError(f"{name}: got {value}, expected an integer in {least}..{most}", name)
-    return value
 
 
 async def _events(

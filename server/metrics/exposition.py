@@ -7,8 +7,8 @@ encoders write samples without the colon under types that have it, and dashboard
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,8 @@ _COUNTERS = (
 MODES = ("deterministic", "fast")
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
+_Counts = dict[tuple[str, ...], int]
+
 
 def exposition(
     metrics: Metrics,
@@ -58,105 +60,111 @@ def exposition(
         stats: the engine's counts; none before there is one.
         processes: process ids by name.
     """
-    labels = {"model_name": model_name}
-    families = [
-        *_of_engine(prefix, labels, stats),
-        *_of_requests(metrics, prefix, labels),
-        _build(prefix, labels, info),
-        *_of_processes(processes),
-    ]
+    page = _Page(prefix, {"model_name": model_name})
+    _engine(page, stats)
+    _requests(page, metrics)
+    _build(page, info)
+    _processes(page, processes)
     registry = CollectorRegistry()
-    registry.register(_Families(families))
+    registry.register(page)
     return generate_latest(registry)
 
 
 @dataclass(frozen=True, eq=False)
-class _Families(Collector):
-    """One scrape, in the form the encoder reads."""
+class _Page(Collector):
+    """One scrape, in the form the encoder reads.
 
-    families: list[Metric]
+    Attributes:
+        labels: of all that is about the model.
+    """
+
+    prefix: str
+    labels: Mapping[str, str]
+    families: list[Metric] = field(default_factory=list)
 
     def collect(self) -> Iterable[Metric]:
         return self.families
 
+    def gauge(self, name: str, documentation: str, value: float, **more: str) -> None:
+        labels = {**self.labels, **more}
+        family = GaugeMetricFamily(f"{self.prefix}:{name}", documentation, labels=list(labels))
+        family.add_metric(list(labels.values()), value)
+        self.families.append(family)
 
-def _of_engine(
-    prefix: str, labels: Mapping[str, str], stats: Mapping[str, int]
-) -> Iterator[Metric]:
+    def counter(self, name: str, documentation: str, count: int) -> None:
+        self.counters(name, documentation, (), {(): count})
+
+    def counters(
+        self,
+        name: str,
+        documentation: str,
+        by: Sequence[str],
+        counts: _Counts,
+        of_model: bool = True,
+    ) -> None:
+        labels = self.labels if of_model else {}
+        family = CounterMetricFamily(f"{self.prefix}:{name}", documentation, labels=[*labels, *by])
+        for values, count in counts.items():
+            family.add_metric([*labels.values(), *values], count)
+        self.families.append(family)
+
+
+def _engine(page: _Page, stats: Mapping[str, int]) -> None:
     pages = stats.get("num_pages", 0)
     used = (pages - stats.get("free_pages", 0)) / pages if pages else 0.0
-    for name, value, text in (
-        ("num_requests_running", stats.get("running", 0), "Requests in the batch."),
-        ("num_requests_waiting", stats.get("waiting", 0), "Requests that wait."),
-        ("kv_cache_usage_perc", used, "KV pages in use; 1 is all."),
-    ):
-        gauge = GaugeMetricFamily(f"{prefix}:{name}", text, labels=list(labels))
-        gauge.add_metric(list(labels.values()), value)
-        yield gauge
-    counter = partial(_counter, prefix)
+    page.gauge("num_requests_running", "Requests in the batch.", stats.get("running", 0))
+    page.gauge("num_requests_waiting", "Requests that wait.", stats.get("waiting", 0))
+    page.gauge("kv_cache_usage_perc", "KV pages in use; 1 is all.", used)
     for name, key, text in _COUNTERS:
-        yield counter(name, text, labels, (), {(): stats.get(key, 0)})
-    yield counter(
-        "steps",
-        "Steps of the engine, by the kernels they ran.",
-        labels,
-        ("mode",),
-        {(mode,): stats.get(f"{mode}_steps", 0) for mode in MODES},
-    )
+        page.counter(name, text, stats.get(key, 0))
+    steps: _Counts = {(mode,): stats.get(f"{mode}_steps", 0) for mode in MODES}
+    page.counters("steps", "Steps of the engine, by the kernels they ran.", ("mode",), steps)
 
 
-def _of_requests(metrics: Metrics, prefix: str, labels: Mapping[str, str]) -> Iterator[Metric]:
-    counter, requests = partial(_counter, prefix), metrics.requests
-    yield counter(
-        "requests",
-        "Requests to the engine that ended, by mode.",
-        labels,
-        ("mode",),
-        {(mode,): sum(requests[mode, why] for why in FINISH_REASONS) for mode in MODES},
-    )
-    yield counter(
+def _requests(page: _Page, metrics: Metrics) -> None:
+    ended = metrics.requests
+    modes: _Counts = {(mode,): sum(ended[mode, why] for why in FINISH_REASONS) for mode in MODES}
+    page.counters("requests", "Requests to the engine that ended, by mode.", ("mode",), modes)
+    page.counters(
         "request_success",
         "Requests to the engine that ended, by the reason.",
-        labels,
         ("finished_reason",),
-        {(why,): sum(requests[mode, why] for mode in MODES) for why in FINISH_REASONS},
+        {(why,): sum(ended[mode, why] for mode in MODES) for why in FINISH_REASONS},
     )
-    yield counter(
+    page.counter(
         "check_mismatches",
         "Deterministic answers that a check found to differ from those given alone.",
-        labels,
-        (),
-        {(): metrics.check_mismatches},
+        metrics.check_mismatches,
     )
     for histogram in metrics.histograms():
         # vLLM's name of it looks like a counter's, which Prometheus's own lint refuses.
-        vllm = prefix == "vllm" and histogram is metrics.iteration_tokens
-        yield histogram.family(prefix, labels, "_total" if vllm else "")
-    yield counter(
+        vllm = page.prefix == "vllm" and histogram is metrics.iteration_tokens
+        suffix = "_total" if vllm else ""
+        page.families.append(histogram.family(page.prefix, page.labels, suffix))
+    page.counters(
         "http_requests",
         "HTTP requests, by method, route and status.",
-        {},
         ("method", "route", "status"),
-        {key: metrics.http_requests[key] for key in sorted(metrics.http_requests)},
+        dict(sorted(metrics.http_requests.items())),
+        of_model=False,
     )
 
 
-def _build(prefix: str, labels: Mapping[str, str], info: EngineInfo | None) -> Metric:
-    about = {
-        **labels,
-        "version": detinfer.__version__,
-        "python": platform.python_version(),
-        "system_fingerprint": "" if info is None else info.system_fingerprint,
-        "profile": "" if info is None else info.profile,
-        "plan": "" if info is None else info.plan,
-        "dtype": "" if info is None else info.dtype,
-    }
-    family = GaugeMetricFamily(f"{prefix}:build_info", "What is served.", labels=list(about))
-    family.add_metric(list(about.values()), 1)
-    return family
+def _build(page: _Page, info: EngineInfo | None) -> None:
+    page.gauge(
+        "build_info",
+        "What is served.",
+        1,
+        version=detinfer.__version__,
+        python=platform.python_version(),
+        system_fingerprint="" if info is None else info.system_fingerprint,
+        profile="" if info is None else info.profile,
+        plan="" if info is None else info.plan,
+        dtype="" if info is None else info.dtype,
+    )
 
 
-def _of_processes(processes: Mapping[str, int]) -> Iterable[Metric]:
+def _processes(page: _Page, processes: Mapping[str, int]) -> None:
     """Memory, CPU time and files of each, under the names of Prometheus's own clients."""
     families: dict[str, Metric] = {}
     for process, pid in processes.items():
@@ -165,18 +173,4 @@ def _of_processes(processes: Mapping[str, int]) -> Iterable[Metric]:
             family = families.setdefault(one.name, same)
             for sample in one.samples:
                 family.add_sample(sample.name, {"process": process}, sample.value)
-    return families.values()
-
-
-def _counter(
-    prefix: str,
-    name: str,
-    documentation: str,
-    labels: Mapping[str, str],
-    by: Sequence[str],
-    samples: Mapping[tuple[str, ...], int],
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"{prefix}:{name}", documentation, labels=[*labels, *by])
-    for values, count in samples.items():
-        family.add_metric([*labels.values(), *values], count)
-    return family
+    page.families.extend(families.values())

@@ -72,7 +72,7 @@ class ChatChoice(TellingChoice):
 
     def _token(self, token_id: int, logprob: float) -> Value:
         return {
-            "token": self._telling.name(self._texts, token_id),
+            "token": self._name(token_id),
             "bytes": list(self._texts.bytes_of(token_id)),
             "logprob": logprob,
         }

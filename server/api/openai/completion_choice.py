@@ -76,7 +76,7 @@ class CompletionChoice(TellingChoice):
 
     def _entries(self, entries: Sequence[TokenLogprob], offsets: Sequence[int]) -> Value:
         return {
-            "tokens": [self._telling.name(self._texts, one.token_id) for one in entries],
+            "tokens": [self._name(one.token_id) for one in entries],
             "token_logprobs": [one.logprob for one in entries],
             "top_logprobs": [self._top(one) for one in entries],
             "text_offset": list(offsets),
@@ -85,7 +85,7 @@ class CompletionChoice(TellingChoice):
     def _prompt_entries(self, echo: Echo, output: RequestOutput) -> Value:
         assert echo.offsets is not None
         logprobs: Value = {
-            "tokens": [self._telling.name(self._texts, self._prompt[0])],
+            "tokens": [self._name(self._prompt[0])],
             "token_logprobs": [None],
             "top_logprobs": [None],
             "text_offset": echo.offsets[:1],
@@ -100,7 +100,7 @@ class CompletionChoice(TellingChoice):
         # value is the maximum itself.
         top: dict[str, float] = {}
         for token_id, logprob in (*one.top, (one.token_id, one.logprob)):
-            top.setdefault(self._telling.name(self._texts, token_id), logprob)
+            top.setdefault(self._name(token_id), logprob)
         return top
 
 

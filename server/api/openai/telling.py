@@ -36,22 +36,6 @@ class Telling:
     prompt_logprobs: int | None = None
     prompt_only: bool = False
 
-    def name(self, texts: TokenTexts, token_id: int) -> str:
-        """Return what a token is called among log-probabilities."""
-        return f"token_id:{token_id}" if self.names_are_ids else texts.text_of(token_id)
-
-    def of_prompt(
-        self, texts: TokenTexts, token_ids: Sequence[int], scores: Sequence[TokenLogprob] | None
-    ) -> Value:
-        """Return what is told of a prompt, which has scores of all its tokens but the first."""
-        told: Value = {}
-        if self.token_ids:
-            told["prompt_token_ids"] = list(token_ids)
-        if self.prompt_logprobs is not None:
-            most = self.prompt_logprobs
-            told["prompt_logprobs"] = [None, *(_at_place(texts, s, most) for s in scores or ())]
-        return told
-
 
 class TellingChoice:
     """What both routes' choices have, as their increments come.
@@ -83,7 +67,7 @@ class TellingChoice:
         self._echo = echo
         self._text: list[str] = []
         self._token_ids: list[int] = []
-        self._scores: Sequence[TokenLogprob] | None = None
+        self._scores: Sequence[TokenLogprob] = ()
 
     @property
     def completion_tokens(self) -> int:
@@ -94,14 +78,38 @@ class TellingChoice:
 
     def of_prompt(self) -> Value:
         """Return what is told of the prompt, once there was an increment."""
-        return self._telling.of_prompt(self._texts, self._prompt, self._scores)
+        told: Value = {}
+        if self._telling.token_ids:
+            told["prompt_token_ids"] = list(self._prompt)
+        if self._telling.prompt_logprobs is not None:  # the first token has none
+            told["prompt_logprobs"] = [None, *map(self._at_place, self._scores)]
+        return told
+
+    def _at_place(self, score: TokenLogprob) -> Value:
+        """Return the prompt's own token first, then the likeliest; each under its id."""
+        found = {score.token_id: (score.logprob, score.rank)}
+        for rank, (token_id, logprob) in enumerate(score.top[: self._telling.prompt_logprobs], 1):
+            found.setdefault(token_id, (logprob, rank))
+        return {
+            str(token_id): {
+                "logprob": logprob,
+                "rank": rank,
+                "decoded_token": self._texts.text_of(token_id),
+            }
+            for token_id, (logprob, rank) in found.items()
+        }
 
     def _arrive(self, output: RequestOutput) -> bool:
         """Take note of an increment; whether it is the first."""
         first, self.last = self.last is None, output
         if first:
-            self._scores = output.prompt_logprobs
+            self._scores = output.prompt_logprobs or ()
         return first
+
+    def _name(self, token_id: int) -> str:
+        """Return what a token is called among log-probabilities."""
+        by_id = self._telling.names_are_ids
+        return f"token_id:{token_id}" if by_id else self._texts.text_of(token_id)
 
     def _ids(self, token_ids: Sequence[int]) -> Value:
         return {"token_ids": list(token_ids)} if self._telling.token_ids else {}
@@ -135,19 +143,4 @@ def end_of(output: RequestOutput, reason: str | None) -> Value:
         "digest": output.digest,
         "seed": output.seed,
         "deterministic": output.deterministic,
-    }
-
-
-def _at_place(texts: TokenTexts, score: TokenLogprob, most: int) -> Value:
-    """Return the prompt's own token first, then the likeliest; each under its id."""
-    found = {score.token_id: (score.logprob, score.rank)}
-    for rank, (token_id, logprob) in enumerate(score.top[:most], 1):
-        found.setdefault(token_id, (logprob, rank))
-    return {
-        str(token_id): {
-            "logprob": logprob,
-            "rank": rank,
-            "decoded_token": texts.text_of(token_id),
-        }
-        for token_id, (logprob, rank) in found.items()
     }
