@@ -30,7 +30,7 @@ class Job:
 Outputs = AsyncGenerator[list[tuple[int, "RequestOutput"]], None]
 
 
-async def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
+def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
     """Whatever outputs are ready, as (job index, output), until every job has finished.
 
     Closing the generator, or an error in one job, aborts them all.
@@ -39,15 +39,7 @@ async def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
         GenerationError: the engine gave up on a job.
         DetinferError: the engine refused a job or died.
     """
-    source = _one(engine, jobs[0]) if len(jobs) == 1 else _merged(engine, jobs)
-    async with aclosing(source) as batches:
-        async for batch in batches:
-            for _, output in batch:
-                if output.finish_reason == "error":
-                    raise GenerationError(output.error or "the engine gave up on this request")
-                if output.finish_reason == "abort" and output.error is not None:
-                    raise UnavailableError(output.error, "draining")
-            yield batch
+    return _one(engine, jobs[0]) if len(jobs) == 1 else _merged(engine, jobs)
 
 
 async def _one(engine: AsyncEngine, job: Job) -> Outputs:
@@ -58,6 +50,10 @@ async def _one(engine: AsyncEngine, job: Job) -> Outputs:
         async with aclosing(outputs):
             async for output in outputs:
                 observe(output)
+                if output.finish_reason == "error":
+                    raise GenerationError(output.error or "the engine gave up on this request")
+                if output.finish_reason == "abort" and output.error is not None:
+                    raise UnavailableError(output.error, "draining")
                 yield [(0, output)]
 
 
