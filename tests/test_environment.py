@@ -10,11 +10,11 @@ import tempfile
 import numba
 import pytest
 import torch
+from control_words import foreign_word
 
 import detinfer
 from detinfer import cli, doctor, environment, folders
 from detinfer.errors import ConfigError
-from detinfer.testing.control_words import foreign_word
 
 
 def test_this_environment_is_fine():

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import median, prompt_ids, report
+from benchmarks.environments import environment_python
 from benchmarks.peers.engine import Peer
 from detinfer.checkpoint.default_model import GGUF_NAME, REQUIREMENT
 from detinfer.checkpoint.loader import resolve_model
-from detinfer.testing.environments import environment_python
 
 HERE = Path(__file__).parent
 

@@ -9,7 +9,7 @@ import torch
 from engine import Generate, serve
 from transformers import AutoModelForCausalLM
 
-from detinfer.testing.transformers_cache import new_cache
+from benchmarks.transformers_cache import new_cache
 
 
 def load(model: str) -> Generate:

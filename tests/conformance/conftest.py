@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from model_server import assert_idle, served
 
-from detinfer.testing.environments import environment_python
+from benchmarks.environments import environment_python
 
 REQUIREMENTS = Path(__file__).with_name("requirements")
 CLIENTS = Path(__file__).with_name("clients")

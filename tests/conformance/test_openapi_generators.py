@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detinfer.testing.environments import environment_python
+from benchmarks.environments import environment_python
 
 pytestmark = pytest.mark.conformance
 

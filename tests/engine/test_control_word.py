@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from control_words import KINDS, foreign_word
 from fake_runner import EOS, VOCAB, FakeRunner, fake_engine
 
 from detinfer import LLM, SamplingParams
@@ -10,7 +11,6 @@ from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.kernels.cpu.rounding import control_word
 from detinfer.runner.rounding import contract_rounding
-from detinfer.testing.control_words import KINDS, foreign_word
 
 RULES = ~0x3F  # without what MXCSR notes of past operations
 PENALTY, LOGIT = np.float32(1.3), np.float32(5)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from control_words import KINDS, foreign_word
 from llvmlite import binding, ir
 from numba import njit, prange
 
 from detinfer.kernels.cpu import matmul, rounding
 from detinfer.kernels.cpu.rounding import CONTRACT, control_word, enter, leave
 from detinfer.testing import thread_count
-from detinfer.testing.control_words import KINDS, foreign_word
 
 ITEMS, TINY = 64, 2.0**-140
 RULES = ~0x3F  # without what MXCSR notes of past operations

@@ -10,10 +10,10 @@ import torch
 from default_prompts import PROMPTS
 from transformers import AutoModelForCausalLM
 
+from benchmarks.transformers_cache import new_cache
 from detinfer import LLM, SamplingParams
 from detinfer.batch import Batch
 from detinfer.checkpoint.loader import ModelFiles
-from detinfer.testing.transformers_cache import new_cache
 
 pytestmark = pytest.mark.slow
 

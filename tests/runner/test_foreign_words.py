@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import pytest
 import torch
+from control_words import FLUSHED, foreign_word
 from tiny_models import tiny_config, tiny_model, tokens
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -21,7 +22,6 @@ from detinfer.engine.engine import Engine
 from detinfer.kernels.cpu.rounding import control_word
 from detinfer.machine import usable_cores
 from detinfer.testing import thread_count
-from detinfer.testing.control_words import FLUSHED, foreign_word
 
 RULES = ~0x3F  # without what MXCSR notes of past operations
 PROMPT = tokens(240, 0)
