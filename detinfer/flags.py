@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
@@ -17,23 +18,6 @@ from detinfer.parser import add_model_argument
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
-
-_ENGINE_FIELDS = (
-    "model",
-    "device",
-    "numerics",
-    "plan",
-    "dtype",
-    "max_model_len",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "kv_cache_memory",
-    "prefix_caching",
-    "speculation",
-    "threads",
-    "default_deterministic",
-    "allow_fast",
-)
 
 
 def size(text: str) -> int:
@@ -79,68 +63,58 @@ def _origin(text: str) -> str:
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the model and every setting of ``EngineConfig``."""
-    defaults = EngineConfig()
     add_model_argument(parser, "a folder, a .gguf file or a hub id")
     group = parser.add_argument_group("engine")
 
-    def add(flag: str, **options: Any) -> None:
-        name = flag.removeprefix("--").replace("-", "_")
-        default = getattr(defaults, name)
-        shown = "" if default is None else f" (default {default})"
-        options["help"] += shown
-        group.add_argument(flag, default=default, **options)
+    def add(flag: str, text: str, **options: Any) -> None:
+        _add(group, EngineConfig(), flag, text, **options)
 
-    add("--device", choices=DEVICES, help="where to compute")
-    add("--numerics", choices=NUMERICS, help="profile of the arithmetic contract")
-    add("--plan", choices=PLANS, help="how a forward pass runs; all give the same bits")
-    add("--dtype", choices=DTYPES, help="dtype of activations and KV cache")
-    add("--max-model-len", type=integer(1), metavar="N", help="longest sequence, in tokens")
+    add("--device", "where to compute", choices=DEVICES)
+    add("--numerics", "profile of the arithmetic contract", choices=NUMERICS)
+    add("--plan", "how a forward pass runs; all give the same bits", choices=PLANS)
+    add("--dtype", "dtype of activations and KV cache", choices=DTYPES)
+    add("--max-model-len", "longest sequence, in tokens", type=integer(1), metavar="N")
     add(
         "--max-num-seqs",
+        "most sequences in one step (default 64 on CPU, 256 on CUDA)",
         type=integer(1),
         metavar="N",
-        help="most sequences in one step (default 64 on CPU, 256 on CUDA)",
     )
     add(
         "--max-num-batched-tokens",
+        "most tokens in one step (default 512 on CPU, 8192 on CUDA)",
         type=integer(1),
         metavar="N",
-        help="most tokens in one step (default 512 on CPU, 8192 on CUDA)",
     )
     add(
         "--kv-cache-memory",
+        "the KV cache: bytes, or 2GiB (default 1GiB on CPU, most of what is free on CUDA)",
         type=size,
         metavar="SIZE",
-        help="the KV cache: bytes, or 2GiB (default 1GiB on CPU, most of what is free on CUDA)",
     )
-    add("--threads", type=integer(1), metavar="N", help="CPU threads; all usable cores if not set")
+    add("--threads", "CPU threads; all usable cores if not set", type=integer(1), metavar="N")
+    add("--default-deterministic", "what a request gets that does not say")
     add(
-        "--default-deterministic",
-        action=argparse.BooleanOptionalAction,
-        help="what a request gets that does not say",
-    )
-    group.add_argument(
         "--fast-mode",
+        "allow requests with deterministic: false, at the cost of a second copy of the weights",
         dest="allow_fast",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.allow_fast,
-        help="allow requests with deterministic: false, at the cost of a second copy of the "
-        f"weights (default {defaults.allow_fast})",
     )
-    group.add_argument(
-        "--prefix-caching",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.prefix_caching,
-        help="start a prompt from pages that earlier requests have computed "
-        f"(default {defaults.prefix_caching})",
-    )
-    group.add_argument(
+    add("--prefix-caching", "start a prompt from pages that earlier requests have computed")
+    add(
         "--speculation",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.speculation,
-        help="guess tokens that repeat earlier ones and verify several at once, to the same bits "
-        f"(default {defaults.speculation})",
+        "guess tokens that repeat earlier ones and verify several at once, to the same bits",
     )
+
+
+def _add(group: Any, defaults: object, flag: str, text: str, **options: Any) -> None:
+    """Add the flag of one setting, with its default; one that is on or off has a ``--no-``."""
+    name = options.setdefault("dest", flag.removeprefix("--").replace("-", "_"))
+    default = getattr(defaults, name)
+    if isinstance(default, bool):
+        options["action"] = argparse.BooleanOptionalAction
+    if default is not None:
+        text += f" (default {f'{default:g}' if isinstance(default, float) else default})"
+    group.add_argument(flag, default=default, help=text, **options)
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:
@@ -149,23 +123,18 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     Raises:
         ConfigError: settings that contradict each other.
     """
-    return EngineConfig(**{name: getattr(args, name) for name in _ENGINE_FIELDS})
+    return EngineConfig(**{one.name: getattr(args, one.name) for one in fields(EngineConfig)})
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """Every setting of ``ServerConfig``."""
-    defaults = ServerConfig()
+    """Add every setting of ``ServerConfig``."""
     group = parser.add_argument_group("server")
-    group.add_argument(
-        "--host", default=defaults.host, help=f"address to listen on (default {defaults.host})"
-    )
-    group.add_argument(
-        "--port",
-        type=integer(0, 65535),
-        default=defaults.port,
-        metavar="N",
-        help=f"0 takes a free one (default {defaults.port})",
-    )
+
+    def add(flag: str, text: str, **options: Any) -> None:
+        _add(group, ServerConfig(), flag, text, **options)
+
+    add("--host", "address to listen on")
+    add("--port", "0 takes a free one", type=integer(0, 65535), metavar="N")
     group.add_argument(
         "--api-key",
         dest="api_keys",
@@ -177,12 +146,9 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--api-key-file", metavar="FILE", help="more keys, one a line; # begins a comment"
     )
-    group.add_argument(
+    add(
         "--share-prefix-cache",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.share_prefix_cache,
-        help="let keys share cached prompts, which each can tell by the time an answer takes "
-        f"(default {defaults.share_prefix_cache})",
+        "let keys share cached prompts, which each can tell by the time an answer takes",
     )
     group.add_argument(
         "--cors-origin",
@@ -193,70 +159,39 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="let pages of this origin call, such as https://example.org, or *; may be repeated",
     )
-    group.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
-    group.add_argument(
-        "--max-queue-size",
-        type=integer(0),
-        default=defaults.max_queue_size,
-        metavar="N",
-        help=f"most waiting requests; beyond them 429 (default {defaults.max_queue_size})",
-    )
-    group.add_argument(
+    add("--served-model-name", "what clients call the model", metavar="NAME")
+    add("--max-queue-size", "most waiting requests; beyond them 429", type=integer(0), metavar="N")
+    add(
         "--request-timeout",
+        "seconds a client may take to send a request, or read nothing of an answer; 0 for no limit",
         type=seconds,
-        default=defaults.request_timeout,
         metavar="S",
-        help="seconds a client may take to send a request, or read nothing of an answer; 0 for no "
-        f"limit (default {defaults.request_timeout:g})",
     )
-    group.add_argument(
+    add(
         "--generation-timeout",
+        "seconds from an answer's first step to its end, without its time in the queue; 0 for no "
+        "limit",
         type=seconds,
-        default=defaults.generation_timeout,
         metavar="S",
-        help="seconds from an answer's first step to its end, without its time in the queue; 0 for "
-        f"no limit (default {defaults.generation_timeout:g})",
     )
-    group.add_argument(
-        "--shutdown-timeout",
-        type=seconds,
-        default=defaults.shutdown_timeout,
-        metavar="S",
-        help=f"seconds running requests get to finish (default {defaults.shutdown_timeout:g})",
-    )
-    group.add_argument(
+    add("--shutdown-timeout", "seconds running requests get to finish", type=seconds, metavar="S")
+    add(
         "--exit-on-engine-death",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.exit_on_engine_death,
-        help="end with status 1 when the engine's process has died, so that it is restarted; else "
-        f"answer 503 (default {defaults.exit_on_engine_death})",
+        "end with status 1 when the engine's process has died, so that it is restarted; else "
+        "answer 503",
     )
-    group.add_argument(
+    add(
         "--metrics-prefix",
-        default=defaults.metrics_prefix,
+        "what stands before the colon in the names of metrics: vllm for tools that read vLLM's",
         metavar="NAME",
-        help="what stands before the colon in the names of metrics: vllm for tools that read "
-        f"vLLM's (default {defaults.metrics_prefix})",
     )
-    group.add_argument(
+    add(
         "--access-log",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.access_log,
-        help="a line a request on stderr, without prompts and keys; probes of /health and "
-        f"/metrics at level debug only (default {defaults.access_log})",
+        "a line a request on stderr, without prompts and keys; probes of /health and /metrics at "
+        "level debug only",
     )
-    group.add_argument(
-        "--log-format",
-        choices=FORMATS,
-        default=defaults.log_format,
-        help=f"of every line on stderr (default {defaults.log_format})",
-    )
-    group.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default=defaults.log_level,
-        help=f"the least that is logged (default {defaults.log_level})",
-    )
+    add("--log-format", "of every line on stderr", choices=FORMATS)
+    add("--log-level", "the least that is logged", choices=LEVELS)
 
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
@@ -265,20 +200,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: an API key no header can carry, or a file of keys that cannot be used.
     """
-    return ServerConfig(
-        host=args.host,
-        port=args.port,
-        api_keys=collect_api_keys(args.api_keys, args.api_key_file),
-        share_prefix_cache=args.share_prefix_cache,
-        cors_origins=tuple(args.cors_origins),
-        served_model_name=args.served_model_name,
-        max_queue_size=args.max_queue_size,
-        request_timeout=args.request_timeout,
-        generation_timeout=args.generation_timeout,
-        shutdown_timeout=args.shutdown_timeout,
-        exit_on_engine_death=args.exit_on_engine_death,
-        metrics_prefix=args.metrics_prefix,
-        access_log=args.access_log,
-        log_format=args.log_format,
-        log_level=args.log_level,
-    )
+    given = {one.name: getattr(args, one.name) for one in fields(ServerConfig)}
+    given["api_keys"] = collect_api_keys(args.api_keys, args.api_key_file)
+    given["cors_origins"] = tuple(args.cors_origins)
+    return ServerConfig(**given)

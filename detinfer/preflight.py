@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 import sys
 
@@ -38,6 +37,8 @@ def check_start(config: EngineConfig) -> None:
 
 
 def _check_gpu() -> None:
+    import importlib.metadata  # a third of the time that every command's start takes
+
     try:
         build = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
