@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from detinfer import sampling
 from detinfer.batch import Batch
-from detinfer.engine.request import Request
-from detinfer.engine.scheduler import ScheduledRow
 from detinfer.logprobs import TokenLogprob
+
+if TYPE_CHECKING:
+    from detinfer.engine.request import Request
+    from detinfer.engine.scheduler import ScheduledRow
 
 
 class Choice(NamedTuple):

@@ -1,20 +1,18 @@
-"""The engine: ``step()`` turns waiting requests into tokens."""
+"""The engine's face: requests in, ``step()``, increments out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from detinfer import ops
-from detinfer.batch import Batch
 from detinfer.config import EngineConfig
 from detinfer.engine.block_manager import BlockManager
-from detinfer.engine.choosing import Choice, Outcome, accepted, is_number, read_logits
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
-from detinfer.engine.increments import Increment, failure_of, output_of
-from detinfer.engine.outputs import FinishReason, RequestOutput, describe
-from detinfer.engine.request import Request, RequestState
-from detinfer.engine.scheduler import Limits, ScheduledRow, Scheduler, make_batch
+from detinfer.engine.increments import Increment, failure_of
+from detinfer.engine.outputs import RequestOutput, describe
+from detinfer.engine.request import Request
+from detinfer.engine.scheduler import Limits, Scheduler
 from detinfer.engine.speculation import PromptLookup
+from detinfer.engine.step import Stepper
 from detinfer.engine.validation import check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
@@ -24,8 +22,6 @@ from detinfer.runner.compile_progress import compile_progress
 from detinfer.runner.rounding import contract_rounding
 from detinfer.runner.runner import Runner, make_runner
 from detinfer.sampling import prepare
-
-NON_FINITE = "the model's logits became NaN or infinite for this request"
 
 # Tokens a step may come to through drafts: the rows of one tile, which cost little more than one
 # row as the weights are read once for all of them. Six on a CPU, sixteen on a tensor core.
@@ -67,13 +63,8 @@ class Engine:
         self._decode = token_decoder(self.tokenizer)
         self._special = special_tokens(self.tokenizer)
         self._requests: dict[str, Request] = {}  # unfinished ones, in order of arrival
+        self._stepper = Stepper(runner, self.scheduler, self._requests)
         self._arrivals = 0
-        self._steps = [0, 0]  # fast, deterministic
-        self._step_tokens = 0  # of the last step
-        self._prompt_tokens = 0
-        self._generated_tokens = 0
-        self._drafted_tokens = 0
-        self._accepted_tokens = 0
         self._speculation = resolved.speculation
 
     def add_request(
@@ -134,8 +125,10 @@ class Engine:
         request = self._requests.get(request_id)
         if request is None:
             return None
+        new = Increment(error=reason)
         try:
-            return self._end(request, "abort", error=reason)
+            request.end("abort", new)
+            return self._stepper.tell(request, new)
         except Exception as error:
             self.discard([request_id])
             return failure_of(request, error)
@@ -158,7 +151,7 @@ class Engine:
         itself is interrupted (Ctrl-C) every request is ended, and the engine can be used again.
         """
         try:
-            return self._step()
+            return self._stepper.step()
         except BaseException:
             self.discard(list(self._requests))  # no one can tell what was half done
             raise
@@ -169,35 +162,29 @@ class Engine:
         What the engine keeps of the others, and of its pages, is made anew from themselves. Once
         more does no harm, so that an interrupted call can be made again.
         """
-        gone = [self._requests[name] for name in request_ids if name in self._requests]
-        if not gone:
-            return
-        for request in gone:
-            request.state = RequestState.FINISHED
-        self.scheduler.rebuild(self._requests.values())
-        for request in gone:
-            del self._requests[request.request_id]
+        self._stepper.discard(request_ids)
 
     def stats(self) -> dict[str, int]:
         """Count of requests, pages, steps and tokens, as of now or since the start."""
+        counts = self._stepper.counts
         return {
             "running": len(self.scheduler.running),
             "waiting": len(self.scheduler.waiting),
             "num_pages": self.block_manager.num_pages,
             "free_pages": self.block_manager.num_free,
-            "steps": sum(self._steps),
-            "deterministic_steps": self._steps[True],
-            "fast_steps": self._steps[False],
-            "step_tokens": self._step_tokens,
+            "steps": counts.deterministic_steps + counts.fast_steps,
+            "deterministic_steps": counts.deterministic_steps,
+            "fast_steps": counts.fast_steps,
+            "step_tokens": counts.step_tokens,
             "preemptions": self.scheduler.preemptions,
             "prefix_hits": self.scheduler.prefix_hits,
             "prefix_queries": self.scheduler.prefix_queries,
             "prefix_hit_tokens": self.scheduler.prefix_hits * PAGE_SIZE,
             "evictions": self.block_manager.evictions,
-            "prompt_tokens": self._prompt_tokens,
-            "generated_tokens": self._generated_tokens,
-            "drafted_tokens": self._drafted_tokens,
-            "accepted_tokens": self._accepted_tokens,
+            "prompt_tokens": counts.prompt_tokens,
+            "generated_tokens": counts.generated_tokens,
+            "drafted_tokens": counts.drafted_tokens,
+            "accepted_tokens": counts.accepted_tokens,
         }
 
     def check_integrity(self) -> None:
@@ -220,153 +207,3 @@ class Engine:
                 f"{len(running)} run, {len(waiting)} wait, {len(self._requests)} are known; "
                 f"order of arrival {arrivals[:8]}"
             )
-
-    def _step(self) -> list[RequestOutput]:
-        failed: dict[Request, Exception] = {}
-        self.scheduler.started.clear()
-        batch, rows = _lay_out(self._schedule(failed), failed)
-        self._step_tokens = 0 if batch is None else len(batch.input_ids)
-        outputs = [] if batch is None else self._run(batch, rows, failed)
-        self.discard(request.request_id for request in failed)
-        return [failure_of(*one) for one in failed.items()] + outputs
-
-    def _schedule(self, failed: dict[Request, Exception]) -> list[ScheduledRow]:
-        """Return the next step's rows, laid out anew without whoever makes that fail."""
-        while True:
-            try:
-                return self.scheduler.schedule()
-            except Exception as error:
-                if self.scheduler.current is None:
-                    raise
-                failed[self.scheduler.current] = error
-                self.discard([self.scheduler.current.request_id])
-
-    def _run(
-        self, batch: Batch, rows: list[ScheduledRow], failed: dict[Request, Exception]
-    ) -> list[RequestOutput]:
-        """One forward pass, and what its rows make of it."""
-        self._steps[batch.deterministic] += 1
-        try:
-            with ops.use(self.runner.profile):
-                outcomes = read_logits(self.runner.forward(batch), batch, rows)
-        except Exception as error:
-            failed |= {row.request: error for row in rows}
-            return []
-        outputs = []
-        for row, outcome in zip(rows, outcomes, strict=True):
-            try:
-                output = self._advance(row, outcome)
-            except Exception as error:
-                failed[row.request] = error
-            else:
-                outputs += [] if output is None else [output]
-        return outputs
-
-    def _advance(self, row: ScheduledRow, outcome: Outcome | Exception) -> RequestOutput | None:
-        """Take what a step has brought a request; its increment, if there is one."""
-        if isinstance(outcome, Exception):
-            raise outcome
-        request, choices = row.request, outcome.choices
-        self._count_computed(request, row.num_tokens)
-        request.prompt_logprobs += outcome.scores
-        if not all(map(is_number, outcome.scores)):
-            return self._end(request, "error", cut=True, error=NON_FINITE)
-        if not choices:
-            return None
-        right = accepted(row.draft, choices)
-        if row.draft and request.lookup is not None:
-            request.lookup.judge(len(row.draft), right)
-            self._drafted_tokens += len(row.draft)
-            self._accepted_tokens += right
-        new = Increment()
-        for i, choice in enumerate(choices[: right + 1]):
-            ended = self._take(request, choice, new)
-            if ended is not None:
-                return ended
-            if i < right:  # its keys and values are in the cache already
-                self._count_computed(request, 1)
-        return output_of(request, new)
-
-    def _count_computed(self, request: Request, count: int) -> None:
-        before = request.num_computed
-        request.num_computed += count
-        self.scheduler.name_pages(request)
-        self._prompt_tokens += max(0, min(request.num_computed, request.prompt_tokens) - before)
-
-    def _take(self, request: Request, choice: Choice, new: Increment) -> RequestOutput | None:
-        """Add one token to a request and to ``new``; its last increment if that ends it."""
-        token = choice.token
-        if token < 0:
-            return self._end(request, "error", new, cut=True, error=NON_FINITE)
-        request.token_ids.append(token)
-        request.digest.update(token, choice.sums)
-        self._generated_tokens += 1
-        new.token_ids.append(token)
-        if choice.logprob is not None:
-            new.logprobs.append(choice.logprob)
-        if token in request.stop_ids:
-            if request.params.include_stop_str_in_output:
-                new.text += request.stop_strings.push(request.detokenizer.push(token))[0]
-            return self._end(request, "stop", new)
-        text, stopped = request.detokenizer.push(token), False
-        if request.completion_tokens > request.params.min_tokens:
-            text, stopped = request.stop_strings.push(text, request.left_out.get(token, ""))
-        new.text += text
-        if stopped:
-            return self._end(request, "stop", new, cut=True)
-        if request.completion_tokens == request.max_tokens:
-            return self._end(request, "length", new)
-        return None
-
-    def _end(
-        self,
-        request: Request,
-        reason: FinishReason,
-        new: Increment | None = None,
-        *,
-        cut: bool = False,
-        error: str | None = None,
-    ) -> RequestOutput:
-        """Finish a request; text that was held back goes out unless it is cut off."""
-        new = new or Increment()
-        if not cut:
-            tail, found = request.stop_strings.push(request.detokenizer.finish())
-            if not found:
-                tail += request.stop_strings.finish()
-            elif reason == "length":
-                reason = "stop"  # what could have been the beginning of a character was the stop
-            new.text += tail
-        self.scheduler.finish(request)
-        del self._requests[request.request_id]
-        output = output_of(request, new)
-        output.finish_reason = reason
-        if reason == "stop":
-            last = request.token_ids[-1]
-            output.stop_reason = last if last in request.stop_ids else request.stop_strings.found
-        output.digest = request.digest.hexdigest()
-        output.error = error
-        return output
-
-
-def _lay_out(
-    rows: list[ScheduledRow], failed: dict[Request, Exception]
-) -> tuple[Batch | None, list[ScheduledRow]]:
-    """Return the batch of a step's rows, and which they are: none that fail alone as well."""
-    try:
-        return (make_batch(rows), rows) if rows else (None, [])
-    except Exception:
-        failed |= {row.request: fault for row in rows if (fault := _fault(row)) is not None}
-    rows = [row for row in rows if row.request not in failed]
-    try:
-        return (make_batch(rows), rows) if rows else (None, [])
-    except Exception as error:  # nobody's in particular
-        failed |= {row.request: error for row in rows}
-        return None, []
-
-
-def _fault(row: ScheduledRow) -> Exception | None:
-    try:
-        make_batch([row])
-    except Exception as error:
-        return error
-    return None

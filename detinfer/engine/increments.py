@@ -5,21 +5,33 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from detinfer.engine.outputs import RequestOutput
-from detinfer.engine.request import Request
+from detinfer.engine.outputs import FinishReason, RequestOutput
 from detinfer.logprobs import TokenLogprob
+
+if TYPE_CHECKING:
+    from detinfer.engine.request import Request
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(slots=True)
 class Increment:
-    """What a step adds to a request."""
+    """What a step adds to a request.
+
+    Attributes:
+        accepted: tokens of its draft that were right.
+        finish_reason: why the request ends; None if it does not.
+        error: what else there is to say of its end.
+    """
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
+    accepted: int = 0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
 
 
 def output_of(request: Request, new: Increment) -> RequestOutput:
@@ -29,17 +41,19 @@ def output_of(request: Request, new: Increment) -> RequestOutput:
     return RequestOutput(
         request_id=request.request_id,
         text=new.text,
-        token_ids=list(new.token_ids),
-        logprobs=None if request.params.logprobs is None else list(new.logprobs),
-        finish_reason=None,
-        digest=None,
+        token_ids=new.token_ids,
+        logprobs=None if request.params.logprobs is None else new.logprobs,
+        finish_reason=new.finish_reason,
+        digest=None if new.finish_reason is None else request.digest.hexdigest(),
         seed=request.seed,
         deterministic=request.params.deterministic,
         prompt_tokens=request.prompt_tokens,
         completion_tokens=request.completion_tokens,
         cached_tokens=request.cached_tokens or 0,
         queue_time=(request.started or time.monotonic()) - request.arrived,
+        error=new.error,
         prompt_logprobs=request.prompt_logprobs if scored else None,
+        stop_reason=request.stop_reason if new.finish_reason == "stop" else None,
     )
 
 

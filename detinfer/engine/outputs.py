@@ -97,7 +97,7 @@ def describe(runner: Runner, config: ResolvedConfig) -> EngineInfo:
         max_num_seqs=config.max_num_seqs,
         allow_fast=config.allow_fast,
         plan=runner.plan,
-        dtype=str(runner.dtype).removeprefix("torch."),
+        dtype=runner.dtype,
         profile=runner.profile.name,
         fingerprint=dict(runner.fingerprint.parts),
         system_fingerprint=runner.fingerprint.system_fingerprint,

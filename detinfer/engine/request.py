@@ -1,4 +1,4 @@
-"""One request's life: waiting, running, finished."""
+"""One request: what the engine keeps of it, and what a step's tokens do to it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import numpy as np
 
 from detinfer.batch import IntArray
 from detinfer.digest import DigestChain
+from detinfer.engine.choosing import Choice, Outcome, accepted, is_number
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
+from detinfer.engine.increments import Increment
+from detinfer.engine.outputs import FinishReason
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
 from detinfer.engine.speculation import PromptLookup
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
+
+NON_FINITE = "the model's logits became NaN or infinite for this request"
 
 
 class RequestState(enum.Enum):
@@ -93,6 +98,12 @@ class Request:
         """Whether the next step feeds its last output token alone."""
         return self.pending_tokens == 1 and self.num_computed >= self.prompt_tokens
 
+    @property
+    def stop_reason(self) -> str | int | None:
+        """The stop string or token id that its output has ended at."""
+        last = self.token_ids[-1]
+        return last if last in self.stop_ids else self.stop_strings.found
+
     def to_score(self, count: int) -> range:
         """Positions among the next ``count`` whose logits the prompt's log-probabilities need."""
         if self.params.prompt_logprobs is None:
@@ -116,3 +127,68 @@ class Request:
             self.page_keys.append(chain_key(parent, page_tokens(self.token_ids, i)))
         parent = self.page_keys[page - 1] if page else root
         return self.page_keys[page], parent, page_tokens(self.token_ids, page)
+
+    def advance(self, count: int, draft: Sequence[int], outcome: Outcome) -> Increment | None:
+        """Take what a step has brought.
+
+        Args:
+            count: its tokens whose keys and values the step has written, the draft's not included.
+            draft: guesses that the step has verified.
+            outcome: what the step's logits say.
+
+        Returns:
+            What is new of its output; None if nothing is, as its prompt is not done.
+        """
+        self.num_computed += count
+        self.prompt_logprobs += outcome.scores
+        new = Increment()
+        if not all(map(is_number, outcome.scores)):
+            new.finish_reason, new.error = "error", NON_FINITE
+            return new
+        if not outcome.choices:
+            return None
+        new.accepted = accepted(draft, outcome.choices)
+        if draft and self.lookup is not None:
+            self.lookup.judge(len(draft), new.accepted)
+        for choice in outcome.choices[: new.accepted + 1]:
+            if new.token_ids:  # the last of them was guessed: it is in the cache already
+                self.num_computed += 1
+            self._take(choice, new)
+            if new.finish_reason is not None:
+                break
+        return new
+
+    def end(self, reason: FinishReason, new: Increment) -> None:
+        """End the output with ``new``, and with the text that was held back."""
+        tail, found = self.stop_strings.push(self.detokenizer.finish())
+        if not found:
+            tail += self.stop_strings.finish()
+        elif reason == "length":
+            reason = "stop"  # what could have been the beginning of a character was the stop
+        new.text += tail
+        new.finish_reason = reason
+
+    def _take(self, choice: Choice, new: Increment) -> None:
+        """Add one token to the output and to ``new``, which may end with it."""
+        token = choice.token
+        if token < 0:
+            new.finish_reason, new.error = "error", NON_FINITE
+            return
+        self.token_ids.append(token)
+        self.digest.update(token, choice.sums)
+        new.token_ids.append(token)
+        if choice.logprob is not None:
+            new.logprobs.append(choice.logprob)
+        if token in self.stop_ids:
+            if self.params.include_stop_str_in_output:
+                new.text += self.stop_strings.push(self.detokenizer.push(token))[0]
+            self.end("stop", new)
+            return
+        text, stopped = self.detokenizer.push(token), False
+        if self.completion_tokens > self.params.min_tokens:
+            text, stopped = self.stop_strings.push(text, self.left_out.get(token, ""))
+        new.text += text
+        if stopped:
+            new.finish_reason = "stop"  # what is held back after a stop string is cut off
+        elif self.completion_tokens == self.max_tokens:
+            self.end("length", new)

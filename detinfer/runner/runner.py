@@ -24,7 +24,7 @@ class Runner(Protocol):
     tokenizer: Any
     model_name: str
     plan: str
-    dtype: Any
+    dtype: str
     fingerprint: Fingerprint
     profile: ops.Profile
     generation_defaults: dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 from fake_runner import EOS, VOCAB, FakeRunner, fake_engine
 
 from detinfer.config import EngineConfig
-from detinfer.engine.engine import NON_FINITE
+from detinfer.engine.request import NON_FINITE
 from detinfer.errors import RequestError
 from detinfer.kernels import reference
 from detinfer.params import SamplingParams

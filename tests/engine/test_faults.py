@@ -19,13 +19,13 @@ from fake_runner import EOS, FakeRunner, fake_engine
 
 import detinfer
 from detinfer.config import EngineConfig
-from detinfer.engine import choosing
-from detinfer.engine import engine as engine_module
+from detinfer.engine import choosing, layout
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.detokenizer import token_decoder
 from detinfer.engine.engine import Engine
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import ScheduledRow, Scheduler
+from detinfer.engine.step import Stepper
 from detinfer.params import SamplingParams
 from detinfer.sampling import SamplingRow
 
@@ -36,11 +36,11 @@ TOGETHER = {
     function.__code__
     for function in (
         Engine.step,
-        Engine._step,
-        Engine._schedule,
-        Engine._run,
-        Engine.discard,
-        engine_module._lay_out,
+        Stepper.step,
+        Stepper._schedule,
+        Stepper._run,
+        Stepper.discard,
+        layout.lay_out,
         choosing.read_logits,
         Scheduler.schedule,
     )
@@ -300,7 +300,7 @@ def test_the_scenarios_are_what_they_say():
 def test_the_calls_of_a_step_are_found():
     names = {site[0].co_name for _, _, site, _ in faults("call")}
     assert names > {"make_batch", "_preempt", "propose", "page_key", "sampling_row", "_choose_one"}
-    assert names > {"push", "decode", "update", "token_logprobs", "finish", "_end", "output_of"}
+    assert names > {"push", "decode", "update", "token_logprobs", "finish", "end", "output_of"}
 
 
 @pytest.mark.parametrize("quarter", range(4))

@@ -6,8 +6,8 @@ import pytest
 from fake_runner import FakeRunner, fake_engine
 
 from detinfer.config import EngineConfig
-from detinfer.engine.engine import NON_FINITE
 from detinfer.engine.llm import LLM
+from detinfer.engine.request import NON_FINITE
 from detinfer.params import SamplingParams
 
 PROMPT = [3, 1, 4, 1, 5]

@@ -7,7 +7,7 @@ import pytest
 from fake_runner import VOCAB, FakeRunner, fake_engine
 
 from detinfer.config import EngineConfig
-from detinfer.engine import engine as engine_module
+from detinfer.engine import request as request_module
 from detinfer.engine.speculation import LONGEST, NGRAMS, PATIENCE, PromptLookup
 from detinfer.params import SamplingParams
 
@@ -89,7 +89,7 @@ def test_repeated_text_takes_fewer_steps():
 
 def test_a_draft_taken_without_its_digest_is_found_out(monkeypatch):
     """The negative control: every token of a draft is taken, right or wrong."""
-    monkeypatch.setattr(engine_module, "accepted", lambda draft, choices: len(draft))
+    monkeypatch.setattr(request_module, "accepted", lambda draft, choices: len(draft))
     differing = 0
     for seed in range(10):
         requests = [requests_of(random.Random(seed))]

@@ -22,10 +22,9 @@ from mutants import (
 
 from detinfer import ops, sampling
 from detinfer.backends import portable
-from detinfer.engine import engine as engine_module
-from detinfer.engine import prefix_cache
+from detinfer.engine import layout, prefix_cache
 from detinfer.engine import request as request_module
-from detinfer.engine.engine import Engine
+from detinfer.engine.step import Stepper
 from detinfer.models import moe, rope_table
 
 EVERYWHERE = "the same under every load"
@@ -120,7 +119,7 @@ def tables_of_32_pages(patch):
         batch.block_tables[:, 32:] = batch.block_tables[:, 31:32]
         return batch
 
-    patch.setattr(engine_module, "make_batch", mutated)
+    patch.setattr(layout, "make_batch", mutated)
 
 
 @mutant("modules", hunt="long")
@@ -194,16 +193,16 @@ def logprobs_by_another_kernel_from_200_rows_on(patch):
 @mutant(hunt="failed", unseen_by_check="none of its steps fails")
 def pages_named_before_they_are_written(patch):
     """What a step is about to compute is offered to others, and still is when the step fails."""
-    run = Engine._run
+    run = Stepper._run
 
     def mutated(self, batch, rows, failed):
         for row in rows:
             row.request.num_computed += row.num_tokens
-            self.scheduler.name_pages(row.request)
+            self._scheduler.name_pages(row.request)
             row.request.num_computed -= row.num_tokens
         return run(self, batch, rows, failed)
 
-    patch.setattr(Engine, "_run", mutated)
+    patch.setattr(Stepper, "_run", mutated)
 
 
 @mutant(hunt="long")
@@ -227,7 +226,7 @@ def page_numbers_in_one_byte(patch):
         batch = make_batch(rows)
         return replace(batch, block_tables=batch.block_tables.astype(np.uint8).astype(np.int32))
 
-    patch.setattr(engine_module, "make_batch", mutated)
+    patch.setattr(layout, "make_batch", mutated)
 
 
 @mutant(hunt="contract", unseen_by_check=EVERYWHERE)

@@ -14,8 +14,7 @@ import torch
 
 from detinfer import sampling
 from detinfer.backends import portable
-from detinfer.engine import choosing, prefix_cache
-from detinfer.engine import engine as engine_module
+from detinfer.engine import choosing, layout, prefix_cache
 from detinfer.engine import request as request_module
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.engine import Engine
@@ -23,7 +22,7 @@ from detinfer.kernels.constants import PAGE_SIZE
 
 # The right ones, whatever is patched later.
 linear, attention, activation = portable.linear, portable.attention, portable.activation
-make_batch, sampling_row = engine_module.make_batch, choosing.sampling_row
+make_batch, sampling_row = layout.make_batch, choosing.sampling_row
 choose, gumbel_argmax = sampling.choose, sampling.gumbel_argmax
 page_key, root_key = request_module.Request.page_key, request_module.root_key
 
@@ -256,7 +255,7 @@ def draft_accepted_without_min_tokens(patch):
 @mutant()
 def every_token_of_a_draft_taken(patch):
     """What is chosen after a wrong guess is taken too."""
-    patch.setattr(engine_module, "accepted", lambda draft, choices: len(draft))
+    patch.setattr(request_module, "accepted", lambda draft, choices: len(draft))
 
 
 # Batches and pages.
@@ -278,7 +277,7 @@ def positions_from_the_batchs_start(patch):
                 batch.positions[edges[i] : edges[i + 1]] = np.arange(first, first + count)
         return batch
 
-    patch.setattr(engine_module, "make_batch", mutated)
+    patch.setattr(layout, "make_batch", mutated)
 
 
 @mutant()
