@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
-import multiprocessing
-import queue
-import signal
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from detinfer.config import EngineConfig
+from detinfer.engine.channel import EXIT_TIMEOUT, Channel, within
 from detinfer.engine.outputs import EngineInfo, RequestOutput
 from detinfer.engine.process import (
     Abort,
     AbortAll,
     Add,
-    Command,
     EngineFactory,
     Exit,
-    Failed,
     Logs,
-    Message,
     Ready,
     Stepped,
     load_engine,
-    run_engine_process,
 )
 from detinfer.engine.streams import Stream, Streams
 from detinfer.engine.validation import check_request
@@ -41,20 +32,17 @@ logger = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT = 1800.0  # seconds; a first start may fetch a model and compile kernels
 _STEP_TIMEOUT = 600.0  # seconds without a step, while requests are open: the engine hangs
-_EXIT_TIMEOUT = 5.0  # seconds to notice that it is over
 
 
 class AsyncEngine:
     """An engine in its own process.
 
-    Made by ``start`` and used from one event loop. Two threads stand between the loop and the
-    pipe, so that neither a full pipe nor a busy engine can block it: the loop is woken once a
-    step, whatever the number of streams.
+    Made by ``start`` and used from one event loop.
 
     Attributes:
         info: what the loaded engine says of itself.
         tokenizer: the engine's tokenizer.
-        on_step: told of every message of the engine, on the event loop.
+        on_step: told of every step of the engine, on the event loop.
         state: "ready"; "draining" from ``shutdown`` on; "dead" when the process is gone.
     """
 
@@ -72,31 +60,22 @@ class AsyncEngine:
         logs: Logs,
     ) -> None:
         self.state: Literal["ready", "draining", "dead"] = "ready"
-        self._step_timeout = step_timeout
-        self._last_sign = 0.0  # monotonic time of the last message, or of the first open request
-        self._loop = asyncio.get_running_loop()
-        self._streams = Streams(
-            max_queue_size, generation_timeout, lambda name: self._commands.put(Abort(name))
-        )
         self._stats: dict[str, int] = {}
-        self._ready: asyncio.Future[Ready] = self._loop.create_future()
-        self._gone = asyncio.Event()
-        self._death: DetinferError | None = None  # why the process ended, if it said so
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=run_engine_process,
-            args=(theirs, config, factory, logs),
-            name="detinfer-engine",
-            daemon=True,
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._death: DetinferError | None = None  # why the process is gone
+        self._streams = Streams(
+            max_queue_size, generation_timeout, lambda name: self._channel.send(Abort(name))
         )
-        self._process.start()
-        theirs.close()
-        # multiprocessing joins its children at exit, after a SIGTERM that this one ignores.
-        atexit.register(self._process.kill)
-        for target in (self._read, self._write):
-            threading.Thread(target=target, name=f"engine{target.__name__}", daemon=True).start()
+        self._channel = Channel(
+            config,
+            factory,
+            logs,
+            step_timeout,
+            is_owed=lambda: bool(self._streams),
+            deliver=self._deliver,
+            refuse=lambda name, error: self._streams.put(name, error, last=True),
+            over=self._over,
+        )
 
     @classmethod
     async def start(
@@ -133,7 +112,7 @@ class AsyncEngine:
                 engine.info, engine.tokenizer = await engine._ready
             engine._streams.capacity += engine.info.max_num_seqs
         except BaseException as error:
-            await engine._kill()
+            await engine._channel.kill()
             if isinstance(error, TimeoutError):
                 raise EngineDeadError(f"the engine did not load in {load_timeout:g} s") from None
             raise
@@ -174,7 +153,7 @@ class AsyncEngine:
                     return
         finally:
             if self._streams.close(request_id, stream):
-                self._commands.put(Abort(request_id))
+                self._channel.send(Abort(request_id))
 
     async def stats(self) -> dict[str, int]:
         """Return the engine's counts as of its last step, and the number of ``open`` requests."""
@@ -188,12 +167,11 @@ class AsyncEngine:
     @property
     def pid(self) -> int:
         """The process's id."""
-        assert self._process.pid is not None
-        return self._process.pid
+        return self._channel.pid
 
     async def ended(self) -> str:
         """Wait until the process is gone; says why it is."""
-        await self._gone.wait()
+        await self._channel.gone.wait()
         return str(self._death)
 
     async def shutdown(self, timeout: float) -> None:
@@ -204,26 +182,24 @@ class AsyncEngine:
         """
         if self.state == "ready":
             self.state = "draining"
-        if not await self._within(timeout, self._streams.idle):
-            self._commands.put(AbortAll("the server is shutting down"))
-            await self._within(_EXIT_TIMEOUT, self._streams.idle)
-        self._commands.put(Exit())
-        await self._within(_EXIT_TIMEOUT, self._gone)
-        await self._kill()
+        if not await within(timeout, self._streams.idle):
+            self._channel.send(AbortAll("the server is shutting down"))
+            await within(EXIT_TIMEOUT, self._streams.idle)
+        self._channel.send(Exit())
+        await within(EXIT_TIMEOUT, self._channel.gone)
+        await self._channel.kill()
 
     def _open(self, add: Add) -> Stream:
         if self.state != "ready":
             raise EngineDeadError(str(self._death or "the server is shutting down"))
         check_request(add.prompt_token_ids, add.params, self.info)
         if not self._streams:
-            self._last_sign = time.monotonic()
+            self._channel.last_sign = time.monotonic()
         stream = self._streams.open(add.request_id, len(add.prompt_token_ids))
-        self._commands.put(add)
+        self._channel.send(add)
         return stream
 
-    # On the event loop
-
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: Ready | Stepped) -> None:
         match message:
             case Stepped():
                 self._stats = message.stats
@@ -237,8 +213,6 @@ class AsyncEngine:
             case Ready():
                 if not self._ready.done():
                     self._ready.set_result(message)
-            case Failed():
-                self._death = message.error
 
     def _tell(self, message: Stepped) -> None:
         try:
@@ -247,83 +221,15 @@ class AsyncEngine:
         except Exception:  # whoever counts steps has no part in anyone's answer
             logger.exception("on_step failed")
 
-    def _ended(self, exit_code: int | None) -> None:
+    def _over(self, why: DetinferError) -> None:
         self.state = "dead"
-        self._death = self._death or EngineDeadError(_how_it_ended(exit_code))
+        self._death = why
         # Nobody runs or waits any more, and whatever they held is gone.
         self._stats |= {"running": 0, "waiting": 0}
         self._stats["free_pages"] = self._stats.get("num_pages", 0)
         if not self._ready.done():
-            self._ready.set_exception(self._death)
-        self._streams.put_all(str(self._death), EngineDeadError)
-        self._gone.set()
-
-    # In threads of their own
-
-    def _read(self) -> None:
-        connection: Connection = self._connection
-        try:
-            while True:
-                while not connection.poll(min(1.0, self._step_timeout)):
-                    self._kill_if_hanging()
-                message: Message = connection.recv()
-                self._last_sign = time.monotonic()
-                self._loop.call_soon_threadsafe(self._deliver, message)
-        except (EOFError, OSError):
-            pass  # the process is gone
-        except (
-            Exception
-        ) as error:  # a message nobody can read, or nobody is there to: a closed loop
-            self._death = EngineDeadError(f"the engine is cut off: {type(error).__name__}: {error}")
-            self._process.kill()
-        self._process.join(_EXIT_TIMEOUT)
-        self._commands.put(None)
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ended, self._process.exitcode)
-
-    def _kill_if_hanging(self) -> None:
-        silence = time.monotonic() - self._last_sign
-        if self._streams and silence > self._step_timeout:
-            message = f"the engine did not end a step in {self._step_timeout:g} s"
-            self._death = self._death or EngineDeadError(message)
-            self._process.kill()
-
-    def _write(self) -> None:
-        while (command := self._commands.get()) is not None:
-            try:
-                self._connection.send(command)
-            except OSError:
-                pass  # the process is gone
-            except Exception as error:  # a request that cannot be pickled
-                logger.exception("a command could not be sent")
-                if isinstance(command, Add):
-                    message = f"the request failed: {type(error).__name__}: {error}"
-                    with contextlib.suppress(RuntimeError):  # a closed loop
-                        self._loop.call_soon_threadsafe(
-                            self._streams.put, command.request_id, DetinferError(message), True
-                        )
-        self._connection.close()
-
-    async def _kill(self) -> None:
-        self._process.kill()
-        await self._within(2 * _EXIT_TIMEOUT, self._gone)
-        atexit.unregister(self._process.kill)
-
-    @staticmethod
-    async def _within(seconds: float, event: asyncio.Event) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        return event.is_set()
-
-
-def _how_it_ended(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        with contextlib.suppress(ValueError):  # a signal without a name
-            name = signal.Signals(-exit_code).name
-            hint = ", as a system does that runs out of memory" if name == "SIGKILL" else ""
-            return f"the engine process was ended by {name}{hint}"
-    return f"the engine process ended (exit code {exit_code})"
+            self._ready.set_exception(why)
+        self._streams.put_all(str(why), EngineDeadError)
 
 
 _ID = RequestOutput.__slots__.index("request_id")

@@ -273,7 +273,7 @@ def test_killed_from_outside():
         async with started() as engine:
             task = asyncio.create_task(collect(engine, [1], LONG, "r"))
             await asyncio.sleep(0.02)
-            os.kill(engine._process.pid, signal.SIGKILL)
+            os.kill(engine.pid, signal.SIGKILL)
             results = await asyncio.gather(task, return_exceptions=True)
             check_dead(engine, [task], results, "was ended by SIGKILL, as a system does that runs")
             assert (await engine.ended()).startswith("the engine process was ended by SIGKILL")
@@ -288,7 +288,7 @@ def test_signals_to_the_group_are_the_parents_to_handle():
     async def main():
         async with started() as engine:
             for number in (signal.SIGINT, signal.SIGTERM):
-                os.kill(engine._process.pid, number)
+                os.kill(engine.pid, number)
             assert len(await collect(engine, [1], SamplingParams(max_tokens=3), "r")) == 3
 
     run(main())
@@ -302,7 +302,7 @@ from detinfer.engine.async_engine import AsyncEngine
 
 async def main():
     engine = await AsyncEngine.start(EngineConfig(), 8, factory=fake_runner.make_engine)
-    print(engine._process.pid, flush=True)
+    print(engine.pid, flush=True)
     {end}
 
 if __name__ == "__main__":
@@ -330,8 +330,7 @@ def test_one_message_a_step_whatever_the_number_of_streams():
     async def main():
         async with started() as engine:
             delivered = []
-            deliver = engine._deliver
-            engine._deliver = lambda message: (delivered.append(message), deliver(message))
+            engine.on_step = delivered.append
             params = SamplingParams(max_tokens=20, ignore_eos=True)
             await asyncio.gather(*(collect(engine, [i], params, f"r{i}") for i in range(4)))
             # Requests may arrive while a step runs: a few steps more than one request needs.

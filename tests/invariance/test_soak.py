@@ -44,7 +44,7 @@ class Soak:
         while self.made < self.requests:
             self.made += 1
             if self.made % (self.requests // 100) == 0:
-                self.memory.append(resident(self.engine._process.pid))
+                self.memory.append(resident(self.engine.pid))
             await self.ask(f"{name}-{self.made}", rng.choice(NUMBERS), rng)
 
     async def ask(self, request_id, number, rng):

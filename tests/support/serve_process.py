@@ -20,7 +20,7 @@ class _Starter:
 
         factory = getattr(fake_runner, sys.argv[1])
         engine = await AsyncEngine.start(config, max_queue_size, factory=factory, **options)
-        print(engine._process.pid, flush=True)
+        print(engine.pid, flush=True)
         return engine
 
 
