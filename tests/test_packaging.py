@@ -28,7 +28,7 @@ def test_a_range_has_both_ends_and_holds_the_release_of_constraints_txt(
     assert requirement.specifier.contains(pinned()[canonicalize_name(requirement.name)])
 
 
-@pytest.mark.parametrize("name", ["README.md", "Dockerfile", ".ci/run"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "Dockerfile", ".ci/run"])
 def test_every_install_of_the_project_is_constrained(name: str) -> None:
     text = (CHECKOUT / name).read_text()
     installs = re.findall(r"pip install (?!--no-deps)[^&\n`]*(?: \.|'\.\[|-r )[^&\n`]*", text)
