@@ -19,7 +19,7 @@ from detinfer.kernels.triton.attention import (
     configs,
     scratch_for,
 )
-from detinfer.kernels.triton.attention_plan import plan
+from detinfer.kernels.triton.attention_work import plan
 from detinfer.kernels.triton.launch import architecture
 
 Part = tuple[int, int]  # keys before, query rows

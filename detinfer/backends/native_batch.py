@@ -14,7 +14,7 @@ from torch import Tensor
 from detinfer.batch import Batch
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton.attention import DevicePlan, configs
-from detinfer.kernels.triton.attention_plan import Layout, Plan, Tiling, plan
+from detinfer.kernels.triton.attention_work import Layout, Plan, Tiling, plan
 from detinfer.kernels.triton.launch import architecture
 
 Ints = npt.NDArray[np.int32]

@@ -35,7 +35,7 @@ def lint(source: str, module: str) -> list[Problem]:
     """Problems of a kernel module's source, by line.
 
     Args:
-        module: its last name, ``attention_plan``; what stands before the ``_`` is the op.
+        module: its last name, ``attention_work``; what stands before the ``_`` is the op.
     """
     op = module.partition("_")[0]
     tree = ast.parse(source)

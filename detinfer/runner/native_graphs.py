@@ -18,7 +18,7 @@ from detinfer.backends.native_batch import (
     make_plans,
 )
 from detinfer.batch import Batch
-from detinfer.kernels.triton.attention_plan import Layout, Tiling
+from detinfer.kernels.triton.attention_work import Layout, Tiling
 from detinfer.runner.native_fused import NativeStep
 
 # Padded sizes: a row more than needed costs less than another launch configuration to warm.

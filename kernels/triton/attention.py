@@ -1,7 +1,7 @@
 """Paged causal attention of ragged batches: prompt, chunk, decoded token (docs/arithmetic.md, N3).
 
 Keys are kept as [pages, kv_heads, 64, k_dim], values as [pages, kv_heads, 64, v_dim]. The host cuts
-a batch into items (attention_plan.py) by tiles that suit the device (attention_table.py); one
+a batch into items (attention_work.py) by tiles that suit the device (attention_table.py); one
 kernel walks the items and another adds up what was split (attention_kernels.py).
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detinfer.compile_audit.cases.attention import cases
 from detinfer.kernels.triton.arguments import (
     check_adjacent,
     check_dtype,
@@ -21,10 +22,7 @@ from detinfer.kernels.triton.arguments import (
     check_vector,
     output,
 )
-from detinfer.kernels.triton.attention_cases import cases
 from detinfer.kernels.triton.attention_kernels import attend_kernel, merge_kernel
-from detinfer.kernels.triton.attention_plan import BLOCK as PAGE
-from detinfer.kernels.triton.attention_plan import HEADER, Layout, Tiling, padded_group
 from detinfer.kernels.triton.attention_table import (
     MERGE_HEADS,
     MERGE_PROGRAMS,
@@ -33,6 +31,8 @@ from detinfer.kernels.triton.attention_table import (
     configs,
     padded,
 )
+from detinfer.kernels.triton.attention_work import BLOCK as PAGE
+from detinfer.kernels.triton.attention_work import HEADER, Layout, Tiling, padded_group
 from detinfer.kernels.triton.launch import OPTIONS, architecture, multiprocessors
 
 __all__ = [

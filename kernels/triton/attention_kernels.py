@@ -2,7 +2,7 @@
 
 A tile's rows are (position, head of the group), so that a group's heads share each load and a
 decoded row is the row it would be in a prompt. Every path folds 64 keys by ``_visit`` and 512 by
-``_merge``, so how a batch is cut into items (attention_plan.py) and tiles is free. Lists are walked
+``_merge``, so how a batch is cut into items (attention_work.py) and tiles is free. Lists are walked
 by a fixed grid that reads their lengths from memory, as a captured graph needs.
 
 Keys and values are loaded by pointers on every architecture: a TMA box cannot end inside a page.
@@ -16,12 +16,12 @@ import math
 import triton
 import triton.language as tl
 
-from detinfer.kernels.triton import attention_plan
+from detinfer.kernels.triton import attention_work
 
-BLOCK = tl.constexpr(attention_plan.BLOCK)
-SEGMENT = tl.constexpr(attention_plan.SEGMENT_BLOCKS)
-ITEM = tl.constexpr(attention_plan.ITEM)
-MERGE = tl.constexpr(attention_plan.MERGE)
+BLOCK = tl.constexpr(attention_work.BLOCK)
+SEGMENT = tl.constexpr(attention_work.SEGMENT_BLOCKS)
+ITEM = tl.constexpr(attention_work.ITEM)
+MERGE = tl.constexpr(attention_work.MERGE)
 LOG2E = tl.constexpr(math.log2(math.e))  # binary32 where it meets one
 MERGE_STAGES = tl.constexpr(4)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from detinfer.kernels.triton.attention_plan import Tiling, padded_group
+from detinfer.kernels.triton.attention_work import Tiling, padded_group
 
 # Decode tiles of 16 rows use mma.sync, also where prefill uses wgmma or tcgen05. Where a device
 # shows that those differ in bits, False gives decode prefill's instructions.
@@ -69,7 +69,7 @@ class AttentionConfigs:
 _C = AttentionConfig
 
 # By architecture, then the larger head dimension, padded: a long chunk's tile, whether it keeps its
-# total, a short one's tile. Chosen by compiling: none of attention_cases.py spills; no speed
+# total, a short one's tile. Chosen by compiling: none of compile_audit/cases/attention.py spills; no speed
 # has been measured. On Hopper 128 rows load half as much from L2 as 64 would (4 warps, 3 stages,
 # 2 programs: no spills either).
 _ADA = {

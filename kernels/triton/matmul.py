@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from detinfer.compile_audit.cases.matmul import cases
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import (
     check_adjacent,
@@ -20,7 +21,6 @@ from detinfer.kernels.triton.arguments import (
     check_shape,
     check_vector,
 )
-from detinfer.kernels.triton.matmul_cases import cases
 from detinfer.kernels.triton.matmul_kernels import linear_pointers, linear_tma
 from detinfer.kernels.triton.matmul_table import (
     ALIGNMENT,

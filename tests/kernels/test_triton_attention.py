@@ -28,7 +28,7 @@ from detinfer.kernels.triton.attention import (  # noqa: E402
     attention,
     scratch_for,
 )
-from detinfer.kernels.triton.attention_plan import (  # noqa: E402
+from detinfer.kernels.triton.attention_work import (  # noqa: E402
     BLOCK,
     SEGMENT_BLOCKS,
     Layout,

@@ -14,7 +14,7 @@ from detinfer.batch import Batch
 from detinfer.config import EngineConfig
 from detinfer.errors import ConfigError, UnsupportedModelError
 from detinfer.kernels.triton import launch
-from detinfer.kernels.triton.attention_plan import Layout
+from detinfer.kernels.triton.attention_work import Layout
 from detinfer.runner.native import NativeRunner
 from detinfer.testing import assert_same_bits
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detinfer.kernels.triton.attention_plan import (
+from detinfer.kernels.triton.attention_work import (
     BLOCK,
     SEGMENT_BLOCKS,
     Layout,

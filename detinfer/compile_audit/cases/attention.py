@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from detinfer.kernels.triton.attention_kernels import UNALIGNED, attend_kernel, merge_kernel
-from detinfer.kernels.triton.attention_plan import BLOCK
 from detinfer.kernels.triton.attention_table import (
     MERGE_HEADS,
     AttentionConfig,
     configs,
     padded,
 )
+from detinfer.kernels.triton.attention_work import BLOCK
 from detinfer.kernels.triton.launch import TRITON_DTYPES, Case
 
 # Head dimensions, softcap and sinks of models: Qwen3 and Llama; SmolLM2; gpt-oss; Gemma 2; and
