@@ -1,5 +1,6 @@
 """``detinfer doctor --compile-audit``: every GPU kernel compiled without a GPU, and read.
 
+- ``cases``: what is compiled, an op a file;
 - ``audit``: the catalogue of compilations, and the audit of all of them;
 - ``workers``: the spawned processes that compile;
 - ``compiling``: one compilation, and what is read from it;

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from detinfer.compile_audit import compiling
+from detinfer.compile_audit.cases import OPS, Case
 from detinfer.compile_audit.rules import ON_GFX942, ONLY_ALIGNED, RULES, k_order
 from detinfer.compile_audit.workers import TaskError, Workers
 from detinfer.errors import ConfigError
-from detinfer.kernels.triton.launch import ARCHITECTURES, Case
+from detinfer.kernels.triton.launch import ARCHITECTURES
 
 NVIDIA = tuple(f"sm_{arch}" for arch in ARCHITECTURES)
 AMD = "gfx942"  # only with --full: no launch table is written for it, so it takes sm_80's
@@ -89,15 +90,9 @@ class Result:
     notes: tuple[str, ...]
 
 
-def kernel_modules() -> list[str]:
-    """Modules of the project's kernels that have cases."""
-    package = "detinfer.kernels.triton"
-    folder = Path(__file__).parent.parent / "kernels" / "triton"
-    return [
-        f"{package}.{path.stem}"
-        for path in sorted(folder.glob("*.py"))
-        if "def cases(" in path.read_text()
-    ]
+def case_modules() -> list[str]:
+    """Modules of the cases of the project's kernels."""
+    return [f"detinfer.compile_audit.cases.{op}" for op in OPS]
 
 
 def audit(

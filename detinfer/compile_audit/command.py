@@ -23,7 +23,7 @@ from detinfer.compile_audit.audit import (
     Finding,
     Result,
     audit,
-    kernel_modules,
+    case_modules,
 )
 from detinfer.compile_audit.source_lint import lint_file
 from detinfer.machine import usable_cores
@@ -45,9 +45,7 @@ def run(*, full: bool, as_json: bool) -> int:
     start = time.perf_counter()
     with _progress(Console(stderr=True)) as progress:
         architectures = (*NVIDIA, AMD) if full else NVIDIA
-        result = audit(
-            kernel_modules(), architectures, usable_cores(), full=full, progress=progress
-        )
+        result = audit(case_modules(), architectures, usable_cores(), full=full, progress=progress)
     findings = (*lint_kernels(), *result.findings)
     seconds = time.perf_counter() - start
     if as_json:

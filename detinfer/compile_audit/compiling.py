@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from detinfer.kernels.triton.launch import OPTIONS, Case
+from detinfer.compile_audit.cases import Case
+from detinfer.kernels.triton.launch import OPTIONS
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 _LOCAL_MEMORY = re.compile(r"\b(?:STL|LDL)\b")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
+from detinfer.compile_audit.cases import Case
 from detinfer.compile_audit.compiling import Compiled
 from detinfer.compile_audit.machine_code import (
     Chain,
@@ -21,7 +22,7 @@ from detinfer.compile_audit.machine_code import (
     is_mma,
     joined,
 )
-from detinfer.kernels.triton.launch import SHARED_LIMIT, Case
+from detinfer.kernels.triton.launch import SHARED_LIMIT
 
 Rule = Callable[[Case, Compiled], Iterator[str]]
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from detinfer.compile_audit.cases import OPS
+
 Problem = tuple[int, str]  # line, message
 
 _BANNED = {
@@ -50,7 +52,7 @@ def lint(source: str, module: str) -> list[Problem]:
         if isinstance(node, ast.Call):
             own = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             found += _kernel_call(node, op, order_free=bool(_ORDER_FREE.search(own)))
-    found += _launches(tree, in_kernels)
+    found += _launches(tree, op, in_kernels)
     return sorted(found)
 
 
@@ -114,7 +116,7 @@ def _sums_two(node: ast.Call) -> bool:
     return isinstance(size, ast.Constant) and size.value == 2
 
 
-def _launches(tree: ast.Module, in_kernels: set[ast.AST]) -> Iterator[Problem]:
+def _launches(tree: ast.Module, op: str, in_kernels: set[ast.AST]) -> Iterator[Problem]:
     names = _names_with_options(tree)
     launched = False
     for node in ast.walk(tree):
@@ -125,19 +127,8 @@ def _launches(tree: ast.Module, in_kernels: set[ast.AST]) -> Iterator[Problem]:
             unpacked = [_dotted(one.value) for one in node.keywords if one.arg is None]
             if not any(_is_options(name) or name in names for name in unpacked):
                 yield node.lineno, "launch without **OPTIONS: it may be contracted"
-    if launched and "cases" not in _module_names(tree):
-        yield 1, "launches kernels, but has no cases() to compile them by"
-
-
-def _module_names(tree: ast.Module) -> set[str]:
-    """Functions that a module defines, and names it imports."""
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.ImportFrom):
-            names.update(alias.asname or alias.name for alias in node.names)
-    return names
+    if launched and op not in OPS:
+        yield 1, f"launches kernels, but compile_audit/cases has no {op}.py to compile them by"
 
 
 def _names_with_options(tree: ast.Module) -> set[str]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detinfer.compile_audit.cases.attention import cases
 from detinfer.kernels.triton.arguments import (
     check_adjacent,
     check_dtype,
@@ -41,7 +40,6 @@ __all__ = [
     "DevicePlan",
     "Scratch",
     "attention",
-    "cases",
     "configs",
     "scratch_for",
 ]

@@ -69,8 +69,8 @@ class AttentionConfigs:
 _C = AttentionConfig
 
 # By architecture, then the larger head dimension, padded: a long chunk's tile, whether it keeps its
-# total, a short one's tile. Chosen by compiling: none of compile_audit/cases/attention.py spills; no speed
-# has been measured. On Hopper 128 rows load half as much from L2 as 64 would (4 warps, 3 stages,
+# total, a short one's tile. Chosen by compiling: no case of the audit spills; no speed has been
+# measured. On Hopper 128 rows load half as much from L2 as 64 would (4 warps, 3 stages,
 # 2 programs: no spills either).
 _ADA = {
     64: (_C(64, 4, 2, 2), True, _C(16, 4, 3, 2)),

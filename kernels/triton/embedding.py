@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import triton
 import triton.language as tl
@@ -11,7 +9,6 @@ from torch import Tensor
 
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_float, output
-from detinfer.kernels.triton.launch import Case
 
 BLOCK = 1024  # columns of a program
 WARPS = 4
@@ -65,22 +62,3 @@ def embedding(ids: Tensor, table: Tensor, *, out: Tensor | None = None) -> Tenso
         num_warps=WARPS, **launch.OPTIONS,
     )  # fmt: skip
     return out
-
-
-def cases(arch: int) -> Iterator[Case]:
-    """Yield the compilations an architecture is audited with, at the widths of real models."""
-    for size in (576, 4096) if arch == 90 else (4096,):
-        yield Case(
-            name=f"embedding bf16 D{size}",
-            kernel=embedding_kernel,
-            signature={
-                "ids": "*i64",
-                "table": "*bf16",
-                "out": "*bf16",
-                "table_rows": "i32",
-                "table_stride": "i32",
-            },
-            constants={"D": size, "BLOCK": min(BLOCK, triton.next_power_of_2(size))},
-            warps=WARPS,
-            aligned=frozenset({"ids", "table", "out", "table_stride"}),
-        )

@@ -6,8 +6,6 @@ over as many programs as the machine has room for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +15,6 @@ from detinfer.kernels import constants as c
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_dtype, output
 from detinfer.kernels.triton.arguments import rows as as_rows
-from detinfer.kernels.triton.launch import Case
 from detinfer.kernels.triton.numeric import INF, MAGNITUDE, adjacent_sum, exp32, lanes_of, log32
 
 GAMMA = tl.constexpr(c.SPLITMIX_GAMMA)
@@ -224,52 +221,3 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     keys = (value << 32) + torch.arange(0xFFFFFFFF, 0xFFFFFFFF - x.shape[1], -1, device=x.device)
     ids = 0xFFFFFFFF - (keys.topk(k, dim=-1).values & 0xFFFFFFFF)
     return x.gather(-1, ids), ids
-
-
-def cases(arch: int) -> Iterator[Case]:
-    """Yield an architecture's compilations to audit, at the vocabularies of real models."""
-    signature = {"x": "*fp32", "partial": "*i64", "V": "i32", "stride": "i32", "slices": "i32"}
-    yield Case(
-        name="summarise",
-        kernel=summarise_kernel,
-        signature=signature,
-        constants={"SLICE": SLICE},
-        dtype="fp32",
-        aligned=frozenset(signature) - {"slices"},
-    )
-    for size in (49152, 128256, 151936) if arch == 90 else (151936,):
-        slices = triton.next_power_of_2(triton.cdiv(size, SLICE))
-        yield Case(
-            name=f"combine {slices}",
-            kernel=combine_kernel,
-            signature={"partial": "*i64", "out": "*i64", "slices": "i32"},
-            constants={"SLICES": slices},
-            warps=1,
-            dtype="fp32",
-            aligned=frozenset({"partial", "out"}),
-        )
-    yield _softmax_case("fp32", 151936, rows=1, log=True)
-    if arch == 90:
-        yield _softmax_case("fp32", 151936, rows=1, log=False)
-        yield _softmax_case("bf16", 128, rows=64, log=False)
-
-
-def _softmax_case(dtype: str, size: int, rows: int, log: bool) -> Case:
-    block, warps = configuration(size, rows)
-    signature = {"x": f"*{dtype}", "out": "*fp32", "rows": "i32", "x_outer": "i32"}
-    return Case(
-        name=f"{'log_' if log else ''}softmax {dtype} V{size} R{block} w{warps}",
-        kernel=softmax_kernel,
-        signature=signature,
-        constants={
-            "V": size,
-            "LANES": lanes_of(size),
-            "ROWS": block,
-            "LOG": log,
-            "inner": 1,
-            "x_inner": 1,
-        },
-        warps=warps,
-        dtype=dtype,
-        aligned=frozenset(signature) - {"rows"},
-    )

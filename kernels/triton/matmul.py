@@ -12,7 +12,6 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from detinfer.compile_audit.cases.matmul import cases
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import (
     check_adjacent,
@@ -31,7 +30,7 @@ from detinfer.kernels.triton.matmul_table import (
     table,
 )
 
-__all__ = ["LinearConfig", "Weight", "cases", "configs", "linear", "select", "table"]
+__all__ = ["LinearConfig", "Weight", "configs", "linear", "select", "table"]
 
 
 class Weight:

@@ -22,14 +22,14 @@ from detinfer.compile_audit.audit import (
     list_jobs,
     varied,
 )
+from detinfer.compile_audit.cases import Case
 from detinfer.compile_audit.workers import TaskError
-from detinfer.kernels.triton.launch import Case
 
-FINDING = Finding("spills", "sm_90", "detinfer.kernels.triton.norms", "rms [1]", "3 accesses")
+FINDING = Finding("spills", "sm_90", "detinfer.compile_audit.cases.norms", "rms [1]", "3 accesses")
 
 
 def checked(case="rms [1]", order="k16 of bf16", findings=()):
-    module = "detinfer.kernels.triton.norms"
+    module = "detinfer.compile_audit.cases.norms"
     return Checked(
         "sm_90", module, case, "rms_kernel", "wgmma", "w", order, 90, 0, 1024, 0.5, findings
     )

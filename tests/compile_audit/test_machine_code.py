@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from detinfer.compile_audit.cases import Case
 from detinfer.compile_audit.compiling import Compiled
 from detinfer.compile_audit.machine_code import chains, descriptor_offsets, joined
 from detinfer.compile_audit.rules import RULES, chain, contraction, k_step
-from detinfer.kernels.triton.launch import Case
 
 WGMMA = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%r1, %r2}"
 FIRST = "or.b64 %rd10, %rd1, 4611686293305294848;\nor.b64 %rd20, %rd2, 64;\n"

@@ -88,7 +88,7 @@ def test_sums_on_the_host_are_not_a_kernels():
     assert messages("def f(x):\n    return x.sum()") == []
 
 
-LAUNCH = "def cases(arch): ...\ndef f(x):\n    options = {'num_warps': 4, **launch.OPTIONS}\n"
+LAUNCH = "def f(x):\n    options = {'num_warps': 4, **launch.OPTIONS}\n"
 
 
 @pytest.mark.parametrize("options", ["**OPTIONS", "**launch.OPTIONS", "**options"])
@@ -102,14 +102,14 @@ def test_a_launch_without_them_is_flagged(options):
     assert message.startswith("launch without **OPTIONS")
 
 
-def test_cases_may_come_from_another_module():
-    launch = "def f(x):\n    kernel[(1,)](x, **OPTIONS)"
-    assert messages(f"from a.matmul_cases import cases\n{launch}") == []
+@pytest.mark.parametrize("module", ["matmul", "attention_kernels"])
+def test_an_op_with_cases_may_be_launched(module):
+    assert messages("def f(x):\n    kernel[(1,)](x, **OPTIONS)", module) == []
 
 
 def test_a_launch_the_audit_would_not_compile_is_flagged():
-    (message,) = messages("def f(x):\n    kernel[(1,)](x, **OPTIONS)")
-    assert "cases()" in message
+    (message,) = messages("def f(x):\n    kernel[(1,)](x, **OPTIONS)", "convolution")
+    assert message.startswith("launches kernels, but compile_audit/cases has no convolution.py")
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 
-from detinfer.kernels.triton.launch import Case
+from detinfer.compile_audit.cases import Case
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""What the launch table of paged attention compiles, for the audit."""
+"""What the launch table of paged attention compiles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from detinfer.compile_audit.cases import Case
 from detinfer.kernels.triton.attention_kernels import UNALIGNED, attend_kernel, merge_kernel
 from detinfer.kernels.triton.attention_table import (
     MERGE_HEADS,
@@ -14,7 +15,7 @@ from detinfer.kernels.triton.attention_table import (
     padded,
 )
 from detinfer.kernels.triton.attention_work import BLOCK
-from detinfer.kernels.triton.launch import TRITON_DTYPES, Case
+from detinfer.kernels.triton.launch import TRITON_DTYPES
 
 # Head dimensions, softcap and sinks of models: Qwen3 and Llama; SmolLM2; gpt-oss; Gemma 2; and
 # those that pad.
@@ -31,7 +32,7 @@ _POINTERS = {"tables": "*i32", "plan": "*i32", "parts_o": "*fp32", "parts_ml": "
 
 
 def cases(arch: int) -> Iterator[Case]:
-    """Yield what the launch table compiles on an architecture, for the audit."""
+    """Yield an architecture's compilations."""
     pads = arch in (80, 90)
     for dtype, shapes in (
         (torch.bfloat16, _SHAPES if pads else _SHAPES[:5]),

@@ -1,4 +1,4 @@
-"""What the compile audit compiles of ``linear``: the tables' choices for real models' weights."""
+"""What the tables of ``linear`` choose for real models' weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from detinfer.compile_audit.cases import Case
 from detinfer.kernels.triton import launch
-from detinfer.kernels.triton.launch import Case
 from detinfer.kernels.triton.matmul_kernels import linear_pointers, linear_tma
 from detinfer.kernels.triton.matmul_table import K_PAD, LinearConfig, table
 
