@@ -37,7 +37,7 @@ PARTS = (
     *PACKAGES,
 )
 # What the bits of profile ``native`` depend on besides.
-NATIVE_PARTS = ("architecture", "compiler", "launch_tables")
+NATIVE_PARTS = ("architecture", "compiler", "kernel_sources")
 
 
 @dataclass(frozen=True)

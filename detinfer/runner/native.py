@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext
 from detinfer.models.patches import patch_model
 from detinfer.runner.fingerprint import NATIVE_CONTRACT, make_fingerprint
+from detinfer.runner.kernel_sources import kernel_sources
 from detinfer.runner.llama_pattern import PatternMismatch, match
 from detinfer.runner.loading import (
     Source,
@@ -197,12 +196,9 @@ def _free_memory(device: torch.device) -> int:
 def _native_parts(device: torch.device) -> dict[str, str]:
     import triton
 
-    # The kernels' own text stands for their launch tables and all else they compile from.
-    folder = Path(launch.__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
     where = "interpreter" if launch.interpreted() else f"sm_{launch.architecture(device)}"
     return {
         "architecture": where,
         "compiler": f"triton {triton.__version__}",
-        "launch_tables": hashlib.sha256(sources).hexdigest()[:16],
+        "kernel_sources": kernel_sources(),
     }
