@@ -55,9 +55,9 @@ def attention_speed(bench: Bench) -> Result:
 
 
 def _ours(paged: Paged, config: AttentionConfigs | None) -> Callable[[], Any]:
-    work = paged.plan(config)
+    work = paged.work(config)
     scratch, out = paged.scratch(work), torch.empty_like(paged.q)
-    return partial(paged.run, config, plan=work, scratch=scratch, out=out)
+    return partial(paged.run, config, work=work, scratch=scratch, out=out)
 
 
 def _alternatives(bench: Bench, dim: int, kind: str) -> list[AttentionConfigs | None]:

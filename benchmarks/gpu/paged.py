@@ -13,13 +13,13 @@ from torch import Tensor
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton.attention import (
     AttentionConfigs,
-    DevicePlan,
+    DeviceWorkList,
     Scratch,
     attention,
     configs,
     scratch_for,
 )
-from detinfer.kernels.triton.attention_work import plan
+from detinfer.kernels.triton.attention_work import work_list
 from detinfer.kernels.triton.launch import architecture
 
 Part = tuple[int, int]  # keys before, query rows
@@ -88,22 +88,22 @@ class Paged:
         seen = sum(rows * before + rows * (rows + 1) // 2 for before, rows in self.parts)
         return 4 * seen * self.q.shape[1] * self.q.shape[2]
 
-    def plan(self, config: AttentionConfigs | None = None) -> DevicePlan:
+    def work(self, config: AttentionConfigs | None = None) -> DeviceWorkList:
         """Return the work list of its batch."""
         dim = self.q.shape[2]
         chosen = config or configs(architecture(self.q.device), self.q.dtype, dim, dim)
         starts = np.cumsum([0, *(rows for _, rows in self.parts)]).astype(np.int32)
         first = np.array([before for before, _ in self.parts], np.int32)
-        work = plan(starts, first, self.group, chosen.tiling(self.group))
-        return DevicePlan(torch.from_numpy(work.pack()).to(self.q.device), work.layout)
+        work = work_list(starts, first, self.group, chosen.tiling(self.group))
+        return DeviceWorkList(torch.from_numpy(work.pack()).to(self.q.device), work.layout)
 
-    def scratch(self, work: DevicePlan) -> Scratch:
-        """Memory for the partial results of that plan."""
+    def scratch(self, work: DeviceWorkList) -> Scratch:
+        """Memory for the partial results of that work."""
         return scratch_for(work.layout, self.q.shape[1], self.q.shape[2], self.q.device)
 
     def run(self, config: AttentionConfigs | None = None, **given: Any) -> Tensor:
         """Attention of all rows, into poisoned memory unless another is given."""
-        given.setdefault("plan", self.plan(config))
+        given.setdefault("work", self.work(config))
         given.setdefault("out", torch.full_like(self.q, float("nan")))
         return attention(
             self.q,

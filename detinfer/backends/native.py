@@ -138,7 +138,7 @@ def attention(
         keys,
         values,
         batch.block_tables,
-        batch.plan(q.shape[1] // k.shape[1], window, k.shape[2], v.shape[2]),
+        batch.work(q.shape[1] // k.shape[1], window, k.shape[2], v.shape[2]),
         scale=scale,
         window=window,
         softcap=softcap,

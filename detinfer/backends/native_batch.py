@@ -13,8 +13,8 @@ from torch import Tensor
 
 from detinfer.batch import Batch
 from detinfer.kernels.constants import PAGE_SIZE
-from detinfer.kernels.triton.attention import DevicePlan, configs
-from detinfer.kernels.triton.attention_work import Layout, Plan, Tiling, plan
+from detinfer.kernels.triton.attention import DeviceWorkList, configs
+from detinfer.kernels.triton.attention_work import Layout, Tiling, WorkList, work_list
 from detinfer.kernels.triton.launch import architecture
 
 Ints = npt.NDArray[np.int32]
@@ -44,14 +44,14 @@ class StepLayout:
     sequences: int
     pages: int
     rows: int
-    plans: tuple[Layout, ...]
+    work: tuple[Layout, ...]
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Ints of: ids, positions, slots, logit rows, starts, block tables and each plan."""
+        """Ints of: ids, positions, slots, logit rows, starts, block tables and each work list."""
         table = self.sequences * self.pages
         counts = (self.tokens, self.tokens, self.tokens, self.rows, self.sequences + 1, table)
-        return (*counts, *(layout.size for layout in self.plans))
+        return (*counts, *(layout.size for layout in self.work))
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -60,31 +60,31 @@ class StepLayout:
         return tuple(np.cumsum([0, *padded]).tolist())
 
 
-def make_plans(
+def work_lists(
     batch: Batch, shapes: Sequence[AttentionShape], tilings: Sequence[Tiling]
-) -> list[Plan]:
+) -> list[WorkList]:
     """Return the work lists of a batch, one a shape."""
     starts = batch.query_start
     # A sequence of no rows has no first position; any will do.
     first = batch.positions[np.minimum(starts[:-1], len(batch.positions) - 1)]
     return [
-        plan(starts, first, shape.group, tiling, shape.window)
+        work_list(starts, first, shape.group, tiling, shape.window)
         for shape, tiling in zip(shapes, tilings, strict=True)
     ]
 
 
-def exact_layout(batch: Batch, plans: Sequence[Plan]) -> StepLayout:
+def exact_layout(batch: Batch, work: Sequence[WorkList]) -> StepLayout:
     """Room for just this batch."""
     return StepLayout(
         tokens=batch.input_ids.size,
         sequences=batch.block_tables.shape[0],
         pages=batch.block_tables.shape[1],
         rows=batch.logit_rows.size,
-        plans=tuple(one.layout for one in plans),
+        work=tuple(one.layout for one in work),
     )
 
 
-def fill(buffer: Ints, layout: StepLayout, batch: Batch, plans: Sequence[Plan]) -> None:
+def fill(buffer: Ints, layout: StepLayout, batch: Batch, work: Sequence[WorkList]) -> None:
     """Write a batch into a buffer of ``layout``; rows beyond the batch's own do nothing.
 
     A padding row computes token 0 at position 0, writes no page and is attended to by no item.
@@ -102,7 +102,7 @@ def fill(buffer: Ints, layout: StepLayout, batch: Batch, plans: Sequence[Plan]) 
     table = tables.reshape(layout.sequences, layout.pages)
     width = batch.block_tables.shape[1]
     table[:sequences, :width] = batch.block_tables
-    for part, one, room in zip(parts[6:], plans, layout.plans, strict=True):
+    for part, one, room in zip(parts[6:], work, layout.work, strict=True):
         one.pack_into(part, room)
 
 
@@ -112,7 +112,7 @@ class NativeBatch:
     Args:
         buffer: filled by ``fill``, on the device. [layout.offsets[-1]] int32
         layout: of the buffer.
-        shapes: of the attention layers, in the order of the layout's plans.
+        shapes: of the attention layers, in the order of the layout's work.
         longest: see the attribute.
 
     Attributes:
@@ -137,11 +137,11 @@ class NativeBatch:
         self.starts, tables = parts[4:6]
         self.longest = longest
         self.block_tables = tables.view(layout.sequences, layout.pages)
-        self._plans = {
-            shape: DevicePlan(part, room)
-            for shape, part, room in zip(shapes, parts[6:], layout.plans, strict=True)
+        self._work = {
+            shape: DeviceWorkList(part, room)
+            for shape, part, room in zip(shapes, parts[6:], layout.work, strict=True)
         }
 
-    def plan(self, group: int, window: int, k_dim: int, v_dim: int) -> DevicePlan:
+    def work(self, group: int, window: int, k_dim: int, v_dim: int) -> DeviceWorkList:
         """Return the work list of a layer."""
-        return self._plans[AttentionShape(group, window, k_dim, v_dim)]
+        return self._work[AttentionShape(group, window, k_dim, v_dim)]

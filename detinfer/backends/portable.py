@@ -211,7 +211,7 @@ def attention(
         batch.query_start,
         batch.positions,
         batch.block_tables,
-        batch.plan(spec.kv_heads, heads // spec.kv_heads),
+        batch.work(spec.kv_heads, heads // spec.kv_heads),
         cache.keys[layer],
         cache.values[layer],
         spec.kv_heads,

@@ -79,14 +79,16 @@ class BatchTensors:
         self.positions, self.query_start, self.block_tables = (
             np.ascontiguousarray(a, dtype=np.int32) for a in (positions, query_start, block_tables)
         )
-        self._plans: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        self._work: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
 
-    def plan(self, kv_heads: int, group: int) -> npt.NDArray[np.int64]:
+    def work(self, kv_heads: int, group: int) -> npt.NDArray[np.int64]:
         """Work items for a head layout, made once a batch."""
         key = (kv_heads, group)
-        if key not in self._plans:
-            self._plans[key] = _attention.plan(self.query_start, self.positions, kv_heads, group)
-        return self._plans[key]
+        if key not in self._work:
+            self._work[key] = _attention.work_items(
+                self.query_start, self.positions, kv_heads, group
+            )
+        return self._work[key]
 
     @functools.cached_property
     def sequences(self) -> npt.NDArray[np.int64]:

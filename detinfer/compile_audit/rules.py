@@ -1,7 +1,7 @@
 """What machine code must show, a function a rule.
 
 Each rule gets a case and its compiled code and yields what is wrong, in one line. Why each is
-there: docs/arithmetic.md for those that guard the bits, the rest guard the launch tables' plan.
+there: docs/arithmetic.md for those that guard the bits, the rest guard what launch tables intend.
 """
 
 from __future__ import annotations

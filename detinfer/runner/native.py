@@ -15,7 +15,7 @@ from detinfer.backends.native_batch import (
     NativeBatch,
     exact_layout,
     fill,
-    make_plans,
+    work_lists,
 )
 from detinfer.batch import Batch
 from detinfer.config import ResolvedConfig, longest_sequence, pages_for
@@ -128,13 +128,13 @@ class NativeRunner:
         return run_modules(self.model, batch, context, self.profile.device)
 
     def _on_device(self, batch: Batch) -> NativeBatch:
-        plans = make_plans(batch, self._shapes, self._tilings)
-        layout = exact_layout(batch, plans)
+        work = work_lists(batch, self._shapes, self._tilings)
+        layout = exact_layout(batch, work)
         whole = not batch.positions[batch.query_start[:-1]].any()
         longest = int(np.diff(batch.query_start).max()) if whole else 0
         device = self.profile.device
         host = torch.zeros(layout.offsets[-1], dtype=torch.int32, pin_memory=device.type == "cuda")
-        fill(host.numpy(), layout, batch, plans)
+        fill(host.numpy(), layout, batch, work)
         if device.type != "cuda":
             longest = 0  # no flash attention to run whole prompts with
         buffer = host.to(device, non_blocking=True)

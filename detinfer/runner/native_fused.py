@@ -133,7 +133,7 @@ class NativeStep:
             layer.keys,
             layer.values,
             batch.block_tables,
-            batch.plan(group, layer.window, spec.k_dim, spec.v_dim),
+            batch.work(group, layer.window, spec.k_dim, spec.v_dim),
             scale=pattern.scale,
             window=layer.window,
             softcap=pattern.softcap,

@@ -15,7 +15,7 @@ from detinfer.backends.native_batch import (
     NativeBatch,
     StepLayout,
     fill,
-    make_plans,
+    work_lists,
 )
 from detinfer.batch import Batch
 from detinfer.kernels.triton.attention_work import Layout, Tiling
@@ -102,8 +102,8 @@ class DecodeGraphs:
         if rows > len(batch.query_start) - 1:
             batch = batch.one_token_each()
         graph = self._graph(SIZES[bisect_left(SIZES, rows)], batch.deterministic)
-        plans = make_plans(batch, self._shapes, self._tilings)
-        fill(graph.host, graph.layout, batch, plans)
+        work = work_lists(batch, self._shapes, self._tilings)
+        fill(graph.host, graph.layout, batch, work)
         return graph.replay()[:rows]
 
     def _graph(self, size: int, deterministic: bool) -> _Graph:
@@ -114,7 +114,7 @@ class DecodeGraphs:
                 sequences=size,
                 pages=self._pages,
                 rows=size,
-                plans=tuple(
+                work=tuple(
                     Layout.for_load(tiling, shape.group, shape.window, size, 1, self._length)
                     for shape, tiling in zip(self._shapes, self._tilings, strict=True)
                 ),

@@ -77,7 +77,7 @@ class FusedStep:
         kernel.step(
             numba.get_num_threads(),
             ids, batch.positions, batch.sequences, batch.block_tables,
-            batch.plan(self.kv_heads, self.heads // self.kv_heads), logit_rows,
+            batch.work(self.kv_heads, self.heads // self.kv_heads), logit_rows,
             self.layers, self.dims, self.factors, *self._scratch, ZEROS, out,
         )  # fmt: skip
 

@@ -92,7 +92,7 @@ weights = row_intrinsic(_f32, [ADDRESS, ADDRESS, ADDRESS, _f32], _weights)
 
 
 @kernel
-def plan(query_start, positions, kv_heads, group):
+def work_items(query_start, positions, kv_heads, group):
     """Work items (sequence, first flat row, row count, kv head), dearest first.
 
     Costs are estimated from the visible keys; the order of items cannot change a bit.
@@ -268,7 +268,7 @@ def attention(threads, q, k, v, query_start, positions, tables, items, k_cache, 
     Args:
         threads: size of the team.
         q: [T, heads, k_dim].  out: [T, heads, v_dim].  All contiguous binary32.
-        items: from ``plan``.
+        items: from ``work_items``.
         k_cache: this layer's pages. [pages, kv_heads, k_dim, 64]
         v_cache: likewise. [pages, kv_heads, 64, v_pad]
         sinks: address of [heads] values, or 0.  zeros: 64 zeros.

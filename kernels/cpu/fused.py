@@ -351,7 +351,7 @@ def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, 
         threads: size of the team.
         ids, positions, sequences: token id, position and sequence of each flat row. [T]
         tables: page ids. [R, max pages]
-        items: the attention plan of ``attention.plan``.
+        items: from ``attention.work_items``.
         layers: the table of COLUMNS. [layers, 32] int64
         dims, factors: DIMS (int64) and FACTORS (binary32).
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.

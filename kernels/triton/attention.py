@@ -37,7 +37,7 @@ from detinfer.kernels.triton.launch import OPTIONS, architecture, multiprocessor
 __all__ = [
     "AttentionConfig",
     "AttentionConfigs",
-    "DevicePlan",
+    "DeviceWorkList",
     "Scratch",
     "attention",
     "configs",
@@ -49,8 +49,8 @@ NO_WINDOW = 1 << 30  # more keys than a sequence has
 
 
 @dataclass(frozen=True)
-class DevicePlan:
-    """A packed plan in device memory; its buffer may be filled again for another batch.
+class DeviceWorkList:
+    """A packed work list in device memory; its buffer may be filled again for another batch.
 
     Attributes:
         buffer: [layout.size] int32.
@@ -75,7 +75,7 @@ class Scratch:
 
 
 def scratch_for(layout: Layout, heads: int, v_dim: int, device: torch.device) -> Scratch:
-    """Memory for the partial results of any plan of a layout."""
+    """Memory for the partial results of any work list of a layout."""
     o = torch.empty(layout.slots, heads, v_dim, dtype=torch.float32, device=device)
     return Scratch(o, torch.empty(layout.slots, heads, 2, dtype=torch.float32, device=device))
 
@@ -85,7 +85,7 @@ def attention(
     k_cache: Tensor,
     v_cache: Tensor,
     block_tables: Tensor,
-    plan: DevicePlan,
+    work: DeviceWorkList,
     *,
     scale: float,
     window: int = 0,
@@ -98,7 +98,7 @@ def attention(
     """Causal attention of a batch's query rows over their sequences' cached keys: N3.
 
     A row's result depends on its sequence alone: not on the batch, its order, how the sequence is
-    cut into chunks, where its pages lie or what else they hold. Rows of T that the plan does not
+    cut into chunks, where its pages lie or what else they hold. Rows of T that the work does not
     name are not written.
 
     Args:
@@ -106,7 +106,7 @@ def attention(
         k_cache: keys, the batch's own among them. [pages, kv_heads, 64, k_dim], contiguous
         v_cache: values, likewise. [pages, kv_heads, 64, v_dim], contiguous
         block_tables: page ids of each sequence. [R, max pages] int32
-        plan: the batch's work; its layout's tiling is ``configs(...).tiling(group)``.
+        work: the batch's; its layout's tiling is ``configs(...).tiling(group)``.
         scale: of the scores.
         window: sliding window in keys, 0 for none.
         softcap: cap of the scores, 0 for none.
@@ -119,13 +119,13 @@ def attention(
         [T, heads, v_dim] in q's dtype.
 
     Raises:
-        ValueError: on dtypes, shapes, strides or a plan that do not fit.
+        ValueError: on dtypes, shapes, strides or a work list that do not fit.
     """
     tokens, heads, k_dim = _check_shapes(q, k_cache, v_cache, block_tables, sinks)
     kv_heads, v_dim = v_cache.shape[1], v_cache.shape[3]
-    group, layout = heads // kv_heads, plan.layout
+    group, layout = heads // kv_heads, work.layout
     chosen = config or configs(architecture(q.device), q.dtype, k_dim, v_dim)
-    _check_plan(plan, chosen.tiling(group), group, window)
+    _check_work(work, chosen.tiling(group), group, window)
     if softcap < 0:
         raise ValueError(f"softcap: got {softcap}, expected 0 or more")
     out = output(out, q, (tokens, heads, v_dim), q.dtype)
@@ -152,7 +152,7 @@ def attention(
             k_cache,
             v_cache,
             block_tables,
-            plan.buffer,
+            work.buffer,
             sink,
             out,
             scratch.o,
@@ -183,7 +183,7 @@ def attention(
     if layout.merges:
         programs = layout.merges * -(-heads // MERGE_HEADS)
         merge_kernel[(min(programs, multiprocessors(q.device) * MERGE_PROGRAMS),)](
-            plan.buffer,
+            work.buffer,
             sink,
             out,
             scratch.o,
@@ -233,16 +233,16 @@ def _check_shapes(
     return q.shape
 
 
-def _check_plan(plan: DevicePlan, tiling: Tiling, group: int, window: int) -> None:
+def _check_work(work: DeviceWorkList, tiling: Tiling, group: int, window: int) -> None:
     if window < 0:
         raise ValueError(f"window: got {window}, expected 0 or more keys")
-    layout = plan.layout
+    layout = work.layout
     for name, got, expected in (
         ("tiling", layout.tiling, tiling),
         ("group", layout.group, group),
         ("window", layout.window, window),
     ):
         if got != expected:
-            raise ValueError(f"plan: got {name} {got}, expected {expected}")
-    check_shape("plan", plan.buffer, (layout.size,))
-    check_dtype("plan", plan.buffer, torch.int32)
+            raise ValueError(f"work: got {name} {got}, expected {expected}")
+    check_shape("work", work.buffer, (layout.size,))
+    check_dtype("work", work.buffer, torch.int32)

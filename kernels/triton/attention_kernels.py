@@ -117,7 +117,7 @@ def _rows_of(item, kv_head, group, group_bits, BLOCK_M: tl.constexpr):
 
 # Whether these divide by 16 changes nothing, so it must not make another compilation.
 PLAIN = ("table_stride", "kv_heads", "group", "group_bits", "window", "items_at", "count_at")
-UNALIGNED = ("tables", "plan", "sinks")
+UNALIGNED = ("tables", "work", "sinks")
 
 
 @triton.jit(do_not_specialize=PLAIN, do_not_specialize_on_alignment=UNALIGNED)
@@ -126,7 +126,7 @@ def attend_kernel(
     k_cache,
     v_cache,
     tables,
-    plan,
+    work,
     sinks,
     out,
     parts_o,
@@ -155,10 +155,10 @@ def attend_kernel(
     key = tl.arange(0, BLOCK)[:, None]
     dk = tl.arange(0, K_PAD)[None, :]
     dv = tl.arange(0, V_PAD)[None, :]
-    work = tl.load(plan + count_at) * kv_heads
-    for at in tl.range(tl.program_id(0), work, tl.num_programs(0), num_stages=1):
+    count = tl.load(work + count_at) * kv_heads
+    for at in tl.range(tl.program_id(0), count, tl.num_programs(0), num_stages=1):
         kv_head = at % kv_heads
-        item = plan + items_at + (at // kv_heads) * ITEM
+        item = work + items_at + (at // kv_heads) * ITEM
         sequence = tl.load(item).to(tl.int64)
         rows = tl.load(item + 2)
         position = tl.load(item + 3)
@@ -215,7 +215,7 @@ def attend_kernel(
 
 @triton.jit(do_not_specialize=("heads", "merges_at"), do_not_specialize_on_alignment=UNALIGNED[1:])
 def merge_kernel(
-    plan,
+    work,
     sinks,
     out,
     parts_o,
@@ -230,12 +230,12 @@ def merge_kernel(
     """Query rows x heads: a row's partial results, added in ascending order of segments."""
     dv = tl.arange(0, V_PAD)[None, :]
     tiles = tl.cdiv(heads, HEADS)
-    work = tl.load(plan + 2) * tiles
-    for at in tl.range(tl.program_id(0), work, tl.num_programs(0), num_stages=1):
+    count = tl.load(work + 2) * tiles
+    for at in tl.range(tl.program_id(0), count, tl.num_programs(0), num_stages=1):
         head = (at % tiles) * HEADS + tl.arange(0, HEADS)
         exists = head < heads
         mask = exists[:, None] & (dv < V_DIM)
-        merge = plan + merges_at + (at // tiles) * MERGE
+        merge = work + merges_at + (at // tiles) * MERGE
         row = tl.load(merge).to(tl.int64)
         slot = tl.load(merge + 1).to(tl.int64)
         step = tl.load(merge + 2)

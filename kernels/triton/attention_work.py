@@ -46,10 +46,10 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a packed plan keeps its lists, and how much of each there is room for.
+    """Where a packed work list keeps its lists, and how much of each there is room for.
 
     Attributes:
-        tiling: of the plans it can hold.
+        tiling: of the work lists it can hold.
         group: query heads of a KV head.
         window: sliding window in keys, 0 for none.
         prefill: items of long chunks; 0 means that there never are any.
@@ -116,7 +116,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkList:
     """The work of one batch for the layers of one window.
 
     Attributes:
@@ -132,13 +132,13 @@ class Plan:
     layout: Layout
 
     def pack(self) -> Ints:
-        """Return the plan as one buffer of its own layout. [layout.size]"""
+        """Return it as one buffer of its own layout. [layout.size]"""
         buffer = np.zeros(self.layout.size, np.int32)
         self.pack_into(buffer, self.layout)
         return buffer
 
     def pack_into(self, buffer: Ints, layout: Layout) -> None:
-        """Write the plan into ``buffer`` [layout.size], for kernels that read fixed addresses.
+        """Write it into ``buffer`` [layout.size], for kernels that read fixed addresses.
 
         Raises:
             ValueError: the layout has no room, or is for another tiling, group or window.
@@ -165,9 +165,9 @@ class Plan:
             buffer[start : start + part.size] = part.reshape(-1)
 
 
-def plan(
+def work_list(
     query_start: Ints, first_positions: Ints, group: int, tiling: Tiling, window: int = 0
-) -> Plan:
+) -> WorkList:
     """Cut a batch into items and merges.
 
     Args:
@@ -238,7 +238,7 @@ def plan(
     layout = Layout(
         tiling, group, window, len(prefill), len(decode), len(merges), int(needed.sum())
     )
-    return Plan(prefill, decode, merges, layout)
+    return WorkList(prefill, decode, merges, layout)
 
 
 def _spread(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""The plan of an attention step: what is visited, in which order, and the room it takes."""
+"""The work of an attention step: what is visited, in which order, and the room it takes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from detinfer.kernels.triton.attention_work import (
     BLOCK,
     SEGMENT_BLOCKS,
     Layout,
-    Plan,
     Tiling,
+    WorkList,
     padded_group,
-    plan,
+    work_list,
 )
 
 TILING = Tiling(prefill_rows=64, decode_rows=16, prefill_from=32, whole=True)
@@ -31,19 +31,23 @@ TILINGS = st.builds(
 LOADS = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 3000)), max_size=6)
 
 
-def make_plan(load: list[tuple[int, int]], group: int, tiling: Tiling, window: int) -> Plan:
+def zeros(n: int) -> np.ndarray:
+    return np.zeros(n, np.int32)
+
+
+def make_work(load: list[tuple[int, int]], group: int, tiling: Tiling, window: int) -> WorkList:
     starts = np.concatenate(([0], np.cumsum([n for n, _ in load]))).astype(np.int32)
-    return plan(starts, np.array([p for _, p in load], np.int32), group, tiling, window)
+    return work_list(starts, np.array([p for _, p in load], np.int32), group, tiling, window)
 
 
-def repack(work: Plan, layout: Layout) -> None:
+def repack(work: WorkList, layout: Layout) -> None:
     work.pack_into(np.zeros(layout.size, np.int32), layout)
 
 
 @settings(deadline=None, max_examples=150)
 @given(LOADS, st.integers(1, 16), TILINGS, st.sampled_from([0, 1, 64, 65, 500, 513, 2000]))
-def test_plan_visits_what_each_row_sees_once(load, group, tiling, window):
-    work = make_plan(load, group, tiling, window)
+def test_work_visits_what_each_row_sees_once(load, group, tiling, window):
+    work = make_work(load, group, tiling, window)
     visits: dict[int, list[tuple[int, int, int]]] = {}
     for items, block_m, long in (
         (work.prefill, tiling.prefill_rows, True),
@@ -93,31 +97,34 @@ def test_layout_for_a_load_has_room_for_it(load, group, tiling, window):
     length = max([n + p for n, p in load], default=0)
     layout = Layout.for_load(tiling, group, window, len(load), rows, length)
     buffer = np.zeros(layout.size, np.int32)
-    work = make_plan(load, group, tiling, window)
+    work = make_work(load, group, tiling, window)
     work.pack_into(buffer, layout)
     at = layout.decode_at
     assert buffer[:3].tolist() == [len(work.prefill), len(work.decode), len(work.merges)]
     assert (buffer[at : at + work.decode.size] == work.decode.reshape(-1)).all()
 
 
-def test_plan_never_reads_blocks_a_window_has_left():
-    work = make_plan([(1, 3000)], 4, TILING, 100)
+def test_work_never_reads_blocks_a_window_has_left():
+    work = make_work([(1, 3000)], 4, TILING, 100)
     assert work.decode[:, 4].min() == (3000 - 99) // BLOCK
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("first_positions", lambda t: plan(np.zeros(3, np.int32), np.zeros(1, np.int32), 2, t)),
-        ("group", lambda t: plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 40, t)),
-        ("group", lambda t: plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 0, t)),
-        ("window", lambda t: plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, t, -1)),
-        ("buffer", lambda t: make_plan([(1, 9)], 2, t, 0).pack_into(np.zeros(3, np.int32), LAYOUT)),
-        ("layout", lambda t: repack(make_plan([(2, 9), (1, 1)], 2, t, 0), LAYOUT)),
-        ("layout", lambda t: repack(make_plan([(1, 9)], 2, t, 5), LAYOUT)),
-        ("layout", lambda t: repack(make_plan([(1, 9)], 3, t, 0), LAYOUT)),
+        (
+            "first_positions",
+            lambda t: work_list(np.zeros(3, np.int32), np.zeros(1, np.int32), 2, t),
+        ),
+        ("group", lambda t: work_list(np.zeros(1, np.int32), np.zeros(0, np.int32), 40, t)),
+        ("group", lambda t: work_list(np.zeros(1, np.int32), np.zeros(0, np.int32), 0, t)),
+        ("window", lambda t: work_list(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, t, -1)),
+        ("buffer", lambda t: make_work([(1, 9)], 2, t, 0).pack_into(np.zeros(3, np.int32), LAYOUT)),
+        ("layout", lambda t: repack(make_work([(2, 9), (1, 1)], 2, t, 0), LAYOUT)),
+        ("layout", lambda t: repack(make_work([(1, 9)], 2, t, 5), LAYOUT)),
+        ("layout", lambda t: repack(make_work([(1, 9)], 3, t, 0), LAYOUT)),
     ],
 )
-def test_bad_plans_are_named(name, wrong):
+def test_bad_work_is_named(name, wrong):
     with pytest.raises(ValueError, match=f"^{name}: got .*expected"):
         wrong(TILING)

@@ -25,7 +25,7 @@ from detinfer.kernels.triton import attention_kernels  # noqa: E402
 from detinfer.kernels.triton.attention import (  # noqa: E402
     AttentionConfig,
     AttentionConfigs,
-    DevicePlan,
+    DeviceWorkList,
     attention,
     scratch_for,
 )
@@ -33,8 +33,8 @@ from detinfer.kernels.triton.attention_work import (  # noqa: E402
     BLOCK,
     SEGMENT_BLOCKS,
     Layout,
-    Plan,
-    plan,
+    WorkList,
+    work_list,
 )
 from detinfer.kernels.triton.launch import ARCHITECTURES  # noqa: E402
 
@@ -116,7 +116,7 @@ class World:
         self,
         parts: Sequence[Part],
         config: AttentionConfigs = DEFAULT,
-        cut: Callable[[Plan], Plan] = lambda p: p,
+        cut: Callable[[WorkList], WorkList] = lambda p: p,
         **options: Any,
     ) -> list[torch.Tensor]:
         """One batch: of each sequence its tokens start..stop. Results part by part."""
@@ -129,9 +129,9 @@ class World:
         first = np.array([start for _, start, _ in parts], np.int32)
         window = options.get("window", 0)
         group = heads // kv_heads
-        work = cut(plan(starts, first, group, config.tiling(group), window))
+        work = cut(work_list(starts, first, group, config.tiling(group), window))
         q = to_torch(np.concatenate([s.q[start:stop] for s, start, stop in parts]), self.dtype)
-        on_device = DevicePlan(torch.from_numpy(work.pack()), work.layout)
+        on_device = DeviceWorkList(torch.from_numpy(work.pack()), work.layout)
         options = {"scale": SCALE, "config": config, **options}
         out = attention(q, self.k, self.v, tables, on_device, **options)
         return list(out.split(counts))
@@ -158,8 +158,8 @@ def assert_equals_reference(
         assert_same_bits(got.float(), expected(part, dtype, **options), f"{part[1]}..{part[2]}")
 
 
-def cut_elsewhere(work: Plan) -> Plan:
-    """A wrong plan: of every split tile the second segment starts a block late."""
+def cut_elsewhere(work: WorkList) -> WorkList:
+    """Wrong work: of every split tile the second segment starts a block late."""
     decode = work.decode.copy()
     for item in decode:
         if item[6] >= 0 and item[5] == SEGMENT_BLOCKS:
@@ -337,7 +337,7 @@ def test_control_a_cut_that_follows_the_batch_is_seen():
     neighbour = sequence(64, seed=7)
     world = World([neighbour, s])
 
-    def cut(work: Plan) -> Plan:
+    def cut(work: WorkList) -> WorkList:
         return cut_elsewhere(work) if len(work.prefill) else work
 
     assert_same_bits(world.step([(s, 596, 600)], cut=cut)[0], bits)
@@ -402,7 +402,7 @@ def test_control_too_few_programs_without_the_loop_are_seen(monkeypatch):
     """What a grid that leaves items out would look like: their rows are not written."""
     s = sequence(40)
 
-    def first_item(work: Plan) -> Plan:
+    def first_item(work: WorkList) -> WorkList:
         return replace(work, prefill=work.prefill[:1])
 
     out = torch.full((40, 2, 16), NAN, dtype=torch.bfloat16)
@@ -441,7 +441,7 @@ def test_a_key_that_is_nan_reaches_only_the_rows_that_see_it():
 # --- memory
 
 
-def test_writes_every_row_of_the_plan_and_nothing_else():
+def test_writes_every_row_of_the_work_and_nothing_else():
     a, b = sequence(40, heads=(3, 1), dims=(16, 24)), sequence(520, heads=(3, 1), dims=(16, 24))
     world, parts = World([a, b]), [(a, 0, 40), (b, 518, 520)]
     out = surrounded(torch.full((42, 3, 24), NAN, dtype=torch.bfloat16))
@@ -459,8 +459,8 @@ def test_query_rows_may_lie_in_wider_rows():
     wide = torch.full((40, 8, 16), NAN, dtype=torch.bfloat16)
     wide[:, 2:6] = to_torch(s.q, "bfloat16")
     starts, first = np.array([0, 40], np.int32), np.zeros(1, np.int32)
-    work = plan(starts, first, 2, DEFAULT.tiling(2))
-    on_device = DevicePlan(torch.from_numpy(work.pack()), work.layout)
+    work = work_list(starts, first, 2, DEFAULT.tiling(2))
+    on_device = DeviceWorkList(torch.from_numpy(work.pack()), work.layout)
     tables = torch.tensor([s.pages], dtype=torch.int32)
     got = attention(wide[:, 2:6], world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT)
     assert_same_bits(got, bits)
@@ -476,13 +476,13 @@ def test_one_buffer_serves_any_load_it_has_room_for():
     layout = Layout.for_load(DEFAULT.tiling(2), 2, 0, sequences=3, rows=1, length=1088)
     assert layout.prefill == 0
     buffer = np.full(layout.size, 7, np.int32)
-    on_device = DevicePlan(torch.from_numpy(buffer), layout)
+    on_device = DeviceWorkList(torch.from_numpy(buffer), layout)
     scratch = scratch_for(layout, 2, 16, torch.device("cpu"))
     for lengths in ((30, 520, 1030), (1, 1), (29, 513, 2)):
         parts = [(s, n - 1, n) for s, n in zip(sequences, lengths, strict=False)]
         starts = np.arange(len(parts) + 1, dtype=np.int32)
         first = np.array(lengths, np.int32) - 1
-        plan(starts, first, 2, layout.tiling).pack_into(buffer, layout)
+        work_list(starts, first, 2, layout.tiling).pack_into(buffer, layout)
         q = to_torch(np.concatenate([s.q[a:b] for s, a, b in parts]), "bfloat16")
         got = attention(
             q, world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT, scratch=scratch
@@ -493,8 +493,8 @@ def test_one_buffer_serves_any_load_it_has_room_for():
 def test_empty_batches():
     s = sequence(3)
     world = World([s])
-    work = plan(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, DEFAULT.tiling(2))
-    on_device = DevicePlan(torch.from_numpy(work.pack()), work.layout)
+    work = work_list(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, DEFAULT.tiling(2))
+    on_device = DeviceWorkList(torch.from_numpy(work.pack()), work.layout)
     q, tables = torch.zeros(0, 2, 16).bfloat16(), torch.zeros(0, 1, dtype=torch.int32)
     out = attention(q, world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT)
     assert out.shape == (0, 2, 16)
@@ -526,21 +526,21 @@ def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         ("sinks", {"sinks": zeros(3)}),
         ("out", {"out": zeros(2, 2, 16)}),
         ("out", {"out": zeros(3, 2, 16, dtype=torch.float32)}),
-        ("plan", {"window": 5}),
-        ("plan", {"q": zeros(3, 1, 16)}),
-        ("plan", {"config": configs(prefill=128)}),
+        ("work", {"window": 5}),
+        ("work", {"q": zeros(3, 1, 16)}),
+        ("work", {"config": configs(prefill=128)}),
         ("window", {"window": -1}),
         ("softcap", {"softcap": -1.0}),
     ],
 )
 def test_bad_arguments_are_named(name, changed):
-    work = plan(np.array([0, 3], np.int32), np.zeros(1, np.int32), 2, DEFAULT.tiling(2))
+    work = work_list(np.array([0, 3], np.int32), np.zeros(1, np.int32), 2, DEFAULT.tiling(2))
     good = {
         "q": zeros(3, 2, 16),
         "k_cache": zeros(2, 1, 64, 16),
         "v_cache": zeros(2, 1, 64, 16),
         "block_tables": zeros(1, 1, dtype=torch.int32),
-        "plan": DevicePlan(torch.from_numpy(work.pack()), work.layout),
+        "work": DeviceWorkList(torch.from_numpy(work.pack()), work.layout),
         "scale": 1.0,
         "config": DEFAULT,
     }

@@ -9,7 +9,7 @@ from native_models import SMALL, native_runner
 from tiny_models import TinyRunner, make_batch, tiny_config, tiny_model, tokens
 
 from detinfer import ops
-from detinfer.backends.native_batch import NativeBatch, StepLayout, fill, make_plans
+from detinfer.backends.native_batch import NativeBatch, StepLayout, fill, work_lists
 from detinfer.batch import Batch
 from detinfer.config import EngineConfig
 from detinfer.errors import ConfigError, UnsupportedModelError
@@ -65,14 +65,14 @@ def replay(runner: NativeRunner, batch: Batch) -> torch.Tensor:
         sequences=8,
         pages=4,
         rows=8,
-        plans=tuple(
+        work=tuple(
             Layout.for_load(tiling, shape.group, shape.window, 8, 1, 256)
             for shape, tiling in zip(runner._shapes, runner._tilings, strict=True)
         ),
     )
     buffer = np.full(layout.offsets[-1], 77, np.int32)  # what an earlier batch left
-    plans = make_plans(batch, runner._shapes, runner._tilings)
-    fill(buffer, layout, batch, plans)
+    work = work_lists(batch, runner._shapes, runner._tilings)
+    fill(buffer, layout, batch, work)
     with ops.use(runner.profile), torch.inference_mode():
         on_device = NativeBatch(torch.from_numpy(buffer), layout, runner._shapes)
         return runner._step.forward(on_device)[: len(batch.logit_rows)]

@@ -28,7 +28,7 @@ _SHAPES = (
     (80, 80, False, False),
     (192, 128, False, False),
 )
-_POINTERS = {"tables": "*i32", "plan": "*i32", "parts_o": "*fp32", "parts_ml": "*fp32"}
+_POINTERS = {"tables": "*i32", "work": "*i32", "parts_o": "*fp32", "parts_ml": "*fp32"}
 
 
 def cases(arch: int) -> Iterator[Case]:
