@@ -25,6 +25,7 @@ from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.params import SamplingParams
 from detinfer.runner.native import NativeRunner
+from detinfer.runner.plans import plans_agree
 
 MODES = {"deterministic": True, "fast": False}
 
@@ -133,8 +134,12 @@ def invariance(bench: Bench) -> Result:
     model, sizes = bench.sizes.small, bench.sizes
     runner, build = make_runner(bench, model, sizes.cache_bytes[0])
     assert runner._step is not None
-    with ops.use(runner.profile):  # again, now that the weights are not zeros
-        plans_agree = runner._plans_agree(runner._step)
+    fused = partial(runner._run_fused, runner._step)
+    with (
+        ops.use(runner.profile),
+        torch.inference_mode(),
+    ):  # again, now that the weights are not zeros
+        agree = plans_agree(runner._run_modules, fused, model.vocab)
     targets = _targets(bench, model)
     share = 0.0 if bench.smoke else bench.left() / 2  # of the time, for the other checks
     under_load = partial(_under_load, bench, runner)
@@ -160,7 +165,7 @@ def invariance(bench: Bench) -> Result:
     return {
         "model": runner.model_name,
         "build_seconds": build,
-        "plans_agree": plans_agree,
+        "plans_agree": agree,
         "generations": sum(len(found) for found in loaded.values()),
         "seconds": seconds(),
         "digests": _counts(loaded),
@@ -171,7 +176,7 @@ def invariance(bench: Bench) -> Result:
         "fast_mode_digests": _counts(fast),
         "fast_mode_varies": any(count > 1 for count in _counts(fast).values()),
         "a_changed_bit_is_seen": bit_seen,
-        "passed": plans_agree and one_each and alone_equal and eager_equal and bit_seen,
+        "passed": agree and one_each and alone_equal and eager_equal and bit_seen,
     }
 
 

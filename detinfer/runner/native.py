@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from detinfer.runner.loading import (
 )
 from detinfer.runner.native_fused import NativeStep
 from detinfer.runner.native_graphs import DecodeGraphs
-from detinfer.runner.portable import run_modules
+from detinfer.runner.plans import plans_agree, run_modules
 
 _FREE_SHARE = 0.9  # of the memory the weights leave, for pages
 
@@ -121,11 +122,14 @@ class NativeRunner:
                 return self._graphs.forward(batch)
             if self._step is None:
                 return self._run_modules(batch)
-            return self._step.forward(self._on_device(batch), batch.deterministic)
+            return self._run_fused(self._step, batch)
 
     def _run_modules(self, batch: Batch) -> Tensor:
         context = ForwardContext(self._on_device(batch), self.cache, batch.deterministic)
         return run_modules(self.model, batch, context, self.profile.device)
+
+    def _run_fused(self, step: NativeStep, batch: Batch) -> Tensor:
+        return step.forward(self._on_device(batch), batch.deterministic)
 
     def _on_device(self, batch: Batch) -> NativeBatch:
         work = work_lists(batch, self._shapes, self._tilings)
@@ -144,8 +148,10 @@ class NativeRunner:
         """Return the fused plan, if the model is its pattern and both plans agree bit for bit."""
         try:
             step = NativeStep(match(self.model, calls), self.cache)
-            if not self._plans_agree(step):
-                raise PatternMismatch("its bits differ from the modules' on a small batch")
+            with torch.inference_mode():
+                fused = partial(self._run_fused, step)
+                if not plans_agree(self._run_modules, fused, self.vocab_size):
+                    raise PatternMismatch("its bits differ from the modules' on a small batch")
         except PatternMismatch as mismatch:
             if required:
                 raise UnsupportedModelError(
@@ -153,24 +159,6 @@ class NativeRunner:
                 ) from None
             return None
         return step
-
-    def _plans_agree(self, step: NativeStep) -> bool:
-        """Tell whether both plans give the same logits on a prompt and a chunk after it."""
-        ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % self.vocab_size
-        for start, stop in ((0, 20), (20, 24)):
-            batch = Batch(
-                input_ids=ids[start:stop],
-                positions=np.arange(start, stop, dtype=np.int32),
-                query_start=np.array([0, stop - start], np.int32),
-                block_tables=np.ones((1, 1), np.int32),
-                logit_rows=np.arange(stop - start, dtype=np.int32),
-            )
-            with torch.inference_mode():
-                expected = self._run_modules(batch)
-                got = step.forward(self._on_device(batch))
-            if not torch.equal(got.view(torch.int32), expected.view(torch.int32)):
-                return False
-        return True
 
 
 def _device(config: ResolvedConfig) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from detinfer.errors import UnsupportedModelError
 from detinfer.kernels.cpu.jit import numba
 from detinfer.machine import cpu_threads
 from detinfer.models.audit import audit_model
-from detinfer.models.context import ForwardContext, forward_context
+from detinfer.models.context import ForwardContext
 from detinfer.models.patches import patch_model
 from detinfer.runner.fingerprint import make_fingerprint
 from detinfer.runner.llama_pattern import PatternMismatch
@@ -25,7 +26,8 @@ from detinfer.runner.loading import (
     num_pages,
     read_source,
 )
-from detinfer.runner.portable_fused import FusedStep, plans_agree
+from detinfer.runner.plans import plans_agree, run_modules
+from detinfer.runner.portable_fused import FusedStep
 
 
 class ModelRunner:
@@ -85,22 +87,24 @@ class ModelRunner:
     def forward(self, batch: Batch) -> Tensor:
         """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
         numba.set_num_threads(self.threads)  # the setting is per thread
-        tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
         if self._fused is None or not batch.deterministic:
-            return self._run_modules(batch, tensors)
+            return self._run_modules(batch)
+        return self._run_fused(self._fused, batch)
+
+    def _run_modules(self, batch: Batch) -> Tensor:
+        if not batch.deterministic:
+            assert self._allow_fast, "a fast step, and no weights for it"  # requests are refused
+            torch.set_num_threads(self.threads)  # the engine's step puts back what was
+        context = ForwardContext(_tensors(batch), self.cache, batch.deterministic)
+        return run_modules(self.model, batch, context)
+
+    def _run_fused(self, fused: FusedStep, batch: Batch) -> Tensor:
         rows = batch.logit_rows.size
         if self._logits.shape[0] < rows:
             self._logits = torch.empty(rows, self.vocab_size)
         out = self._logits[:rows]
-        self._fused.forward(batch.input_ids, tensors, batch.logit_rows, out.numpy())
+        fused.forward(batch.input_ids, _tensors(batch), batch.logit_rows, out.numpy())
         return out
-
-    def _run_modules(self, batch: Batch, tensors: ops.BatchTensors) -> Tensor:
-        if not batch.deterministic:
-            assert self._allow_fast, "a fast step, and no weights for it"  # requests are refused
-            torch.set_num_threads(self.threads)  # the engine's step puts back what was
-        context = ForwardContext(tensors, self.cache, batch.deterministic)
-        return run_modules(self.model, batch, context)
 
     def _fuse(self, calls: Any, required: bool) -> FusedStep | None:
         """Return the fused plan, if the model is its pattern and both plans agree bit for bit."""
@@ -108,7 +112,8 @@ class ModelRunner:
             if self.torch_dtype != torch.float32:
                 raise PatternMismatch(f"dtype {self.dtype}: only float32 activations are fused")
             fused = FusedStep(self.model, calls, self.cache)
-            if not plans_agree(self.forward, fused):
+            run = partial(self._run_fused, fused)
+            if not plans_agree(self._run_modules, run, self.vocab_size):
                 raise PatternMismatch("its bits differ from the modules' on a small batch")
         except PatternMismatch as mismatch:
             if required:
@@ -119,17 +124,5 @@ class ModelRunner:
         return fused
 
 
-def run_modules(model: Any, batch: Batch, context: ForwardContext, device: Any = None) -> Tensor:
-    """Logits by the model's own modules. [L, V] float32."""
-    ids, positions, rows = (
-        torch.from_numpy(a).to(device).long()
-        for a in (batch.input_ids, batch.positions, batch.logit_rows)
-    )
-    with torch.inference_mode(), forward_context(context):
-        logits: Tensor = model(
-            input_ids=ids.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            use_cache=False,
-            logits_to_keep=rows,
-        ).logits[0]
-    return logits.float().contiguous()
+def _tensors(batch: Batch) -> ops.BatchTensors:
+    return ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,13 @@ import numpy.typing as npt
 import torch
 
 from detinfer import ops
-from detinfer.batch import Batch
 from detinfer.kernels.cpu import fused as kernel
+from detinfer.kernels.cpu import fused_table as table
 from detinfer.kernels.cpu.jit import numba
 from detinfer.kernels.cpu.matmul import PANEL, ZEROS
 from detinfer.models.attention import AttentionCall
 from detinfer.runner.llama_pattern import LayerPattern, LinearPart, match, require
 
-Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -39,20 +38,38 @@ class FusedStep:
         spec, heads = pattern.spec, pattern.heads
         embedding, head = pattern.embedding.packed, pattern.head.packed
         self.layers = np.array([self._row(layer, cache) for layer in pattern.layers], np.int64)
-        self.heads, self.kv_heads, self.vocab = heads, spec.kv_heads, int(head.n)
-        self.dims = np.array(
-            [embedding.k, heads, spec.kv_heads, spec.k_dim, pattern.rotary, pattern.inner, head.n,
-             ops.RMS_VARIANTS[pattern.variant], pattern.wide, pattern.gelu,
-             embedding.address, embedding.is_bf16, self._floats(pattern.final_norm.weight),
-             head.address, head.is_bf16],
-            np.int64,
-        )  # fmt: skip
+        self.heads, self.kv_heads = heads, spec.kv_heads
+        dims = {
+            "hidden": embedding.k,
+            "heads": heads,
+            "kv_heads": spec.kv_heads,
+            "head_dim": spec.k_dim,
+            "rotary": pattern.rotary,
+            "inner": pattern.inner,
+            "vocab": head.n,
+            "norm_variant": ops.RMS_VARIANTS[pattern.variant],
+            "wide_qk_norm": pattern.wide,
+            "gelu": pattern.gelu,
+            "embedding": embedding.address,
+            "embedding_bf16": embedding.is_bf16,
+            "final_norm": self._floats(pattern.final_norm.weight),
+            "head": head.address,
+            "head_bf16": head.is_bf16,
+        }
+        self.dims = np.array([dims[name] for name in table.DIMS], np.int64)
         self._keep += [embedding, head]
-        self.factors = np.array(
-            [pattern.eps, pattern.scale, pattern.softcap, pattern.embedding_factor,
-             pattern.residual, *pattern.logit_factors],
-            np.float32,
-        )  # fmt: skip
+        divisor, factor, softcap = pattern.logit_factors
+        factors = {
+            "eps": pattern.eps,
+            "scale": pattern.scale,
+            "attention_softcap": pattern.softcap,
+            "embedding": pattern.embedding_factor,
+            "residual": pattern.residual,
+            "logits_divisor": divisor,
+            "logits_factor": factor,
+            "final_softcap": softcap,
+        }
+        self.factors = np.array([factors[name] for name in table.FACTORS], np.float32)
         self._widths = (embedding.k, embedding.k, heads * spec.k_dim, spec.kv_heads * spec.k_dim,
                         spec.kv_heads * spec.k_dim, heads * spec.k_dim, pattern.inner)  # fmt: skip
         self._scratch: list[Float32Array] = []
@@ -83,17 +100,21 @@ class FusedStep:
 
     def _row(self, layer: LayerPattern, cache: ops.KVCache) -> list[int]:
         """Return the table's row of one decoder layer."""
-        row: list[int] = []
-        for linear in layer.linears:
-            row += [self._address(linear), linear.leaf.packed.is_bf16, self._floats(linear.bias)]
-        for slot in kernel.NORMS:
-            module = layer.norms.get(slot)
-            row.append(0 if module is None else self._floats(module.weight))
-        call, table = layer.call, layer.rope
-        row.append(call.window)
-        row += [0, 0] if table is None else [self._floats(table.cos), self._floats(table.sin)]
-        row += [cache.keys[call.layer].ctypes.data, cache.values[call.layer].ctypes.data]
-        return row
+        row: dict[str, int] = {}
+        for name, linear in zip(table.LINEARS, layer.linears, strict=True):
+            row[f"{name}.address"] = self._address(linear)
+            row[f"{name}.bf16"] = linear.leaf.packed.is_bf16
+            row[f"{name}.bias"] = self._floats(linear.bias)
+        for slot in table.NORMS:
+            norm = layer.norms.get(slot)
+            row[f"{slot}_norm"] = 0 if norm is None else self._floats(norm.weight)
+        call, rope = layer.call, layer.rope
+        row["window"] = call.window
+        row["cos"] = 0 if rope is None else self._floats(rope.cos)
+        row["sin"] = 0 if rope is None else self._floats(rope.sin)
+        row["k_cache"] = cache.keys[call.layer].ctypes.data
+        row["v_cache"] = cache.values[call.layer].ctypes.data
+        return [row[name] for name in table.COLUMNS]
 
     def _address(self, linear: LinearPart) -> int:
         weight = linear.leaf.packed
@@ -111,27 +132,3 @@ class FusedStep:
             values = values.detach().to(torch.float32).contiguous().numpy()
         self._keep.append(values)
         return values.ctypes.data
-
-
-def plans_agree(modules: Callable[[Batch], torch.Tensor], fused: FusedStep) -> bool:
-    """Tell whether both plans give the same bits of logits on a prompt and a chunk after it.
-
-    Args:
-        modules: logits of a batch by the model's own modules, on page 1 of the pool.
-    """
-    ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % fused.vocab
-    for start, stop in ((0, 20), (20, 24)):
-        batch = Batch(
-            input_ids=ids[start:stop],
-            positions=np.arange(start, stop, dtype=np.int32),
-            query_start=np.array([0, stop - start], np.int32),
-            block_tables=np.ones((1, 1), np.int32),
-            logit_rows=np.arange(stop - start, dtype=np.int32),
-        )
-        tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
-        expected = modules(batch).numpy()
-        got = np.empty_like(expected)
-        fused.forward(batch.input_ids, tensors, batch.logit_rows, got)
-        if not np.array_equal(got.view(np.int32), expected.view(np.int32)):
-            return False
-    return True

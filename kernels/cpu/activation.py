@@ -31,7 +31,7 @@ def _gate(function):
     return row_intrinsic(types.void, [ADDRESS] * 4, emit)
 
 
-(_exp, _log, _tanh, _erf, _sigmoid, _silu, _softplus, _gelu, _gelu_tanh) = (
+(_exp, _log, tanh_row, _erf, _sigmoid, _silu, _softplus, _gelu, _gelu_tanh) = (
     _map(f) for f in elementary.FUNCTIONS.values()
 )
 _silu_mul, _gelu_tanh_mul = _gate(elementary.silu), _gate(elementary.gelu_tanh)
@@ -45,7 +45,7 @@ def activation_row(which, x, out, n):
     elif which == 1:
         _log(x, out, n)
     elif which == 2:
-        _tanh(x, out, n)
+        tanh_row(x, out, n)
     elif which == 3:
         _erf(x, out, n)
     elif which == 4:

@@ -34,7 +34,6 @@ from detinfer.kernels.cpu.vector import (
 PAGE = 64
 SEGMENT_PAGES = 8
 TILE_ROWS = 24
-NEG_INF = np.float32(-np.inf)
 
 
 @kernel

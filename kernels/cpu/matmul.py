@@ -17,7 +17,6 @@ from detinfer.kernels.cpu.vector import f32_at, u16_at
 
 PANEL = 64
 ROWS = 24  # rows whose partial sums share the first-level cache with a panel
-NO_BIAS = np.empty(0, np.float32)
 ZEROS = np.zeros(PANEL, np.float32)
 
 

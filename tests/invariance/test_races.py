@@ -21,10 +21,10 @@ from detinfer.params import SamplingParams
 from detinfer.runner import portable_fused as fused
 
 IMPORT = "from detinfer.kernels.cpu.jit import kernel, parallel_kernel\n"
-PREPARE = "    t = take(region)\n    while t < m:\n        _prepare_token("
+PREPARE = "    t = take(region)\n    while t < m:\n        prepare_token("
 DAWDLE = (
     "    t = take(region)\n    while t < m:\n        if t == m - 1:\n"
-    "            for _ in range(1000000):\n                _relax()\n        _prepare_token("
+    "            for _ in range(1000000):\n                _relax()\n        prepare_token("
 )
 BARRIER = "    wait(region, m)\n\n\n@kernel\ndef _attend("
 

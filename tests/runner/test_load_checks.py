@@ -20,8 +20,7 @@ from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.runner import native as native_runner
 from detinfer.runner import portable as model_runner
 
-PORTABLE = ("check_environment", "audit_model", "plans_agree", "make_fingerprint")
-NATIVE = ("check_environment", "audit_model", "_plans_agree", "make_fingerprint")
+CHECKS = ("check_environment", "audit_model", "plans_agree", "make_fingerprint")
 
 
 class Asked(Exception):
@@ -58,8 +57,7 @@ def load_native(module: Any, folder: str) -> Any:
 
 def put_in(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
     """Replaces a check by one that always complains."""
-    owner = module.NativeRunner if name == "_plans_agree" else module
-    monkeypatch.setattr(owner, name, ask)
+    monkeypatch.setattr(module, name, ask)
 
 
 class _WithoutCall(ast.NodeTransformer):
@@ -87,14 +85,14 @@ def without_call(module: Any, name: str) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("name", PORTABLE)
+@pytest.mark.parametrize("name", CHECKS)
 def test_a_load_on_a_cpu_asks(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put_in(monkeypatch, model_runner, name)
     with pytest.raises(Asked):
         load_portable(model_runner, folder)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", CHECKS)
 def test_a_load_on_a_gpu_asks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put_in(monkeypatch, native_runner, name)
     with pytest.raises(Asked):
@@ -102,7 +100,7 @@ def test_a_load_on_a_gpu_asks(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # The fingerprint is no check: without the call its attribute is wrong, which other tests see.
-@pytest.mark.parametrize("name", PORTABLE[:-1])
+@pytest.mark.parametrize("name", CHECKS[:-1])
 def test_a_deleted_call_on_a_cpu_is_found(
     name: str, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,12 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, TinyRunner, make_batch, tiny_config, tiny_model, tokens
+import torch
+from tiny_models import (
+    ARCHITECTURES,
+    VOCAB,
+    TinyRunner,
+    make_batch,
+    tiny_config,
+    tiny_model,
+    tokens,
+)
 
 from detinfer import ops
-from detinfer.kernels.cpu.fused import FACTORS
+from detinfer.kernels.cpu.fused_table import FACTORS
 from detinfer.runner.llama_pattern import PatternMismatch
-from detinfer.runner.portable_fused import FusedStep, plans_agree
+from detinfer.runner.plans import plans_agree
+from detinfer.runner.portable_fused import FusedStep
 from detinfer.testing import assert_same_bits
 
 # Overrides that keep joined weights cut at whole panels; the rest runs at awkward sizes.
@@ -39,10 +49,14 @@ def build(architecture: str) -> tuple[TinyRunner, FusedStep]:
 
 
 def run(fused: FusedStep, batch: Any) -> Any:
-    out = np.full((batch.logit_rows.size, fused.vocab), np.nan, np.float32)
+    out = np.full((batch.logit_rows.size, VOCAB), np.nan, np.float32)
     tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
     fused.forward(batch.input_ids, tensors, batch.logit_rows, out)
     return out
+
+
+def agree(runner: TinyRunner, fused: FusedStep) -> bool:
+    return plans_agree(runner.forward, lambda batch: torch.from_numpy(run(fused, batch)), VOCAB)
 
 
 # The pattern's modules around another rotation or other layers without positions.
@@ -85,12 +99,12 @@ def test_other_patterns_are_not_matched(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", LOOKALIKES)
 def test_a_lookalike_is_told_by_its_bits(architecture: str) -> None:
     runner, fused = build(architecture)
-    assert not plans_agree(runner.forward, fused)
+    assert not agree(runner, fused)
 
 
 @pytest.mark.parametrize("factor", ["eps", "scale", "residual"])
 def test_a_wrong_constant_is_told_by_its_bits(factor: str) -> None:
     runner, fused = build("llama")
-    assert plans_agree(runner.forward, fused)
+    assert agree(runner, fused)
     fused.factors[FACTORS.index(factor)] *= np.float32(1.001)
-    assert not plans_agree(runner.forward, fused)
+    assert not agree(runner, fused)

@@ -18,7 +18,7 @@ from detinfer.kernels.cpu.jit import numba
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.context import ForwardContext
 from detinfer.models.patches import patch_model
-from detinfer.runner.portable import run_modules
+from detinfer.runner.plans import run_modules
 from detinfer.runner.portable_fused import FusedStep
 
 # No multiple of a page: the last page has room for positions that the rotary table lacks.

@@ -1,0 +1,54 @@
+"""The modules plan of a step, and how a fused one is held against it before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detinfer.batch import Batch
+from detinfer.models.context import ForwardContext, forward_context
+
+
+def run_modules(model: Any, batch: Batch, context: ForwardContext, device: Any = None) -> Tensor:
+    """Logits by the model's own modules. [L, V] float32."""
+    ids, positions, rows = (
+        torch.from_numpy(a).to(device).long()
+        for a in (batch.input_ids, batch.positions, batch.logit_rows)
+    )
+    with torch.inference_mode(), forward_context(context):
+        logits: Tensor = model(
+            input_ids=ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=rows,
+        ).logits[0]
+    return logits.float().contiguous()
+
+
+def plans_agree(
+    modules: Callable[[Batch], Tensor], fused: Callable[[Batch], Tensor], vocab: int
+) -> bool:
+    """Tell whether both plans give the same bits of logits on a prompt and a chunk after it.
+
+    Args:
+        modules: logits of a batch by the model's own modules, on page 1 of the pool.
+        fused: the same by the plan in question.
+        vocab: ids there are.
+    """
+    ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % vocab
+    for start, stop in ((0, 20), (20, 24)):
+        batch = Batch(
+            input_ids=ids[start:stop],
+            positions=np.arange(start, stop, dtype=np.int32),
+            query_start=np.array([0, stop - start], np.int32),
+            block_tables=np.ones((1, 1), np.int32),
+            logit_rows=np.arange(stop - start, dtype=np.int32),
+        )
+        expected, got = modules(batch), fused(batch)
+        if not torch.equal(got.view(torch.int32), expected.view(torch.int32)):
+            return False
+    return True
