@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 import detinfer
 from detinfer.config import ServerConfig
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.server.api import check, metrics, status, tokenizer
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check import CheckRequest
@@ -32,9 +33,6 @@ from detinfer.server.http.observation import ObservationMiddleware
 from detinfer.server.http.request_id import RequestIdMiddleware
 from detinfer.server.limits import LimitsMiddleware
 from detinfer.server.service import Service
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 
 def create_app(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.outputs import EngineInfo
 from detinfer.engine.streams import MAX_OPEN_TOKENS
 from detinfer.engine.validation import check_request
@@ -15,9 +16,6 @@ from detinfer.params import SamplingParams, choices
 from detinfer.server.generation import Job
 from detinfer.server.limits import MAX_CHOICES, MAX_LOGPROBS_OF_CALL, MAX_PROMPTS
 from detinfer.server.tokenizing import tokenize
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 
 @dataclass(frozen=True)

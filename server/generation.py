@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.outputs import RequestOutput
 from detinfer.params import SamplingParams
 from detinfer.server.errors import GenerationError, UnavailableError
 from detinfer.server.http.observation import observing
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput
 
 
 @dataclass(frozen=True)

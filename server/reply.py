@@ -6,21 +6,19 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.outputs import RequestOutput
 from detinfer.server.call import Call
 from detinfer.server.generation import Job, Outputs, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput
 
 MAX_HEADER_DIGESTS = 16  # the body has them all
 

@@ -6,17 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from starlette.requests import Request
 
 from detinfer.config import ServerConfig
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.errors import QueueFullError
 from detinfer.server.errors import UnavailableError
 from detinfer.server.metrics.counts import Metrics
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 State = Literal["loading", "ready", "draining", "dead"]
 

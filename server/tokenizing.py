@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.validation import encode_text, too_long
 from detinfer.errors import RequestError
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 # Shorter texts take less time to tokenise than a thread takes to start on them.
 INLINE_SIZE = 2000

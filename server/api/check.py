@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from detinfer.check import Check, CheckResult, Mode, Progress, Target, default_targets
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
@@ -25,9 +26,6 @@ from detinfer.server.call import check_range
 from detinfer.server.http.sse import EventStream, event
 from detinfer.server.service import Service
 from detinfer.server.tokenizing import tokenize
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 

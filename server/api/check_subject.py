@@ -7,14 +7,12 @@ import threading
 import uuid
 from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detinfer.check import Answer, Bounds, Load, Row
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.validation import encode_text
 from detinfer.errors import DetinferError, QueueFullError
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 MAX_ROWS = 8  # of a load: others are being served
 _STEP = 0.02  # seconds that stand for one step between arrivals

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from starlette.requests import Request
 
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.server.api.bodies.strict import Body, parse_body
 from detinfer.server.errors import ModelNotFoundError
 from detinfer.server.service import Service
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 # What clients of TGI, which looks at no model's name, send where their user gave none.
 _NO_MODEL = ("tgi", "dummy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from detinfer.chat_template import Rendering
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.errors import RequestError
 from detinfer.server.api.bodies.fields import TokenIds
 from detinfer.server.api.bodies.neutral import Absent, Empty, NoOptions
@@ -22,9 +22,6 @@ from detinfer.server.api.reading import read
 from detinfer.server.service import Service
 from detinfer.server.tokenizing import aside
 from detinfer.server.wire import json_response, to_json
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 

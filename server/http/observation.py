@@ -6,17 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from detinfer.engine.outputs import RequestOutput
 from detinfer.errors import QueueFullError, RequestError
 from detinfer.server.errors import CLIENT_CLOSED_REQUEST
 from detinfer.server.http.access_log import log_request
 from detinfer.server.metrics.counts import Metrics
-
-if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput
 
 
 class Generation:

@@ -8,12 +8,9 @@ statistics, and so is exact.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from detinfer.engine.process import Stepped
 from detinfer.server.metrics.histogram import Histogram
-
-if TYPE_CHECKING:
-    from detinfer.engine.process import Stepped
 
 # fmt: off
 _TTFT = (

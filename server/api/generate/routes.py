@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.server.api.bodies.strict import read_json, validated
 from detinfer.server.api.generate.body import GenerateRequest, GenerateResponse, generate_call
 from detinfer.server.api.generate.dialects import DIALECTS, dialect_of
@@ -23,9 +23,6 @@ from detinfer.server.errors import ErrorResponse, speak
 from detinfer.server.generation import Job
 from detinfer.server.reply import Reply
 from detinfer.server.service import Service
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 

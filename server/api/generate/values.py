@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from detinfer.engine.outputs import RequestOutput
+from detinfer.logprobs import TokenLogprob
 from detinfer.server.reply import Value, proof
-
-if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput
-    from detinfer.logprobs import TokenLogprob
 
 
 class GenerateAnswer:

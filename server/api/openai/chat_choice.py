@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from detinfer.engine.outputs import RequestOutput
 from detinfer.server.api.openai.telling import TellingChoice, end_of
 from detinfer.server.reply import Value
-
-if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput
 
 
 class ChatChoice(TellingChoice):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detinfer.chat_template import Rendering, chat_text, encode_chat
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.errors import RequestError
 from detinfer.server.api.openai.chat_body import ChatMessage
 from detinfer.server.tokenizing import aside, check_length
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 
 async def render(

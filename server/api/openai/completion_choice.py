@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from detinfer.engine.detokenizer import Detokenizer
+from detinfer.engine.outputs import RequestOutput
+from detinfer.logprobs import TokenLogprob
 from detinfer.server.api.openai.echo import Echo, Offsets
 from detinfer.server.api.openai.telling import TellingChoice, end_of
 from detinfer.server.reply import Value
-
-if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput
-    from detinfer.logprobs import TokenLogprob
 
 
 class CompletionChoice(TellingChoice):

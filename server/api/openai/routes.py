@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.outputs import RequestOutput
 from detinfer.server.api.openai.answers import ChatCompletionResponse, CompletionResponse
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest, chat_call, rendering
 from detinfer.server.api.openai.chat_choice import ChatChoice
@@ -26,10 +28,6 @@ from detinfer.server.api.token_texts import TokenTexts, token_texts
 from detinfer.server.generation import Job
 from detinfer.server.reply import Reply, Value
 from detinfer.server.tokenizing import aside
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput
 
 router = APIRouter()
 
@@ -85,17 +83,16 @@ class _OpenAIReply(Reply[OpenAICall, ChoiceT]):
         """Return what the answer, or its first chunk, tells of the prompt."""
         return {}
 
-    def events(self, index: int, output: RequestOutput) -> Iterator[Value]:
+    def events(self, index: int, output: RequestOutput) -> list[Value]:
         choice = self.answers[index]
-        for value in choice.events(output):
-            chunk = {**self._frame, "choices": [value]}
-            if not self._begun:
-                self._begun, chunk = True, {**chunk, **self.of_prompt()}
-            if self.call.continuous_usage:
-                chunk["usage"] = usage([choice], 1)
-            elif self.call.include_usage:
-                chunk["usage"] = None
-            yield chunk
+        chunks = [{**self._frame, "choices": [value]} for value in choice.events(output)]
+        if chunks and not self._begun:
+            self._begun = True
+            chunks[0] |= self.of_prompt()
+        if self.call.include_usage or self.call.continuous_usage:
+            so_far = usage([choice], 1) if self.call.continuous_usage else None
+            chunks = [{**chunk, "usage": so_far} for chunk in chunks]
+        return chunks
 
     def last_events(self) -> Iterator[Value]:
         if self.call.include_usage:

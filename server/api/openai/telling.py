@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from detinfer.engine.outputs import RequestOutput
+from detinfer.logprobs import TokenLogprob
+from detinfer.server.api.openai.echo import Echo
+from detinfer.server.api.token_texts import TokenTexts
 from detinfer.server.reply import Value
-
-if TYPE_CHECKING:
-    from detinfer.engine.outputs import RequestOutput
-    from detinfer.logprobs import TokenLogprob
-    from detinfer.server.api.openai.echo import Echo
-    from detinfer.server.api.token_texts import TokenTexts
 
 
 @dataclass(frozen=True)

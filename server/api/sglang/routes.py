@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.params import SamplingParams
 from detinfer.server.api.openapi import answered, failures, plain
 from detinfer.server.api.sglang.body import SGLangCall
@@ -21,9 +21,6 @@ from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.reply import Reply, Value
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 

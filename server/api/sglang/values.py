@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.outputs import RequestOutput
+from detinfer.logprobs import TokenLogprob
+from detinfer.server.api.sglang.body import SGLangCall
 from detinfer.server.api.token_texts import token_texts
+from detinfer.server.generation import Job
 from detinfer.server.reply import Value, proof
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput
-    from detinfer.logprobs import TokenLogprob
-    from detinfer.server.api.sglang.body import SGLangCall
-    from detinfer.server.generation import Job
 
 Entry = tuple[float | None, int, str | None]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 import detinfer
+from detinfer.engine.async_engine import AsyncEngine
 from detinfer.params import MAX_N, MAX_STOP_STRINGS
 from detinfer.server.api.openapi import EVENTS, answered, body_of, failures, streamed
 from detinfer.server.api.reading import read
@@ -30,9 +31,6 @@ from detinfer.server.limits import MAX_PROMPTS
 from detinfer.server.reply import Reply, Value
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
 
 router = APIRouter()
 

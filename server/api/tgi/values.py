@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.outputs import RequestOutput
+from detinfer.logprobs import TokenLogprob
+from detinfer.server.api.tgi.body import TGICall
 from detinfer.server.api.tgi.text_pieces import TextPieces
 from detinfer.server.api.token_texts import token_texts
+from detinfer.server.generation import Job
 from detinfer.server.reply import Value, proof
-
-if TYPE_CHECKING:
-    from detinfer.engine.async_engine import AsyncEngine
-    from detinfer.engine.outputs import RequestOutput
-    from detinfer.logprobs import TokenLogprob
-    from detinfer.server.api.tgi.body import TGICall
-    from detinfer.server.generation import Job
 
 
 class TGIAnswer:
