@@ -147,8 +147,8 @@ class Request:
             return new
         if not outcome.choices:
             return None
-        new.accepted = accepted(draft, outcome.choices)
         if draft and self.lookup is not None:
+            new.accepted = accepted(draft, outcome.choices)
             self.lookup.judge(len(draft), new.accepted)
         for choice in outcome.choices[: new.accepted + 1]:
             if new.token_ids:  # the last of them was guessed: it is in the cache already
