@@ -8,11 +8,11 @@ prints it and exits with status 2; a request over HTTP gets it with a status of 
       ModelLoadError              checkpoint/, runner/loading.py, the engine's process at load
       UnsupportedModelError       checkpoint/, models/, runner/: at load
       RequestError           400  SamplingParams, engine/validation.py, the routes of the server
-      QueueFullError         429  engine/streams.py: too much is open
+      QueueFullError         429  engine/streams.py, server/limits.py, service.py: too much is open
       GenerationTimeoutError 504  engine/streams.py
-      EngineDeadError        503  engine/async_engine.py: the process ended, or is told to
-        UnavailableError     503  server/errors.py: loading, draining or without an engine
-      GenerationError        500  server/errors.py: an answer ended with "error"
+      EngineDeadError        503  engine/channel.py, async_engine.py: the process ends, or has
+        UnavailableError     503  server/service.py, generation.py: loading, draining or dead
+      GenerationError        500  server/generation.py: an answer ended with "error"
 
 An engine's process hands over what it raised at load, and the server exits with status 2; one that
 dies later ends the server with status 1 (``--exit-on-engine-death``). Anything else that is raised

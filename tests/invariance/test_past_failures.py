@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fuzzer import Answer
+from scale import ALONE, run
 from tiny_models import tokens
 from tiny_runner import TinyModelRunner
 
@@ -24,21 +24,11 @@ LOUD = 89
 def answers(runner, requests, max_chunk=None, engine=None):
     """The answers of requests that are added together, by name."""
     config = EngineConfig(max_num_seqs=300, max_num_batched_tokens=5000)
-    engine = engine or Engine(config, runner)
-    engine.scheduler.limits.max_chunk = max_chunk
-    got = {name: Answer() for name in requests}
-    for name, (prompt, params) in requests.items():
-        engine.add_request(name, prompt, params)
-    while engine.has_unfinished():
-        for output in engine.step():
-            got[output.request_id].add(output)
-    engine.check_integrity()
-    return got
+    return run(engine or Engine(config, runner), requests, max_chunk)
 
 
 def alone(runner, prompt=PROMPT, params=PARAMS):
-    config = EngineConfig(prefix_caching=False, speculation=False)
-    return answers(runner, {"x": (prompt, params)}, engine=Engine(config, runner))["x"]
+    return answers(runner, {"x": (prompt, params)}, engine=Engine(ALONE, runner))["x"]
 
 
 def beside(runner, neighbours, prompt=PROMPT):
