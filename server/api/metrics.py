@@ -16,8 +16,7 @@ router = APIRouter()
 
 
 @router.get(
-    "/metrics",
-    responses={**plain("Prometheus metrics, in its text format"), **failures(401)},
+    "/metrics", responses={**plain("Prometheus metrics, in its text format"), **failures(401)}
 )
 async def metrics(request: Request) -> Response:
     """Return what the server has done and how busy it is; answers in every state."""

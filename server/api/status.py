@@ -35,11 +35,7 @@ _TOLD: dict[int | str, dict[str, Any]] = {**answered(Told), **failures(401, 503)
 
 
 @router.get("/health", responses={**answered(Ready), **failures(503)})
-@router.get(
-    "/ready",
-    operation_id="ready",
-    responses={**answered(Ready), **failures(503)},
-)
+@router.get("/ready", operation_id="ready", responses={**answered(Ready), **failures(503)})
 async def health(request: Request) -> Response:
     """200 when requests are served; 503 while loading, draining or dead."""
     Service.of(request).ready_engine()
@@ -53,11 +49,7 @@ async def version() -> Response:
 
 
 @router.get("/server_info", responses=_TOLD)
-@router.get(
-    "/get_server_info",
-    operation_id="get_server_info",
-    responses=_TOLD,
-)
+@router.get("/get_server_info", operation_id="get_server_info", responses=_TOLD)
 async def server_info(request: Request) -> Response:
     """Return what is served, what its bits depend on, and how busy it is."""
     service = Service.of(request)

@@ -17,7 +17,7 @@ from detinfer.server.api.bodies.neutral import Absent, Empty, NoOptions
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.openai import chat_prompt
 from detinfer.server.api.openai.chat_body import ChatMessages, TemplateOptions, begins_answer
-from detinfer.server.api.openapi import body_of, failures
+from detinfer.server.api.openapi import answered, body_of, failures
 from detinfer.server.api.reading import read
 from detinfer.server.service import Service
 from detinfer.server.tokenizing import aside
@@ -83,7 +83,7 @@ class TokenizerInfoResponse(BaseModel):
 
 @router.post(
     "/tokenize",
-    responses={200: {"model": TokenizeResponse}, **_FAILURES},
+    responses={**answered(TokenizeResponse), **_FAILURES},
     openapi_extra=body_of(TokenizeRequest),
 )
 async def tokenize(request: Request) -> Response:
@@ -98,7 +98,7 @@ async def tokenize(request: Request) -> Response:
 
 @router.post(
     "/detokenize",
-    responses={200: {"model": DetokenizeResponse}, **_FAILURES},
+    responses={**answered(DetokenizeResponse), **_FAILURES},
     openapi_extra=body_of(DetokenizeRequest),
 )
 async def detokenize(request: Request) -> Response:
@@ -113,10 +113,7 @@ async def detokenize(request: Request) -> Response:
     return json_response({"prompt": text})
 
 
-@router.get(
-    "/tokenizer_info",
-    responses={200: {"model": TokenizerInfoResponse}, **failures(401, 503)},
-)
+@router.get("/tokenizer_info", responses={**answered(TokenizerInfoResponse), **failures(401, 503)})
 async def tokenizer_info(request: Request) -> Response:
     """Return the parts of the tokenizer's configuration that clients ask for."""
     engine = Service.of(request).ready_engine()

@@ -45,11 +45,7 @@ async def models(request: Request) -> Response:
 
 @router.get(
     "/v1/models/{model_id:path}",
-    responses={
-        **answered(ModelCard),
-        **failures(401, 404, 503),
-        "4XX": {"model": ErrorResponse},
-    },
+    responses={**answered(ModelCard), **failures(401, 404, 503), "4XX": {"model": ErrorResponse}},
 )
 async def model(request: Request, model_id: str) -> Response:
     """One model by its name."""

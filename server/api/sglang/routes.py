@@ -51,10 +51,7 @@ async def model_info(request: Request) -> Response:
     )
 
 
-@router.get(
-    "/health_generate",
-    responses={**answered(Ready), **failures(401, 429, 500, 503, 504)},
-)
+@router.get("/health_generate", responses={**answered(Ready), **failures(401, 429, 500, 503, 504)})
 async def health_generate(request: Request) -> Response:
     """200 once the engine has given a token, or at once while it is giving others theirs."""
     service = Service.of(request)
@@ -73,10 +70,7 @@ async def health_generate(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.post(
-    "/flush_cache",
-    responses={**plain("What was done"), **failures(401, 503)},
-)
+@router.post("/flush_cache", responses={**plain("What was done"), **failures(401, 503)})
 async def flush_cache(request: Request) -> Response:
     """Let later prompts start cold: nothing is taken from what is in the prefix cache now."""
     service = Service.of(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -24,7 +23,7 @@ from detinfer.server.api.tgi.body import (
     tgi_failure,
 )
 from detinfer.server.api.tgi.values import TGIAnswer, tgi_values
-from detinfer.server.errors import Failure, speak
+from detinfer.server.errors import speak
 from detinfer.server.generation import Job
 from detinfer.server.http.sse import EventStream
 from detinfer.server.limits import MAX_PROMPTS
@@ -53,10 +52,7 @@ async def generate_or_stream(request: Request) -> Response:
 
 @router.post(
     "/generate_stream",
-    responses={
-        200: {"description": _EVENTS.capitalize(), "content": EVENTS},
-        **_FAILURES,
-    },
+    responses={200: {"description": _EVENTS.capitalize(), "content": EVENTS}, **_FAILURES},
     openapi_extra=body_of(TGIRequest),
 )
 async def generate_stream(request: Request) -> Response:
@@ -101,10 +97,7 @@ async def _answer(request: Request, stream: bool | None = None, as_list: bool = 
 
 class _Stream(EventStream):
     end = b""  # a TGI client knows no [DONE]
-
-    @staticmethod
-    def failure_payload(failure: Failure) -> dict[str, Any]:
-        return tgi_failure(failure)
+    failure_payload = staticmethod(tgi_failure)
 
 
 class TGIReply(Reply[TGICall, TGIAnswer]):
