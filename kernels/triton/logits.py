@@ -1,4 +1,4 @@
-"""What is read off logits: argmax and checksum in one pass, softmax, log_softmax and top-k.
+"""What is read off logits: argmax and checksum in one pass, softmax and log_softmax.
 
 Rules 6 (with N6), 7 and 8. Integer sums and maxima have no order, so ``summarise`` may split a row
 over as many programs as the machine has room for.
@@ -195,29 +195,3 @@ def _softmax(x: Tensor, log: bool) -> Tensor:
         num_warps=warps, **launch.OPTIONS,
     )  # fmt: skip
     return out
-
-
-def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest of each row, descending, ties to the lowest id (rule 7's order).
-
-    Args:
-        x: [L, V] float32, none of it NaN.
-        k: 1..V.
-
-    Returns:
-        values [L, k] float32 and ids [L, k] int64.
-
-    Raises:
-        ValueError: a shape or dtype that does not fit.
-    """
-    check_dtype("x", x, torch.float32)
-    if x.dim() != 2:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (L, V)")
-    if not 1 <= k <= x.shape[1]:
-        raise ValueError(f"k: got {k}, expected 1..{x.shape[1]}")
-    # Keys differ from one another, so whatever way torch takes the answer is the same.
-    bits = (x + 0.0).view(torch.int32).to(torch.int64)  # -0 equals +0
-    value = bits ^ ((bits >> 63) & 0x7FFFFFFF)
-    keys = (value << 32) + torch.arange(0xFFFFFFFF, 0xFFFFFFFF - x.shape[1], -1, device=x.device)
-    ids = 0xFFFFFFFF - (keys.topk(k, dim=-1).values & 0xFFFFFFFF)
-    return x.gather(-1, ids), ids

@@ -204,7 +204,6 @@ def test_rows_are_independent():
     x = to_torch(normal(4, (9, 130)))
     for op in (logits.summarise, logits.softmax, logits.log_softmax):
         assert_rows_independent(op, x)
-    assert_rows_independent(lambda rows: logits.top_k(rows, 7)[1], x)
 
 
 def test_lanes_that_follow_the_row_count_are_found(monkeypatch):
@@ -234,31 +233,10 @@ def test_a_broken_neighbour_changes_nothing(bad):
 def test_rows_may_lie_apart():
     wide = to_torch(normal(10, (3, 200)))
     view = wide[:, 8:108]
-    for op in (logits.summarise, logits.softmax, lambda x: logits.top_k(x, 3)[0]):
+    for op in (logits.summarise, logits.softmax):
         assert_same_bits(op(view), op(view.contiguous()))
     heads = wide.view(3, 4, 50)[:, 1:3]
     assert_same_bits(logits.softmax(heads), logits.softmax(heads.contiguous()))
-
-
-@pytest.mark.parametrize("size", [1, 7, 300])
-@pytest.mark.parametrize("k", [1, 5, 300])
-def test_top_k_is_descending_with_ties_to_the_lowest_id(size, k):
-    x = np.round(normal(11, (4, size)) * 2) / F32(2)  # many ties, and zeros of either sign
-    k = min(k, size)
-    values, ids = logits.top_k(to_torch(x), k)
-    order = np.argsort(-x, axis=1, kind="stable")[:, :k]
-    assert_same_bits(ids, order)
-    assert_same_bits(values, np.take_along_axis(x, order, 1))
-
-
-def test_torch_s_own_top_k_fails_the_same_comparison():
-    x = to_torch(np.zeros((1, 5000), F32))
-    assert not same_bits(x.topk(50).indices, logits.top_k(x, 50)[1])
-
-
-def test_top_k_of_infinities():
-    x = np.array([[-np.inf, 1, np.inf, -np.inf, -0.0, 0.0]], F32)
-    assert logits.top_k(torch.from_numpy(x), 6)[1].tolist() == [[2, 1, 4, 5, 0, 3]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -298,7 +276,6 @@ def test_no_rows_give_no_rows():
     assert logits.summarise(none).shape == (0, 3)
     assert logits.softmax(none).shape == (0, 65)
     assert logits.log_softmax(torch.ones(3, 0)).shape == (3, 0)
-    assert [t.shape for t in logits.top_k(none, 5)] == [(0, 5), (0, 5)]
 
 
 X, IDS = torch.ones(2, 4), torch.tensor([1, 0])
@@ -314,10 +291,6 @@ X, IDS = torch.ones(2, 4), torch.tensor([1, 0])
         (lambda: logits.summarise(X, out=X), r"out: got shape \(2, 4\), expected \(2, 3\)"),
         (lambda: logits.softmax(X.double()), "x: got torch.float64"),
         (lambda: logits.log_softmax(X.T), "x: got strides"),
-        (lambda: logits.top_k(X, 5), r"k: got 5, expected 1..4"),
-        (lambda: logits.top_k(X, 0), r"k: got 0, expected 1..4"),
-        (lambda: logits.top_k(X[0], 1), r"x: got shape \(4,\), expected \(L, V\)"),
-        (lambda: logits.top_k(X.half(), 1), "x: got torch.float16"),
         (lambda: embedding(IDS.float(), X), "ids: got torch.float32, expected int32 or int64"),
         (lambda: embedding(IDS[None], X), r"ids: got shape \(1, 2\)"),
         (lambda: embedding(IDS, X[0]), r"table: got shape \(4,\), expected \(V, D\)"),
