@@ -16,16 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from detinfer.compile_audit.audit import (
-    AMD,
-    NVIDIA,
-    Checked,
-    Finding,
-    Result,
-    audit,
-    case_modules,
-)
+from detinfer.compile_audit.audit import NVIDIA, Result, audit, case_modules
 from detinfer.compile_audit.source_lint import lint_file
+from detinfer.compile_audit.tasks import AMD, Checked, Finding
 from detinfer.machine import usable_cores
 
 _PLAIN_LINES = 10  # where there is no terminal to draw a bar on

@@ -12,17 +12,9 @@ import triton.language as tl
 
 from detinfer import cli
 from detinfer.compile_audit import command
-from detinfer.compile_audit.audit import (
-    MOST,
-    NVIDIA,
-    Checked,
-    Finding,
-    Result,
-    disagreements,
-    list_jobs,
-    varied,
-)
+from detinfer.compile_audit.audit import MOST, NVIDIA, Result, disagreements
 from detinfer.compile_audit.cases import Case
+from detinfer.compile_audit.tasks import Checked, Finding, list_jobs, varied
 from detinfer.compile_audit.workers import TaskError
 
 FINDING = Finding("spills", "sm_90", "detinfer.compile_audit.cases.norms", "rms [1]", "3 accesses")
