@@ -15,11 +15,11 @@ from detinfer.backends.native_batch import NativeBatch
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation as _activation
 from detinfer.kernels.triton import attention as _attention
+from detinfer.kernels.triton import cache as _cache
 from detinfer.kernels.triton import embedding as _embedding
 from detinfer.kernels.triton import logits as _logits
 from detinfer.kernels.triton import matmul as _matmul
 from detinfer.kernels.triton import norms as _norms
-from detinfer.kernels.triton import rope as _rope
 
 softmax = _logits.softmax
 log_softmax = _logits.log_softmax
@@ -132,7 +132,7 @@ def attention(
     sinks: Tensor | None,
 ) -> Tensor:
     keys, values = cache.keys[layer], cache.values[layer]
-    _rope.write_cache(k, v, batch.slots, keys, values)
+    _cache.write_cache(k, v, batch.slots, keys, values)
     return _attention.attention(
         q if q.stride(-1) == 1 else q.contiguous(),
         keys,

@@ -16,6 +16,7 @@ from guarded_tensors import assert_guards_untouched, guarded, run  # noqa: E402
 
 from detinfer.kernels import reference, reference_native  # noqa: E402
 from detinfer.kernels.triton import rope  # noqa: E402
+from detinfer.kernels.triton.cache import write_cache  # noqa: E402
 from detinfer.testing import (  # noqa: E402
     DTYPES,
     SPECIAL,
@@ -196,7 +197,7 @@ def test_prompt_chunks_and_single_tokens_give_the_same_bits():
 
 
 def test_a_long_prompt_takes_another_configuration_and_keeps_its_bits(monkeypatch):
-    monkeypatch.setattr(rope, "MANY_TOKENS", 16)
+    monkeypatch.setattr("detinfer.kernels.triton.cache.MANY_TOKENS", 16)
     rows = 17
     batch = Batch(9, (1, 1, 16, 16))
     assert rope.configuration(16, rows) != rope.configuration(16, 9)
@@ -278,7 +279,7 @@ def test_write_cache_keeps_bits_from_any_strides(dtype, dims):
     slots = np.array([70, 0, -1, 191, 64], np.int32)
     caches = [guarded((PAGES, 3, 64, d), DTYPES[dtype]) for d in dims]
     both = torch.cat([to_torch(k, dtype), to_torch(v, dtype)], dim=-1)  # one row after the other
-    rope.write_cache(
+    write_cache(
         both[..., : dims[0]],
         both.transpose(0, 1).contiguous().transpose(0, 1)[..., dims[0] :],
         torch.from_numpy(slots),
@@ -311,7 +312,7 @@ def test_no_tokens_give_no_rows():
     caches = batch.caches()
     assert batch.launch(caches, rows=slice(0, 0)).shape == (0, 4, 16)
     rows, slots = torch.ones(0, 2, 16), torch.ones(0, dtype=torch.int32)
-    rope.write_cache(rows, rows, slots, *caches)
+    write_cache(rows, rows, slots, *caches)
     assert all(cache.isnan().all() for cache in caches)
 
 
@@ -361,4 +362,4 @@ def test_what_does_not_fit_is_not_written(place, value, message):
     arguments = [rows, rows, torch.ones(3, dtype=torch.int32), cache, cache]
     arguments[place] = value
     with pytest.raises(ValueError, match=message):
-        rope.write_cache(*arguments)
+        write_cache(*arguments)

@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_config, tiny_model
 
 from detinfer.config import EngineConfig
-from detinfer.kernels.triton import norms, rope
+from detinfer.kernels.triton import cache, norms
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.runner.native import NativeRunner, Source
 from detinfer.testing.interpreter import install
@@ -16,7 +16,7 @@ from detinfer.testing.interpreter import install
 install()
 
 # Wide programs, which the interpreter runs one by one; how rows are cut never changes a bit.
-norms.MANY_ROWS = rope.MANY_TOKENS = 1
+norms.MANY_ROWS = cache.MANY_TOKENS = 1
 
 # As small as the awkward sizes allow: three heads a group, 48 = 3 x 16 columns, a padded K.
 SMALL: dict[str, Any] = {

@@ -1,19 +1,13 @@
-"""Rotation and the cache write, at the heads of real models."""
+"""Rotation with the cache write, at the heads of real models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import triton
-
 from detinfer.compile_audit.cases import Case
+from detinfer.kernels.triton.cache import MANY_TOKENS, configuration
 from detinfer.kernels.triton.numeric import lanes_of
-from detinfer.kernels.triton.rope import (
-    MANY_TOKENS,
-    configuration,
-    rotate_and_cache_kernel,
-    write_cache_kernel,
-)
+from detinfer.kernels.triton.rope import rotate_and_cache_kernel
 
 
 def cases(arch: int) -> Iterator[Case]:
@@ -27,7 +21,6 @@ def cases(arch: int) -> Iterator[Case]:
         for tokens in (few, many):
             yield _rotate_case("bf16", 9, 3, 64, tokens, norm=False)
             yield _rotate_case("bf16", 16, 8, 128, tokens, norm=True)
-            yield _write_case(8, 128, tokens)
         yield _rotate_case("fp16", 32, 8, 128, many, norm=True)
         yield _rotate_case("fp32", 9, 3, 64, few, norm=False)
 
@@ -54,26 +47,4 @@ def _rotate_case(dtype: str, heads: int, kv_heads: int, size: int, tokens: int, 
         warps=warps,
         dtype=dtype,
         aligned=frozenset(signature) - {"eps"},
-    )
-
-
-def _write_case(kv_heads: int, size: int, tokens: int) -> Case:
-    block, warps = configuration(size, tokens)
-    block = min(block, triton.next_power_of_2(kv_heads))
-    signature = dict.fromkeys(("k", "v", "k_cache", "v_cache"), "*bf16") | {"slots": "*i32"}
-    strides = ("k_token", "k_head", "v_token", "v_head", "k_page", "v_page")
-    signature |= dict.fromkeys(strides, "i32")
-    return Case(
-        name=f"write_cache bf16 {kv_heads}x{size} heads {block} w{warps}",
-        kernel=write_cache_kernel,
-        signature=signature,
-        constants={
-            "KV_HEADS": kv_heads,
-            "K_DIM": size,
-            "V_DIM": size,
-            "LANES": lanes_of(size),
-            "HEADS": block,
-        },
-        warps=warps,
-        aligned=frozenset(signature),
     )
