@@ -1,4 +1,4 @@
-"""Constants of the contract (docs/arithmetic.md), shared by every backend; its ground floor.
+"""Constants of the contract (docs/arithmetic.md), shared by all kernels; their ground floor.
 
 Floats are hexadecimal, each exactly a binary32 value. Polynomials (rule 4) are minimax fits,
 highest power first, evaluated by Horner's rule with one fma a step.

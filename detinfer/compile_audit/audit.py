@@ -15,8 +15,8 @@ from detinfer.compile_audit.tasks import (
     Checked,
     Finding,
     Job,
-    amd_backend,
     call,
+    check_amd,
     examine,
     list_jobs,
 )
@@ -130,7 +130,7 @@ def _possible(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the architectures this Triton compiles for, and a note on one it does not."""
     if AMD in architectures:
-        (_, answer), *_ = pool.map(call, [amd_backend])
+        (_, answer), *_ = pool.map(call, [check_amd])
         if isinstance(answer, TaskError):
             rest = tuple(arch for arch in architectures if arch != AMD)
             return rest, (f"{AMD} left out: {answer}",)

@@ -69,7 +69,7 @@ def call(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def amd_backend() -> None:
+def check_amd() -> None:
     """Raise unless this Triton compiles for AMD."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend

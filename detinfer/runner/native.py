@@ -28,7 +28,7 @@ from detinfer.models.context import ForwardContext
 from detinfer.models.patches import patch_model
 from detinfer.runner.fingerprint import NATIVE_CONTRACT, make_fingerprint
 from detinfer.runner.kernel_sources import kernel_sources
-from detinfer.runner.llama_pattern import PatternMismatch, match
+from detinfer.runner.llama_pattern import PatternMismatch, match, require
 from detinfer.runner.loading import (
     Source,
     eos_token_ids,
@@ -38,7 +38,7 @@ from detinfer.runner.loading import (
 )
 from detinfer.runner.native_fused import NativeStep
 from detinfer.runner.native_graphs import DecodeGraphs
-from detinfer.runner.plans import plans_agree, run_modules
+from detinfer.runner.plans import BITS_DIFFER, plans_agree, run_modules
 
 _FREE_SHARE = 0.9  # of the memory the weights leave, for pages
 
@@ -150,8 +150,7 @@ class NativeRunner:
             step = NativeStep(match(self.model, calls), self.cache)
             with torch.inference_mode():
                 fused = partial(self._run_fused, step)
-                if not plans_agree(self._run_modules, fused, self.vocab_size):
-                    raise PatternMismatch("its bits differ from the modules' on a small batch")
+                require(plans_agree(self._run_modules, fused, self.vocab_size), BITS_DIFFER)
         except PatternMismatch as mismatch:
             if required:
                 raise UnsupportedModelError(

@@ -19,14 +19,14 @@ from detinfer.models.audit import audit_model
 from detinfer.models.context import ForwardContext
 from detinfer.models.patches import patch_model
 from detinfer.runner.fingerprint import make_fingerprint
-from detinfer.runner.llama_pattern import PatternMismatch
+from detinfer.runner.llama_pattern import PatternMismatch, require
 from detinfer.runner.loading import (
     eos_token_ids,
     max_model_len,
     num_pages,
     read_source,
 )
-from detinfer.runner.plans import plans_agree, run_modules
+from detinfer.runner.plans import BITS_DIFFER, plans_agree, run_modules
 from detinfer.runner.portable_fused import FusedStep
 
 
@@ -109,12 +109,11 @@ class ModelRunner:
     def _fuse(self, calls: Any, required: bool) -> FusedStep | None:
         """Return the fused plan, if the model is its pattern and both plans agree bit for bit."""
         try:
-            if self.torch_dtype != torch.float32:
-                raise PatternMismatch(f"dtype {self.dtype}: only float32 activations are fused")
+            only = f"dtype {self.dtype}: only float32 activations are fused"
+            require(self.torch_dtype == torch.float32, only)
             fused = FusedStep(self.model, calls, self.cache)
             run = partial(self._run_fused, fused)
-            if not plans_agree(self._run_modules, run, self.vocab_size):
-                raise PatternMismatch("its bits differ from the modules' on a small batch")
+            require(plans_agree(self._run_modules, run, self.vocab_size), BITS_DIFFER)
         except PatternMismatch as mismatch:
             if required:
                 raise UnsupportedModelError(
