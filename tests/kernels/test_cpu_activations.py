@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from kernel_inputs import STOCK, whole_range
 
 from detinfer import ops
-from detinfer.kernels import constants, reference
+from detinfer.kernels import reference
 from detinfer.testing import (
-    SPECIAL,
     assert_same_bits,
     rounded_normal,
     run,
@@ -22,35 +22,11 @@ from detinfer.testing import (
 F32 = np.float32
 NAMES = sorted(reference.ACTIVATIONS)
 GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
-STOCK = {
-    "erf": torch.erf,
-    "exp": torch.exp,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "log": torch.log,
-    "sigmoid": torch.sigmoid,
-    "silu": torch.nn.functional.silu,
-    "softplus": torch.nn.functional.softplus,
-    "tanh": torch.tanh,
-}
-
-
-def whole_range() -> np.ndarray:
-    """Every sign and exponent, each edge of a formula with its neighbours, and NaN and infinity."""
-    patterns = np.arange(0, 2**32, 49999, dtype=np.uint64).astype(np.uint32).view(F32)
-    edges = np.array(
-        [constants.EXP_LOW, constants.EXP_HIGH, constants.TANH_SMALL, 1, constants.ERF_ONE,
-         constants.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
-    around = [(edges.view(np.int32) + step).view(F32) for step in range(-3, 4)]
-    rng = np.random.default_rng(0)
-    ranges = [rng.uniform(-width, width, 20_000).astype(F32) for width in (1, 5, 100)]
-    x = np.concatenate([patterns, *around, *(-a for a in around), *ranges, SPECIAL])
-    return np.append(x, np.array([np.nan, -np.nan, np.inf, -np.inf], F32))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_activation_equals_the_reference_over_the_whole_range(name):
-    x = whole_range()
+    x = whole_range(49999, 20_000)
     got = run(ops.activation, name, torch.from_numpy(x))
     assert_same_bits(got, reference.ACTIVATIONS[name](x))
 
@@ -58,7 +34,7 @@ def test_activation_equals_the_reference_over_the_whole_range(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_activation_rounds_once_to_16_bits(name, dtype):
-    x = torch.from_numpy(whole_range()).to(getattr(torch, dtype))
+    x = torch.from_numpy(whole_range(49999, 20_000)).to(getattr(torch, dtype))
     got = run(ops.activation, name, x)
     assert got.dtype == x.dtype
     exact = reference.ACTIVATIONS[name](x.float().numpy())
@@ -94,7 +70,7 @@ def test_gated_activation_rounds_after_each_step(name, dtype):
 
 @pytest.mark.parametrize("name", GATES)
 def test_gated_activation_over_the_whole_range(name):
-    gate = whole_range()
+    gate = whole_range(49999, 20_000)
     up = np.roll(gate, 7)
     got = run(GATES[name], torch.from_numpy(gate), torch.from_numpy(up))
     assert_same_bits(got, reference.gated(name, gate, up))

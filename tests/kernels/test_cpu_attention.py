@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kernel_inputs import Tokens, sequence
 
 from detinfer import ops
 from detinfer.kernels import reference
 from detinfer.testing import (
     assert_same_bits,
-    rounded_normal,
     run,
     same_bits,
     thread_count,
@@ -24,34 +23,6 @@ from detinfer.testing import (
 F32 = np.float32
 PAGE = 64
 SCALE = 0.37
-
-
-@dataclass
-class Tokens:
-    """Queries, keys and values of every token of one sequence, and the pages it owns."""
-
-    q: np.ndarray  # [S, H, Dk]
-    k: np.ndarray  # [S, Hkv, Dk]
-    v: np.ndarray  # [S, Hkv, Dv]
-    pages: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.q)
-
-
-def sequence(
-    length: int,
-    *,
-    heads: tuple[int, int] = (2, 1),
-    dims: tuple[int, int] = (16, 8),
-    seed: int = 0,
-    scale: float = 1.0,
-    dtype: str = "float32",
-) -> Tokens:
-    """A random sequence: heads (H, Hkv), dims (Dk, Dv)."""
-    rng = np.random.default_rng((seed, length, *heads, *dims))
-    shapes = ((heads[0], dims[0]), (heads[1], dims[0]), (heads[1], dims[1]))
-    return Tokens(*(rounded_normal(rng, (length, *s), dtype, scale) for s in shapes))
 
 
 class World:

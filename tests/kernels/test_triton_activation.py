@@ -13,12 +13,12 @@ from detinfer.testing.interpreter import install
 install()
 
 from guarded_tensors import assert_guards_untouched, guarded, run  # noqa: E402
+from kernel_inputs import STOCK, whole_range  # noqa: E402
 
 from detinfer.kernels import constants, reference, reference_native  # noqa: E402
 from detinfer.kernels.triton import activation, numeric  # noqa: E402
 from detinfer.testing import (  # noqa: E402
     DTYPES,
-    SPECIAL,
     assert_rows_independent,
     assert_same_bits,
     rounded_normal,
@@ -30,17 +30,6 @@ from detinfer.testing import (  # noqa: E402
 F32 = np.float32
 NAMES = sorted(reference.ACTIVATIONS)
 GATES = {"silu": activation.silu_mul, "gelu_tanh": activation.gelu_tanh_mul}
-STOCK = {
-    "erf": torch.erf,
-    "exp": torch.exp,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "log": torch.log,
-    "sigmoid": torch.sigmoid,
-    "silu": torch.nn.functional.silu,
-    "softplus": torch.nn.functional.softplus,
-    "tanh": torch.tanh,
-}
 
 
 @pytest.fixture
@@ -49,23 +38,10 @@ def large_blocks(monkeypatch):
     monkeypatch.setattr(activation, "block_of", lambda elements: 1 << 16)
 
 
-def whole_range():
-    """Every sign and exponent, each edge of a formula with its neighbours, and NaN and infinity."""
-    patterns = np.arange(0, 2**32, 99991, dtype=np.uint64).astype(np.uint32).view(F32)
-    edges = np.array(
-        [constants.EXP_LOW, constants.EXP_HIGH, constants.TANH_SMALL, 1, constants.ERF_ONE,
-         constants.SOFTPLUS_LINEAR, 2.0**-126, 2.0**0.5, 0.5**0.5], F32)  # fmt: skip
-    around = [(edges.view(np.int32) + step).view(F32) for step in range(-3, 4)]
-    rng = np.random.default_rng(0)
-    ranges = [rng.uniform(-width, width, 10_000).astype(F32) for width in (1, 5, 100)]
-    x = np.concatenate([patterns, *around, *(-a for a in around), *ranges, SPECIAL])
-    return np.append(x, np.array([np.nan, -np.nan, np.inf, -np.inf], F32))
-
-
 @pytest.mark.usefixtures("large_blocks")
 @pytest.mark.parametrize("name", NAMES)
 def test_activation_equals_the_reference_over_the_whole_range(name):
-    x = whole_range()
+    x = whole_range(99991, 10_000)
     assert_same_bits(
         run(activation.activation, name, torch.from_numpy(x)), reference.ACTIVATIONS[name](x)
     )
@@ -89,7 +65,7 @@ def test_exp_keeps_its_bits_where_its_exponent_is_added_as_an_integer():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_activation_rounds_once_to_16_bits(name, dtype):
-    x = torch.from_numpy(whole_range()).to(DTYPES[dtype])
+    x = torch.from_numpy(whole_range(99991, 10_000)).to(DTYPES[dtype])
     got = run(activation.activation, name, x)
     assert got.dtype == x.dtype
     exact = reference.ACTIVATIONS[name](x.float().numpy())
@@ -139,7 +115,7 @@ def test_one_rounding_fewer_fails_the_same_comparison(name):
 @pytest.mark.usefixtures("large_blocks")
 @pytest.mark.parametrize("name", GATES)
 def test_gated_activation_over_the_whole_range(name):
-    gate = whole_range()
+    gate = whole_range(99991, 10_000)
     up = np.roll(gate, 7)
     got = run(GATES[name], torch.from_numpy(gate), torch.from_numpy(up))
     assert_same_bits(got, reference.gated(name, gate, up))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+import kernel_inputs
 import numpy as np
 import pytest
 import torch
+from kernel_inputs import Tokens
 
-from detinfer.testing import assert_same_bits, rounded_normal, same_bits, surrounded, to_torch
+from detinfer.testing import assert_same_bits, same_bits, surrounded, to_torch
 from detinfer.testing.interpreter import install
 
 install()
@@ -54,36 +56,8 @@ def configs(
 
 DEFAULT = configs()
 
-
-@dataclass
-class Tokens:
-    """Queries, keys and values of every token of one sequence, and the pages it owns."""
-
-    q: np.ndarray  # [S, H, Dk]
-    k: np.ndarray  # [S, Hkv, Dk]
-    v: np.ndarray  # [S, Hkv, Dv]
-    pages: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.q)
-
-
 Part = tuple[Tokens, int, int]  # a sequence, and which of its tokens a batch holds
-
-
-def sequence(
-    length: int,
-    *,
-    heads: tuple[int, int] = (2, 1),
-    dims: tuple[int, int] = (16, 16),
-    seed: int = 0,
-    scale: float = 1.0,
-    dtype: str = "bfloat16",
-) -> Tokens:
-    """A random sequence: heads (H, Hkv), dims (Dk, Dv)."""
-    rng = np.random.default_rng((seed, length, *heads, *dims))
-    shapes = ((heads[0], dims[0]), (heads[1], dims[0]), (heads[1], dims[1]))
-    return Tokens(*(rounded_normal(rng, (length, *s), dtype, scale) for s in shapes))
+sequence = functools.partial(kernel_inputs.sequence, dims=(16, 16), dtype="bfloat16")
 
 
 class World:
