@@ -4,9 +4,9 @@ Every function keeps docs/arithmetic.md, by the profile in use: ``portable`` (CP
 ``native`` (Triton kernels) inside ``with use(profile)``. Inputs widen to binary32 (exact); one
 rounding to their dtype at the end. A row's result depends on nothing but the row and the weights.
 
-Two go past it: ``runner``, since a fused plan is a sequence of a profile's kernels, over memory
-laid out for them, and ``sampling``, which chooses tokens on the host whatever the profile. A
-contract in pyproject.toml keeps everybody else out.
+Two go past it on the way to an answer: ``runner``, since a fused plan is a sequence of a profile's
+kernels over memory laid out for them, and ``sampling``, which chooses tokens on the host whatever
+the profile. A contract in pyproject.toml keeps the others to this door.
 """
 
 from __future__ import annotations
