@@ -68,25 +68,16 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
     )
 
-    serve = commands.add_parser("serve", help="start the HTTP server")
-    add_engine_flags(serve)
-    add_server_flags(serve)
-    serve.set_defaults(run=_serve)
-
-    generate = commands.add_parser("generate", help="answer one prompt")
-    add_engine_flags(generate)
-    _add_generate_flags(generate)
-    generate.set_defaults(run=_generate)
-
-    chat = commands.add_parser("chat", help="talk to the model in this terminal")
-    add_engine_flags(chat)
-    _add_chat_flags(chat)
-    chat.set_defaults(run=_chat)
-
-    check = commands.add_parser("check", help="run the same requests under changing loads")
-    add_engine_flags(check)
-    _add_check_flags(check)
-    check.set_defaults(run=_check)
+    for name, text, add_flags, run in (
+        ("serve", "start the HTTP server", add_server_flags, _serve),
+        ("generate", "answer one prompt", _add_generate_flags, _generate),
+        ("chat", "talk to the model in this terminal", _add_chat_flags, _chat),
+        ("check", "run the same requests under changing loads", _add_check_flags, _check),
+    ):
+        command = commands.add_parser(name, help=text)
+        add_engine_flags(command)
+        add_flags(command)
+        command.set_defaults(run=run)
 
     doctor = commands.add_parser("doctor", help="what this machine can run")
     add_model_argument(doctor, "what to load, a folder, a .gguf file or a hub id")

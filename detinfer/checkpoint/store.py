@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from detinfer.checkpoint.files import (
     cached_sha256,
     remember_sha256,
     sha256_file,
-    sync_folder,
+    sync,
 )
 from detinfer.errors import ModelLoadError
 
@@ -100,7 +99,7 @@ def _build(folder: Path, build: Callable[[Path], None], what: str, damage: str) 
             _log.warning("%s: the copy in the cache is damaged (%s); rebuilt", what, damage)
             folder.rename(temporary.with_name(f"{temporary.name}-old"))
         temporary.rename(folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(temporary.with_name(f"{temporary.name}-old"), ignore_errors=True)
@@ -112,18 +111,10 @@ def _seal(folder: Path) -> dict[str, str]:
     """Write every file through to the disk and the manifest last; returns name -> SHA-256."""
     paths = sorted(folder.iterdir())
     for path in paths:
-        _sync_file(path)
+        sync(path)
     digests = {path.name: sha256_file(path) for path in paths}
     listed = {path.name: [path.stat().st_size, digests[path.name]] for path in paths}
     (folder / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n")
-    _sync_file(folder / MANIFEST)
-    sync_folder(folder)
+    sync(folder / MANIFEST)
+    sync(folder)
     return digests
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
