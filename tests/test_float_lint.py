@@ -59,7 +59,7 @@ ALLOWED = {
     ("models/leaves", "linear", "F.linear"): FAST,
     ("runner/native_fused", "_product", "F.linear"): FAST,
     ("models/routing", "_softmax", "x.softmax"): FAST,
-    ("checkpoint/gguf", "_main_dtype", "np.prod"): SIZES,
+    ("checkpoint/gguf/convert", "_main_dtype", "np.prod"): SIZES,
     ("checkpoint/weight_file", "_parse", "np.prod"): SIZES,
     ("checkpoint/weight_file", "write_weights", "np.prod"): SIZES,
     ("logs", "write", "log.log"): "a line of the log",

@@ -17,7 +17,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from detinfer.checkpoint.gguf import convert_gguf
+from detinfer.checkpoint.gguf.convert import convert_gguf
 from detinfer.checkpoint.progress import Report
 from detinfer.errors import ModelLoadError
 

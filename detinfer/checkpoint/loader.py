@@ -20,7 +20,12 @@ from detinfer.checkpoint.folder import (
     read_config,
     read_json,
 )
-from detinfer.checkpoint.gguf import CONVERTER_VERSION, FORMAT_FILE, check_magic, convert_gguf
+from detinfer.checkpoint.gguf.convert import (
+    CONVERTER_VERSION,
+    FORMAT_FILE,
+    check_magic,
+    convert_gguf,
+)
 from detinfer.checkpoint.hub import fetch_from_hub
 from detinfer.checkpoint.progress import progress_bar
 from detinfer.checkpoint.stamps import Stamps, check_unchanged, take_stamps

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from detinfer.checkpoint import loader
-from detinfer.checkpoint.gguf import convert_gguf, round_to_bfloat16
+from detinfer.checkpoint.gguf.convert import convert_gguf, round_to_bfloat16
 from detinfer.checkpoint.loader import resolve_model
 
 IDS = torch.tensor([[5, 17, 3, 99, 42, 7]])
@@ -46,7 +46,7 @@ def test_logits_move_when_the_llama_layout_is_not_restored(tmp_path, monkeypatch
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setattr(
-        "detinfer.checkpoint.gguf.restore_layout", lambda config, name, values: values
+        "detinfer.checkpoint.gguf.convert.restore_layout", lambda config, name, values: values
     )
     convert_gguf(path, out)
     with torch.no_grad():

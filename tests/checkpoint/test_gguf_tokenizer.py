@@ -6,7 +6,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from detinfer.checkpoint.gguf_tokenizer import LLAMA3_PATTERN
+from detinfer.checkpoint.gguf.tokenizer import LLAMA3_PATTERN
 from detinfer.checkpoint.loader import load_tokenizer, resolve_model
 
 TEXTS = [

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detinfer.checkpoint.folder import one_line
-from detinfer.checkpoint.gguf_config import Metadata, read_config
-from detinfer.checkpoint.gguf_tensors import hf_name, restore_layout
-from detinfer.checkpoint.gguf_tokenizer import write_json, write_tokenizer
+from detinfer.checkpoint.gguf.config import Metadata, read_config
+from detinfer.checkpoint.gguf.tensors import hf_name, restore_layout
+from detinfer.checkpoint.gguf.tokenizer import write_json, write_tokenizer
 from detinfer.checkpoint.progress import Report, silent
 from detinfer.checkpoint.weight_file import TensorInfo, write_weights
 from detinfer.errors import ModelLoadError, UnsupportedModelError

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from detinfer.checkpoint.gguf_config import Metadata
+from detinfer.checkpoint.gguf.config import Metadata
 from detinfer.errors import ModelLoadError, UnsupportedModelError
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama.cpp's token types

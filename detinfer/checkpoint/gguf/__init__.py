@@ -1,0 +1,1 @@
+"""GGUF files as models: each is converted once to a folder of safetensors."""
