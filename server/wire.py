@@ -9,7 +9,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+# No value of ours holds itself: looking for that would cost every token of a stream.
+_encoder = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, separators=(",", ":"), allow_nan=False
+)
 _NEVER = -9999.0  # OpenAI's own value for the log-probability of what cannot come
 
 
