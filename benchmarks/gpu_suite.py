@@ -38,7 +38,7 @@ def main() -> int:
     args = arguments()
     if args.smoke:
         os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
-        from detinfer.testing.interpreter import install
+        from benchmarks.interpreter import install
 
         install()
     from benchmarks.gpu import bench, report  # after the interpreter: they import kernels

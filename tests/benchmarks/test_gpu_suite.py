@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from detinfer.testing.interpreter import install
+from benchmarks.interpreter import install
 
 install()
 

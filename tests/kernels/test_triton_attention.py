@@ -13,8 +13,8 @@ import pytest
 import torch
 from kernel_inputs import Tokens
 
+from benchmarks.interpreter import install
 from detinfer.testing import assert_same_bits, same_bits, surrounded, to_torch
-from detinfer.testing.interpreter import install
 
 install()
 

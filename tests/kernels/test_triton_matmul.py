@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from detinfer.testing.interpreter import install
+from benchmarks.interpreter import install
 
 install()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detinfer.testing.interpreter import install
+from benchmarks.interpreter import install
 
 install()
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from tiny_models import tiny_config, tiny_model
 
+from benchmarks.interpreter import install
 from detinfer.config import EngineConfig
 from detinfer.kernels.triton import cache, norms
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.runner.native import NativeRunner, Source
-from detinfer.testing.interpreter import install
 
 install()
 
