@@ -133,8 +133,8 @@ def invariance(bench: Bench) -> Result:
     """1,000 generations under random load: one digest a prompt; graphs on = off."""
     model, sizes = bench.sizes.small, bench.sizes
     runner, build = make_runner(bench, model, sizes.cache_bytes[0])
-    assert runner._step is not None
-    fused = partial(runner._run_fused, runner._step)
+    assert runner._fused is not None
+    fused = partial(runner._run_fused, runner._fused)
     with (
         ops.use(runner.profile),
         torch.inference_mode(),
@@ -183,8 +183,8 @@ def invariance(bench: Bench) -> Result:
 @contextmanager
 def _changed_bit(runner: NativeRunner, token: int) -> Iterator[None]:
     """Return the control: the last bit of one element of a token's embedding, flipped."""
-    assert runner._step is not None
-    bits = runner._step.pattern.embedding.packed.tensor.view(torch.int16)
+    assert runner._fused is not None
+    bits = runner._fused.pattern.embedding.packed.tensor.view(torch.int16)
     bits[token, 0] ^= 1
     try:
         yield

@@ -80,7 +80,7 @@ def _give_memory(model: Any) -> None:
 
 def _fill(runner: NativeRunner, deviation: float, generator: torch.Generator) -> None:
     """Random values for the weights that the fused step reads, and the modules' views of them."""
-    step = runner._step
+    step = runner._fused
     assert step is not None
     weights = [step.pattern.embedding.packed, step.pattern.head.packed]
     for layer in step._layers:

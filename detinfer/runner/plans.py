@@ -12,8 +12,6 @@ from torch import Tensor
 from detinfer.batch import Batch
 from detinfer.models.context import ForwardContext, forward_context
 
-BITS_DIFFER = "its bits differ from the modules' on a small batch"
-
 
 def run_modules(model: Any, batch: Batch, context: ForwardContext, device: Any = None) -> Tensor:
     """Logits by the model's own modules. [L, V] float32."""

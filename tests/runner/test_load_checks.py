@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from transformers import PreTrainedTokenizerFast
 
 from detinfer.config import EngineConfig
 from detinfer.models.attention import ATTN_IMPLEMENTATION
-from detinfer.runner import native as native_runner
-from detinfer.runner import portable as model_runner
+from detinfer.runner import base
+from detinfer.runner.loading import Source
+from detinfer.runner.native import NativeRunner
+from detinfer.runner.portable import ModelRunner
 
 CHECKS = ("check_environment", "audit_model", "plans_agree", "make_fingerprint")
 
@@ -40,19 +43,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def load_portable(module: Any, folder: str) -> Any:
-    return module.ModelRunner(
-        EngineConfig(model=folder, threads=1, kv_cache_memory=1 << 20).resolve()
-    )
+def load_portable(folder: str) -> Any:
+    config = EngineConfig(model=folder, threads=1, kv_cache_memory=1 << 20)
+    return ModelRunner(config.resolve())
 
 
-def load_native(module: Any, folder: str) -> Any:
+def load_native(_: str) -> Any:
     model = tiny_model(tiny_config("llama", **SMALL), torch.bfloat16)
     model.config._attn_implementation = ATTN_IMPLEMENTATION
     parts = dict.fromkeys(("weights", "weight_format", "tokenizer", "config"), "random")
-    source = module.Source(model, Tokenizer(), "llama", torch.bfloat16, parts)
+    source = Source(model, Tokenizer(), "llama", torch.bfloat16, parts)
     config = EngineConfig(numerics="native", device="cpu", kv_cache_memory=1 << 20)
-    return module.NativeRunner(config.resolve(), source)
+    return NativeRunner(config.resolve(), source)
+
+
+RUNNERS = {ModelRunner: load_portable, NativeRunner: load_native}
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
@@ -85,33 +90,29 @@ def without_call(module: Any, name: str) -> Any:
     return copy
 
 
+@pytest.mark.parametrize("load", RUNNERS.values())
 @pytest.mark.parametrize("name", CHECKS)
-def test_a_load_on_a_cpu_asks(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_in(monkeypatch, model_runner, name)
+def test_a_load_asks(
+    name: str, load: Callable[[str], Any], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in(monkeypatch, base, name)
     with pytest.raises(Asked):
-        load_portable(model_runner, folder)
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_a_load_on_a_gpu_asks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_in(monkeypatch, native_runner, name)
-    with pytest.raises(Asked):
-        load_native(native_runner, "")
+        load(folder)
 
 
 # The fingerprint is no check: without the call its attribute is wrong, which other tests see.
-@pytest.mark.parametrize("name", CHECKS[:-1])
-def test_a_deleted_call_on_a_cpu_is_found(
-    name: str, folder: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "runner"),
+    [(name, ModelRunner) for name in CHECKS[:-1]]
+    + [pytest.param("audit_model", NativeRunner, marks=pytest.mark.slow)],
+)
+def test_a_deleted_call_is_found(
+    name: str, runner: type, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutant = without_call(model_runner, name)
+    mutant = without_call(base, name)
     put_in(monkeypatch, mutant, name)
-    assert load_portable(mutant, folder).plan == "fused"  # nobody asked
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["audit_model"])
-def test_a_deleted_call_on_a_gpu_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant = without_call(native_runner, name)
-    put_in(monkeypatch, mutant, name)
-    assert load_native(mutant, "").plan == "fused"
+    runner.__bases__ = (mutant.BaseRunner,)
+    try:
+        assert RUNNERS[runner](folder).plan == "fused"  # nobody asked
+    finally:
+        runner.__bases__ = (base.BaseRunner,)

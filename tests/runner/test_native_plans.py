@@ -59,7 +59,7 @@ def test_a_sequence_by_itself_through_the_models_own_modules_has_the_same_bits(
 
 def replay(runner: NativeRunner, batch: Batch) -> torch.Tensor:
     """What a CUDA graph replays: capacity for eight rows of any length."""
-    assert runner._step is not None
+    assert runner._fused is not None
     layout = StepLayout(
         tokens=8,
         sequences=8,
@@ -75,7 +75,7 @@ def replay(runner: NativeRunner, batch: Batch) -> torch.Tensor:
     fill(buffer, layout, batch, work)
     with ops.use(runner.profile), torch.inference_mode():
         on_device = NativeBatch(torch.from_numpy(buffer), layout, runner._shapes)
-        return runner._step.forward(on_device)[: len(batch.logit_rows)]
+        return runner._fused.forward(on_device)[: len(batch.logit_rows)]
 
 
 @pytest.mark.parametrize("middle", [[6], [6, 9, 4, 6]], ids=["tokens", "a-draft"])
