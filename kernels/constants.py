@@ -6,84 +6,46 @@ highest power first, evaluated by Horner's rule with one fma a step.
 
 from __future__ import annotations
 
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(map(float.fromhex, text.split()))
+
+
 PAGE_SIZE = 64  # tokens in one KV page; also rule 3's block of keys
 
 LOG2E = float.fromhex("0x1.715476p+0")
 LN2_HI = float.fromhex("0x1.62e4p-1")  # 15 bits: n * LN2_HI is exact
 LN2_LO = float.fromhex("0x1.7f7d1cp-20")
-ROUND_MAGIC = float.fromhex(
-    "0x1.8p+23"
-)  # adding it leaves round-to-nearest-even(x) in the low bits
+# Adding it leaves round-to-nearest-even(x) in the low bits.
+ROUND_MAGIC = float.fromhex("0x1.8p+23")
 
 EXP_LOW = float.fromhex("-0x1.5d589ep+6")  # below: +0 (the result would be under 2^-126)
 EXP_HIGH = float.fromhex("0x1.62e42ep+6")  # above: +Inf
 # (e^r - 1 - r) / r^2 on |r| <= 0.347
-EXP = tuple(
-    float.fromhex(c)
-    for c in (
-        "0x1.6da634p-10",
-        "0x1.1238c0p-7",
-        "0x1.555470p-5",
-        "0x1.555494p-3",
-        "0x1.000000p-1",
-    )
-)
+EXP = _floats("0x1.6da634p-10 0x1.1238c0p-7 0x1.555470p-5 0x1.555494p-3 0x1.000000p-1")
 
 SQRT_HALF_BITS = 0x3F3504F3  # the mantissa of log's argument is taken in [sqrt(1/2), sqrt(2))
 # (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1]
-LOG = tuple(
-    float.fromhex(c)
-    for c in (
-        "-0x1.4205aap-4",
-        "0x1.07da40p-3",
-        "-0x1.0cde3cp-3",
-        "0x1.226afap-3",
-        "-0x1.54784ap-3",
-        "0x1.99a5d8p-3",
-        "-0x1.000224p-2",
-        "0x1.55554ap-2",
-    )
+LOG = _floats(
+    "-0x1.4205aap-4 0x1.07da40p-3 -0x1.0cde3cp-3 0x1.226afap-3 -0x1.54784ap-3 0x1.99a5d8p-3 "
+    "-0x1.000224p-2 0x1.55554ap-2"
 )
 
 TANH_SMALL = 0.625  # below in magnitude: the polynomial; above: through exp
 # (tanh(x) / x - 1) / x^2 in z = x^2
-TANH = tuple(
-    float.fromhex(c)
-    for c in (
-        "0x1.19e1d2p-9",
-        "-0x1.0c3ff4p-7",
-        "0x1.639bc2p-6",
-        "-0x1.b9f034p-5",
-        "0x1.111070p-3",
-        "-0x1.555554p-2",
-    )
+TANH = _floats(
+    "0x1.19e1d2p-9 -0x1.0c3ff4p-7 0x1.639bc2p-6 -0x1.b9f034p-5 0x1.111070p-3 -0x1.555554p-2"
 )
 
 # erf(x) / x in z = x^2, |x| < 1
-ERF = tuple(
-    float.fromhex(c)
-    for c in (
-        "0x1.4ad1fep-14",
-        "-0x1.a47e90p-11",
-        "0x1.5418dep-8",
-        "-0x1.b7fb8ep-6",
-        "0x1.ce2d1ep-4",
-        "-0x1.81273ep-2",
-        "0x1.20dd74p+0",
-    )
+ERF = _floats(
+    "0x1.4ad1fep-14 -0x1.a47e90p-11 0x1.5418dep-8 -0x1.b7fb8ep-6 0x1.ce2d1ep-4 "
+    "-0x1.81273ep-2 0x1.20dd74p+0"
 )
 # exp(x^2) * erfc(x) in t = 1 / (1 + x / 2), 1 <= x <= 4
-ERFC = tuple(
-    float.fromhex(c)
-    for c in (
-        "-0x1.b61fc0p-5",
-        "-0x1.d73024p-5",
-        "0x1.9dc304p-2",
-        "0x1.9e2e26p-4",
-        "0x1.52d66ap-2",
-        "0x1.182c88p-2",
-        "0x1.3e627ap-11",
-    )
+ERFC = _floats(
+    "-0x1.b61fc0p-5 -0x1.d73024p-5 0x1.9dc304p-2 0x1.9e2e26p-4 0x1.52d66ap-2 0x1.182c88p-2 "
+    "0x1.3e627ap-11"
 )
 ERF_ONE = 4.0  # from here on erf is 1 in binary32
 

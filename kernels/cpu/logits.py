@@ -15,7 +15,6 @@ from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
     Emit,
-    const64,
     div,
     f32_at,
     fold_lanes,
@@ -51,12 +50,26 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _checksum(b, x, n, key):
-    """Sum of splitmix64 over (bits, index); lanes of integers, whose sums have no order."""
-    total = cgutils.alloca_once_value(b, const64(0))
-    wide = cgutils.alloca_once_value(b, Emit(b).int64(0))
+def _fold_integers(b, n, bits, item, op):
+    """Fold an integer of every place of a row; their sums have no order."""
+    total = cgutils.alloca_once_value(b, ir.Constant(ir.IntType(bits), 0))
+    wide = cgutils.alloca_once_value(b, Emit(b).int64(0) if bits == 64 else Emit(b).int32(0))
 
     def body(e, i):
+        slot = wide if e.lanes > 1 else total
+        b.store(op(b.load(slot), item(e, i)), slot)
+
+    map_row(b, n, body)
+    result, lanes = b.load(total), b.load(wide)
+    for i in range(Emit(b).lanes):
+        result = op(result, b.extract_element(lanes, ir.Constant(ir.IntType(32), i)))
+    return result
+
+
+def _checksum(b, x, n, key):
+    """Sum of splitmix64 over (bits, index)."""
+
+    def item(e, i):
         value = e.load(x, i)
         nan = e.b.fcmp_unordered("uno", value, value)
         bits = b.zext(e.select(nan, e.int32(0x7FC00000), e.bits(value)), e.i64)
@@ -67,32 +80,20 @@ def _checksum(b, x, n, key):
         z = b.add(z, e.int64(_signed(c.SPLITMIX_GAMMA)))
         for shift, factor in ((30, c.SPLITMIX_MUL1), (27, c.SPLITMIX_MUL2)):
             z = b.mul(b.xor(z, b.lshr(z, e.int64(shift))), e.int64(_signed(factor)))
-        z = b.xor(z, b.lshr(z, e.int64(31)))
-        slot = wide if e.lanes > 1 else total
-        b.store(b.add(b.load(slot), z), slot)
+        return b.xor(z, b.lshr(z, e.int64(31)))
 
-    map_row(b, n, body)
-    result, lanes = b.load(total), b.load(wide)
-    for i in range(Emit(b).lanes):
-        result = b.add(result, b.extract_element(lanes, ir.Constant(ir.IntType(32), i)))
-    return result
+    return _fold_integers(b, n, 64, item, b.add)
 
 
 def _sane(b, x, n):
     """1 where no value of the row is NaN or +Inf."""
-    bad = cgutils.alloca_once_value(b, ir.Constant(ir.IntType(32), 0))
-    wide = cgutils.alloca_once_value(b, Emit(b).int32(0))
 
-    def body(e, i):
-        flag = b.zext(b.fcmp_unordered(">=", e.load(x, i), e.const(float("inf"))), e.i32)
-        slot = wide if e.lanes > 1 else bad
-        b.store(b.or_(b.load(slot), flag), slot)
+    def item(e, i):
+        return b.zext(b.fcmp_unordered(">=", e.load(x, i), e.const(float("inf"))), e.i32)
 
-    map_row(b, n, body)
-    result, lanes = b.load(bad), b.load(wide)
-    for i in range(Emit(b).lanes):
-        result = b.or_(result, b.extract_element(lanes, ir.Constant(ir.IntType(32), i)))
-    return b.icmp_signed("==", result, ir.Constant(ir.IntType(32), 0))
+    return b.icmp_signed(
+        "==", _fold_integers(b, n, 32, item, b.or_), ir.Constant(ir.IntType(32), 0)
+    )
 
 
 row_max = row_intrinsic(types.float32, [ADDRESS, ADDRESS], _max)
