@@ -22,7 +22,6 @@ from detinfer.kernels.triton import launch
 from detinfer.models.attention import AttentionCall
 from detinfer.models.context import ForwardContext
 from detinfer.models.patches import PatchReport
-from detinfer.runner.base import BaseRunner
 from detinfer.runner.fingerprint import NATIVE_CONTRACT
 from detinfer.runner.kernel_sources import kernel_sources
 from detinfer.runner.llama_pattern import match
@@ -30,11 +29,12 @@ from detinfer.runner.loading import Source
 from detinfer.runner.native_fused import NativeStep
 from detinfer.runner.native_graphs import DecodeGraphs
 from detinfer.runner.plans import run_modules
+from detinfer.runner.runner import Runner
 
 _FREE_SHARE = 0.9  # of the memory the weights leave, for pages
 
 
-class NativeRunner(BaseRunner):
+class NativeRunner(Runner):
     """One model on one GPU by the ``native`` profile, and the page pool it attends over.
 
     With ``TRITON_INTERPRET=1`` it runs on CPU tensors, kernel by kernel in Triton's interpreter:

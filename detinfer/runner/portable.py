@@ -13,14 +13,14 @@ from detinfer.machine import cpu_threads
 from detinfer.models.attention import AttentionCall
 from detinfer.models.context import ForwardContext
 from detinfer.models.patches import PatchReport
-from detinfer.runner.base import BaseRunner
 from detinfer.runner.fingerprint import PORTABLE_CONTRACT
 from detinfer.runner.llama_pattern import require
 from detinfer.runner.plans import run_modules
 from detinfer.runner.portable_fused import FusedStep
+from detinfer.runner.runner import Runner
 
 
-class ModelRunner(BaseRunner):
+class ModelRunner(Runner):
     """One model on the CPU, and the page pool it attends over."""
 
     contract = PORTABLE_CONTRACT

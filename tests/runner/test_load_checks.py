@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from detinfer.config import EngineConfig
 from detinfer.models.attention import ATTN_IMPLEMENTATION
-from detinfer.runner import base
+from detinfer.runner import runner as runners
 from detinfer.runner.loading import Source
 from detinfer.runner.native import NativeRunner
 from detinfer.runner.portable import ModelRunner
@@ -95,7 +95,7 @@ def without_call(module: Any, name: str) -> Any:
 def test_a_load_asks(
     name: str, load: Callable[[str], Any], folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_in(monkeypatch, base, name)
+    put_in(monkeypatch, runners, name)
     with pytest.raises(Asked):
         load(folder)
 
@@ -109,10 +109,10 @@ def test_a_load_asks(
 def test_a_deleted_call_is_found(
     name: str, runner: type, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutant = without_call(base, name)
+    mutant = without_call(runners, name)
     put_in(monkeypatch, mutant, name)
-    runner.__bases__ = (mutant.BaseRunner,)
+    runner.__bases__ = (mutant.Runner,)
     try:
         assert RUNNERS[runner](folder).plan == "fused"  # nobody asked
     finally:
-        runner.__bases__ = (base.BaseRunner,)
+        runner.__bases__ = (runners.Runner,)
