@@ -122,35 +122,11 @@ UNALIGNED = ("tables", "work", "sinks")
 
 @triton.jit(do_not_specialize=PLAIN, do_not_specialize_on_alignment=UNALIGNED)
 def attend_kernel(
-    q,
-    k_cache,
-    v_cache,
-    tables,
-    work,
-    sinks,
-    out,
-    parts_o,
-    parts_ml,
-    q_row_stride,
-    q_head_stride,
-    table_stride,
-    kv_heads,
-    group,
-    group_bits,
-    window,
-    sigma,
-    kappa,
-    items_at,
-    count_at,
-    K_DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
-    K_PAD: tl.constexpr,
-    V_PAD: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    SINKS: tl.constexpr,
-):
+    q, k_cache, v_cache, tables, work, sinks, out, parts_o, parts_ml, q_row_stride, q_head_stride,
+    table_stride, kv_heads, group, group_bits, window, sigma, kappa, items_at, count_at,
+    K_DIM: tl.constexpr, V_DIM: tl.constexpr, K_PAD: tl.constexpr, V_PAD: tl.constexpr,
+    BLOCK_M: tl.constexpr, WHOLE: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
+):  # fmt: skip
     """Items x KV heads: each an output tile, or the partial result of one of its segments."""
     key = tl.arange(0, BLOCK)[:, None]
     dk = tl.arange(0, K_PAD)[None, :]
@@ -215,18 +191,9 @@ def attend_kernel(
 
 @triton.jit(do_not_specialize=("heads", "merges_at"), do_not_specialize_on_alignment=UNALIGNED[1:])
 def merge_kernel(
-    work,
-    sinks,
-    out,
-    parts_o,
-    parts_ml,
-    heads,
-    merges_at,
-    V_DIM: tl.constexpr,
-    V_PAD: tl.constexpr,
-    HEADS: tl.constexpr,
-    SINKS: tl.constexpr,
-):
+    work, sinks, out, parts_o, parts_ml, heads, merges_at,
+    V_DIM: tl.constexpr, V_PAD: tl.constexpr, HEADS: tl.constexpr, SINKS: tl.constexpr,
+):  # fmt: skip
     """Query rows x heads: a row's partial results, added in ascending order of segments."""
     dv = tl.arange(0, V_PAD)[None, :]
     tiles = tl.cdiv(heads, HEADS)

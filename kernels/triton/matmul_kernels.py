@@ -55,18 +55,9 @@ def _dot(x, w, acc, SWAP: tl.constexpr):
 
 @triton.jit
 def _store(
-    acc,
-    bias,
-    y,
-    row,
-    col,
-    m,
-    n,
-    y_stride,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    SWAP: tl.constexpr,
-):
+    acc, bias, y, row, col, m, n, y_stride,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SWAP: tl.constexpr,
+):  # fmt: skip
     """Write the tile of y that starts at (row, col)."""
     if BLOCK_N == 256 and not SWAP:
         # In halves: the whole tile would take 64 to 128 KB to change layout, or many registers.
@@ -81,18 +72,9 @@ def _store(
 
 @triton.jit
 def _store_part(
-    acc,
-    bias,
-    y,
-    row,
-    col,
-    m,
-    n,
-    y_stride,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    SWAP: tl.constexpr,
-):
+    acc, bias, y, row, col, m, n, y_stride,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SWAP: tl.constexpr,
+):  # fmt: skip
     """Add the bias, round once and write."""
     rows, cols = row + tl.arange(0, BLOCK_M), col + tl.arange(0, BLOCK_N)
     if SWAP:
@@ -107,23 +89,10 @@ def _store_part(
 
 @triton.jit(do_not_specialize=["m"])
 def linear_pointers(
-    x,
-    w,
-    bias,
-    y,
-    m,
-    n,
-    k,
-    x_stride,
-    y_stride,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    SWAP: tl.constexpr,
-    EVEN_N: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    GROUPED: tl.constexpr,
-):
+    x, w, bias, y, m, n, k, x_stride, y_stride,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, GROUPED: tl.constexpr,
+):  # fmt: skip
     """One tile of y, loaded through pointers; masks that cannot fail fold away."""
     if GROUPED:
         tiles_m, tiles_n = tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N)
@@ -148,21 +117,9 @@ def linear_pointers(
 
 @triton.jit
 def _tma_tile(
-    x,
-    w,
-    bias,
-    y,
-    m,
-    n,
-    k,
-    y_stride,
-    tile_m,
-    tile_n,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    SWAP: tl.constexpr,
-):
+    x, w, bias, y, m, n, k, y_stride, tile_m, tile_n,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
+):  # fmt: skip
     """One tile of y; the descriptors give zeros outside x and w."""
     row, col = tile_m * BLOCK_M, tile_n * BLOCK_N
     acc = _zeros(BLOCK_M, BLOCK_N, SWAP)
@@ -175,21 +132,10 @@ def _tma_tile(
 
 @triton.jit(do_not_specialize=["m"])
 def linear_tma(
-    x,
-    w,
-    bias,
-    y,
-    m,
-    n,
-    k,
-    y_stride,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    SWAP: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    GROUPED: tl.constexpr,
-):
+    x, w, bias, y, m, n, k, y_stride,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
+    PERSISTENT: tl.constexpr, GROUPED: tl.constexpr,
+):  # fmt: skip
     """Tiles of y, loaded by TMA through host descriptors x [m, k] and w [n, k]."""
     tiles_m, tiles_n = tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N)
     if PERSISTENT:
