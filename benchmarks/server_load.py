@@ -180,7 +180,7 @@ class Load:
 
 
 async def watch(server: Server, load: Load) -> None:
-    """Say how far the load is, and keeps the memory in use, each second."""
+    """Say how far the load is, and keep the memory in use, each second."""
     start = time.monotonic()
     while True:
         await asyncio.sleep(1.0)

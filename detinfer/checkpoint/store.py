@@ -108,7 +108,7 @@ def _build(folder: Path, build: Callable[[Path], None], what: str, damage: str) 
 
 
 def _seal(folder: Path) -> dict[str, str]:
-    """Write every file through to the disk and the manifest last; returns name -> SHA-256."""
+    """Write every file through to the disk and the manifest last, and return name -> SHA-256."""
     paths = sorted(folder.iterdir())
     for path in paths:
         sync(path)

@@ -89,7 +89,7 @@ class AsyncEngine:
         generation_timeout: float = 0.0,
         logs: Logs = contextlib.nullcontext,
     ) -> AsyncEngine:
-        """Spawns the process and waits until its model is loaded.
+        """Spawn the process and wait until its model is loaded.
 
         Args:
             config: the engine's settings.

@@ -93,7 +93,7 @@ class Channel:
         return self._process.pid
 
     def send(self, command: Command) -> None:
-        """Send a command, in the order of the calls; returns at once."""
+        """Send a command, in the order of the calls, and return at once."""
         self._commands.put(command)
 
     async def kill(self) -> None:

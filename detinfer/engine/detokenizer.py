@@ -77,7 +77,7 @@ class Detokenizer:
         self._start(last)
 
     def push(self, token_id: int) -> str:
-        """Add a token; returns the text that is now certain."""
+        """Add a token and return the text that is now certain."""
         if token_id in self._skipped:
             return ""
         window = self._window
@@ -198,7 +198,7 @@ class StopStrings:
         return _shown(held)
 
     def _advance(self, character: str) -> str | None:
-        """Step every automaton; returns the longest stop string now complete."""
+        """Step every automaton and return the longest stop string now complete."""
         complete: str | None = None
         for i, (stop, failure) in enumerate(zip(self._stops, self._failures, strict=True)):
             matched = self._matched[i]

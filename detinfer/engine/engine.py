@@ -113,7 +113,7 @@ class Engine:
             raise
 
     def abort(self, request_id: str, reason: str | None = None) -> RequestOutput | None:
-        """End a request and frees its pages at once; unknown and finished ones are ignored.
+        """End a request and free its pages at once; unknown and finished ones are ignored.
 
         Args:
             request_id: whom to end.
@@ -134,7 +134,7 @@ class Engine:
             return failure_of(request, error)
 
     def abort_all(self, reason: str) -> list[RequestOutput]:
-        """End every request; returns their last increments."""
+        """End every request and return their last increments."""
         ended = [self.abort(request_id, reason) for request_id in list(self._requests)]
         return [output for output in ended if output is not None]
 
@@ -144,7 +144,7 @@ class Engine:
 
     @contract_rounding()
     def step(self) -> list[RequestOutput]:
-        """Run the model once; returns the increments of the requests that got a token or ended.
+        """Run the model once and return the increments of the requests that got a token or ended.
 
         Whatever raises for one request ends that request with an error, and no other. What is
         nobody's in particular, such as a failure in the model, ends all of the step. If the step

@@ -139,7 +139,7 @@ class Scheduler:
             request.named = page + 1
 
     def finish(self, request: Request) -> None:
-        """Take a request out, whatever its state, and frees its pages."""
+        """Take a request out, whatever its state, and free its pages."""
         if request.state is RequestState.WAITING:
             self.waiting.remove(request)
         elif request.state is RequestState.RUNNING:

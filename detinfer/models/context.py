@@ -54,7 +54,7 @@ def current() -> ForwardContext:
 
 @contextmanager
 def forward_context(context: ForwardContext) -> Iterator[None]:
-    """Make ``context`` the current one; restores the previous one on leaving."""
+    """Make ``context`` the current one and restore the previous one on leaving."""
     previous = _local.context
     _local.context = context
     try:

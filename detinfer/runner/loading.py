@@ -54,7 +54,7 @@ def stored_dtype(files: ModelFiles) -> torch.dtype:
 
 
 def read_source(model: str | None) -> Source:
-    """Find and reads a model.
+    """Find and read a model.
 
     Args:
         model: see ``EngineConfig``.

@@ -62,7 +62,7 @@ def _embed(region, ids, n, w, bf16, factor, out):
 
 @kernel
 def _norm(region, x, rows, n, w, eps, variant, out):
-    """Norm every row, or nothing without a weight; returns where the result is."""
+    """Norm every row, or nothing without a weight, and return where the result is."""
     if w == 0:
         return x
     row = take(region)

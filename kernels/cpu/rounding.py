@@ -78,7 +78,7 @@ def control_word():
 
 @kernel
 def enter():
-    """Compute by the contract from here on; returns the word for ``leave``."""
+    """Compute by the contract from here on and return the word for ``leave``."""
     before = _read_word()
     _write_word(CONTRACT)
     return before
