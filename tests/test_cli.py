@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from detinfer import cli, flags
+from detinfer import cli
+from detinfer.cli import flags
+from detinfer.cli.preflight import check_start
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.errors import ConfigError
 from detinfer.machine import cpu_threads, usable_cores
-from detinfer.preflight import check_start
 
 
 def _free_port() -> int:
@@ -286,7 +287,7 @@ class _StubEngine:
 
 
 def test_generate_prints_the_text_alone_to_a_pipe_and_the_digest_beside_it(monkeypatch, capsys):
-    monkeypatch.setattr("detinfer.generate_command.Engine", _StubEngine)
+    monkeypatch.setattr("detinfer.cli.generate.Engine", _StubEngine)
     assert cli.main(["generate", "--prompt", "hi"]) == 0
     out, err = capsys.readouterr()
     assert out == "Paris\n"
@@ -294,7 +295,7 @@ def test_generate_prints_the_text_alone_to_a_pipe_and_the_digest_beside_it(monke
 
 
 def test_generate_as_json_has_what_can_be_compared(monkeypatch, capsys):
-    monkeypatch.setattr("detinfer.generate_command.Engine", _StubEngine)
+    monkeypatch.setattr("detinfer.cli.generate.Engine", _StubEngine)
     assert cli.main(["generate", "--prompt", "hi", "--json", "--seed", "7"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "Paris"

@@ -13,7 +13,8 @@ import torch
 from control_words import foreign_word
 
 import detinfer
-from detinfer import cli, doctor, environment, folders
+from detinfer import cli, environment, folders
+from detinfer.cli import doctor
 from detinfer.errors import ConfigError
 
 

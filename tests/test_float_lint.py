@@ -15,7 +15,7 @@ import detinfer
 ROOT = Path(detinfer.__file__).resolve().parent
 # Never on the way from a request to its bits.
 LEFT_OUT = (
-    *("server/", "check/", "compile_audit/", "testing/"),
+    *("server/", "check/", "compile_audit/", "testing.py"),
     *("kernels/triton/", "kernels/reference"),
 )
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from gguf_samples import write_gguf
 
-from detinfer import LLM, SamplingParams, doctor
+from detinfer import LLM, SamplingParams
 from detinfer.checkpoint.generation_defaults import generation_defaults, not_applied
 from detinfer.checkpoint.loader import resolve_model
+from detinfer.cli import doctor
 from detinfer.errors import ModelLoadError
 
 

@@ -74,7 +74,7 @@ def test_a_model_without_a_template_is_not_for_chat(monkeypatch, capsys):
     engine.tokenizer = tokenizer
     with pytest.raises(RequestError, match="this model has no chat template"):
         LLM(engine=engine).chat(say("hi"))
-    monkeypatch.setattr("detinfer.chat_command.Engine", lambda config: engine)
+    monkeypatch.setattr("detinfer.cli.chat.Engine", lambda config: engine)
     assert cli.main(["chat"]) == 2
     assert capsys.readouterr().err == (
         "detinfer: error: model fake: has no chat template, use detinfer generate\n"
@@ -91,7 +91,7 @@ def test_a_model_without_a_template_is_not_for_chat(monkeypatch, capsys):
     ],
 )
 def test_generate_is_chat_in_a_terminal_or_when_told(flags, terminal, prompt, monkeypatch, capsys):
-    monkeypatch.setattr("detinfer.generate_command.Engine", lambda config: chat_engine())
+    monkeypatch.setattr("detinfer.cli.generate.Engine", lambda config: chat_engine())
     for stream in (sys.stdin, sys.stdout):
         monkeypatch.setattr(stream, "isatty", lambda: terminal)
     assert cli.main(["generate", "-p", "hi", "--json", "--max-tokens", "5", *flags]) == 0
@@ -106,7 +106,7 @@ def test_an_empty_answer_to_a_raw_prompt_is_explained(flags, monkeypatch, capsys
     engine = chat_engine()
     engine.runner.eos_token_ids = frozenset(range(97))
     engine = fake_engine(runner=engine.runner)
-    monkeypatch.setattr("detinfer.generate_command.Engine", lambda config: engine)
+    monkeypatch.setattr("detinfer.cli.generate.Engine", lambda config: engine)
     assert cli.main(["generate", "-p", "hi", *flags]) == 0
     explained = "the answer is empty: this model is made for chat, try --chat"
     assert (explained in capsys.readouterr().err) == (flags == ["--no-chat"])
@@ -117,7 +117,7 @@ class Talk:
 
     def __init__(self, monkeypatch, capsys, lines, flags=(), engine=None):
         self.engine = engine or chat_engine()
-        monkeypatch.setattr("detinfer.chat_command.Engine", lambda config: self.engine)
+        monkeypatch.setattr("detinfer.cli.chat.Engine", lambda config: self.engine)
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         self.status = cli.main(["chat", *flags])
         out, err = capsys.readouterr()

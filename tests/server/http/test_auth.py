@@ -9,7 +9,7 @@ from fake_engine import FakeEngine
 from starlette.requests import Request
 from starlette.responses import Response
 
-from detinfer import flags
+from detinfer.cli import flags
 from detinfer.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ import argparse
 import pytest
 from fake_engine import FakeEngine
 
-from detinfer import flags
+from detinfer.cli import flags
 
 PAGE = "https://page.example"
 PREFLIGHT = {

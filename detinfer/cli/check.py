@@ -12,8 +12,8 @@ from detinfer.check.display import print_result, progress_display
 from detinfer.check.report import Report
 from detinfer.check.runner import Check, Mode, Subject
 from detinfer.check.target import LONG, Target, default_targets
+from detinfer.cli.flags import engine_config
 from detinfer.errors import ConfigError
-from detinfer.flags import engine_config
 from detinfer.params import SamplingParams
 
 MODES: dict[str, tuple[Mode, ...]] = {

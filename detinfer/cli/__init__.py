@@ -11,19 +11,19 @@ from collections.abc import Sequence
 
 try:
     from detinfer import __version__
-    from detinfer.config import EngineConfig
-    from detinfer.errors import ConfigError, DetinferError
-    from detinfer.flags import (
+    from detinfer.cli.flags import (
         add_engine_flags,
         add_server_flags,
         engine_config,
         integer,
         server_config,
     )
+    from detinfer.cli.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
+    from detinfer.cli.preflight import check_start
+    from detinfer.config import EngineConfig
+    from detinfer.errors import ConfigError, DetinferError
     from detinfer.logs import log, logging_to_stderr
     from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
-    from detinfer.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
-    from detinfer.preflight import check_start
 except ImportError as error:  # the PyPI name `detinfer` is somebody else's package
     found = getattr(sys.modules.get("detinfer"), "__path__", ["?"])[0]
     print(f"detinfer: error: {error}; another detinfer shadows ours at {found}", file=sys.stderr)
@@ -197,7 +197,7 @@ def _generate(args: argparse.Namespace) -> int:
     config = engine_config(args)
     params = _sampling_params(args, config)
     check_start(config)
-    from detinfer.generate_command import generate
+    from detinfer.cli.generate import generate
 
     return generate(config, args.prompt, params, as_json=args.json, chat=args.chat)
 
@@ -206,7 +206,7 @@ def _chat(args: argparse.Namespace) -> int:
     config = engine_config(args)
     params = _sampling_params(args, config)
     check_start(config)
-    from detinfer.chat_command import chat
+    from detinfer.cli.chat import chat
 
     return chat(config, params, args.system)
 
@@ -228,7 +228,7 @@ def _check(args: argparse.Namespace) -> int:
     config = engine_config(args)
     if args.url is None:
         check_start(config)
-    from detinfer.check.cli import run
+    from detinfer.cli.check import run
 
     return run(args)
 
@@ -240,7 +240,7 @@ def _doctor(args: argparse.Namespace) -> int:
         return run_audit(full=args.full, as_json=args.json)
     if args.full:
         raise ConfigError("--full: expected beside --compile-audit")
-    from detinfer.doctor import run
+    from detinfer.cli.doctor import run
 
     return run(args.model, as_json=args.json)
 
@@ -251,7 +251,3 @@ def _pull(args: argparse.Namespace) -> int:
     files = resolve_model(args.model, progress=True)
     print(f"{files.name}: {files.folder}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

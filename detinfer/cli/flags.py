@@ -12,9 +12,9 @@ from dataclasses import fields
 from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
+from detinfer.cli.parser import add_model_argument
 from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig, ServerConfig
 from detinfer.logs import FORMATS, LEVELS
-from detinfer.parser import add_model_argument
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from detinfer.chat_template import Message, render_chat
+from detinfer.cli.generate import print_digest, run_request, show
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.llm import Completion
 from detinfer.errors import ConfigError, DetinferError, RequestError
-from detinfer.generate_command import print_digest, run_request, show
 from detinfer.params import SamplingParams
 
 _HELP = "/new forgets what was said, /quit or Ctrl-D ends, Ctrl-C stops an answer"
