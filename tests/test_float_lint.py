@@ -105,9 +105,9 @@ def lint(source):
 def modules():
     """Every module of the package on the way from a request to its bits."""
     for path in sorted(ROOT.rglob("*.py")):
-        name = path.relative_to(ROOT).with_suffix("").as_posix()
+        name = path.relative_to(ROOT).as_posix()
         if not name.startswith(LEFT_OUT):
-            yield name, path
+            yield name.removesuffix(".py"), path
     kernels = (ROOT / "kernels").resolve() / "cpu"
     for path in sorted(kernels.glob("*.py")):
         yield f"kernels/cpu/{path.stem}", path
