@@ -5,35 +5,31 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dockerfile import Copy, DockerfileError
 
 
 class Ignore:
-    """The patterns of a .dockerignore file; the last one that matches decides."""
+    """The rules of a .dockerignore file: ``*``, ``!NAME`` and ``**/NAME``; the last one decides."""
 
     def __init__(self, text: str) -> None:
-        lines = [line.strip() for line in text.splitlines()]
-        rules = [line for line in lines if line and not line.startswith("#")]
-        self._rules = [(rule.startswith("!"), _pattern(rule.removeprefix("!"))) for rule in rules]
+        lines = text.splitlines()
+        self._rules = [line for line in lines if line and not line.startswith("#")]
+        for rule in self._rules:
+            if not re.fullmatch(r"\*|!?(\*\*/)?[\w.]+", rule):
+                raise DockerfileError(f".dockerignore: pattern {rule!r} is not supported")
 
     def __call__(self, path: str) -> bool:
         """Whether a path of the context is left out; a folder's rule covers what is in it."""
-        candidates = [path, *map(str, PurePosixPath(path).parents)]
+        parts = path.split("/")
         ignored = False
-        for exception, pattern in self._rules:
-            if any(pattern.fullmatch(candidate) for candidate in candidates):
-                ignored = not exception
+        for rule in self._rules:
+            name = rule.removeprefix("!")
+            places = parts if name.startswith("**/") else parts[:1]
+            if name == "*" or name.removeprefix("**/") in places:
+                ignored = not rule.startswith("!")
         return ignored
-
-
-def _pattern(rule: str) -> re.Pattern[str]:
-    anywhere = rule.startswith("**/")
-    name = rule.removeprefix("**/").strip("/")
-    if not re.fullmatch(r"(?!.*\*\*)[\w.*/-]+", name):
-        raise DockerfileError(f".dockerignore: pattern {rule!r} is not supported")
-    return re.compile(("(.*/)?" if anywhere else "") + re.escape(name).replace(r"\*", "[^/]*"))
 
 
 def copy_from_context(context: Path, ignore: Ignore, step: Copy, root: Path) -> None:
@@ -42,32 +38,19 @@ def copy_from_context(context: Path, ignore: Ignore, step: Copy, root: Path) -> 
     Raises:
         DockerfileError: a source that is missing, ignored, or itself a symlink.
     """
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        inside = Path(folder).relative_to(context)
+        return [name for name in names if ignore((inside / name).as_posix())]
+
     target = root / step.target.lstrip("/")
     for name in map(os.path.normpath, step.sources):
         source = context / name
         if source.is_symlink() or not source.exists() or ignore(name):
-            raise DockerfileError(
-                f"line {step.instruction.line}: {name} is missing, ignored or a symlink"
-            )
+            raise DockerfileError(f"line {step.line}: {name} is missing, ignored or a symlink")
         if source.is_dir():
-            _copy_folder(context, ignore, source, target)
+            shutil.copytree(source, target, True, left_out, shutil.copy, dirs_exist_ok=True)
         else:
-            _copy_file(source, target / source.name if step.into_folder else target)
-
-
-def _copy_folder(context: Path, ignore: Ignore, source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(source.iterdir()):
-        if ignore(entry.relative_to(context).as_posix()):
-            continue
-        if entry.is_symlink():
-            (target / entry.name).symlink_to(entry.readlink())
-        elif entry.is_dir():
-            _copy_folder(context, ignore, entry, target / entry.name)
-        else:
-            _copy_file(entry, target / entry.name)
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
+            file = target / source.name if step.into_folder else target
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, file)

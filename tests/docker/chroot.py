@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from dockerfile import Run
-from host_packages import HostPackages
+from dockerfile import Image, Run
 
 STEP_SECONDS = 1800
+_CERTIFICATES = "/etc/host-certificates.pem"
 
 
 class ReplayError(Exception):
@@ -18,88 +19,63 @@ class ReplayError(Exception):
 
 
 class Root:
-    """A folder that commands take for their root, as containers do."""
+    """The root at ``path``; what commands print goes to ``log``.
 
-    def __init__(self, path: Path, logs: Path, host: HostPackages) -> None:
+    ``environment`` is of this host, not of the image: how pip and apt reach their indexes.
+    """
+
+    def __init__(self, path: Path, log: Path, environment: dict[str, str]) -> None:
         self.path = path
-        self._logs = logs
-        self._host = host
-        self._environment = dict(host.environment)
-        logs.mkdir()
+        self.log = log
+        self._environment = environment
 
-    def make(self, suite: str) -> None:
-        """Bootstrap the suite, then mount what Docker mounts and what the host's pip reads."""
-        bootstrap = ["debootstrap", "--variant=minbase", suite, str(self.path), self._host.mirror]
-        self._logged(bootstrap, "debootstrap.log")
-        for kind, place, options in (
-            ("proc", "proc", "rw"),
-            ("sysfs", "sys", "ro"),
-            ("tmpfs", "dev/shm", "size=64m"),
-        ):
-            (self.path / place).mkdir(exist_ok=True)
-            _mount("-t", kind, "-o", options, kind, str(self.path / place))
-        for folder in self._host.folders:
-            inside = self.path / str(folder).lstrip("/")
-            inside.mkdir(parents=True, exist_ok=True)
-            _mount("--bind", str(folder), str(inside))
-            _mount("-o", "remount,bind,ro", str(inside))
+    def make(self, suite: str, mirror: str, folders: Sequence[str]) -> None:
+        """Bootstrap the suite, then mount what Docker mounts and folders of this host."""
+        self.logged(["debootstrap", "--variant=minbase", suite, str(self.path), mirror])
+        self._mount("proc", "-t", "proc", "proc")
+        self._mount("sys", "-t", "sysfs", "-o", "ro", "sysfs")
+        self._mount("dev/shm", "-t", "tmpfs", "-o", "size=64m", "tmpfs")
+        for folder in folders:
+            self._mount(folder, "--bind", folder)
+            self._mount(folder, "-o", "remount,bind,ro")
         for name in ("resolv.conf", "hosts"):
             shutil.copy(f"/etc/{name}", self.path / "etc" / name)
-        (self.path / "etc/apt/apt.conf.d/99host").write_text(self._host.apt_options)
-        if self._host.certificates:
-            shutil.copy(self._host.certificates, self.path / "etc/host-certificates.pem")
-            for variable in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-                self._environment[variable] = "/etc/host-certificates.pem"
+        if certificates := os.environ.get("SSL_CERT_FILE"):
+            shutil.copy(certificates, self.path / _CERTIFICATES.lstrip("/"))
+            for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+                self._environment[name] = _CERTIFICATES
 
-    def run(self, step: Run, log: str) -> None:
-        """One RUN; its output goes to a log, whose end is shown when it fails."""
-        self._logged(self.command(step.command, step.environment, step.workdir, step.user), log)
-
-    def command(
-        self, command: Sequence[str], environment: Mapping[str, str], workdir: str, user: str
-    ) -> list[str]:
+    def command(self, command: Sequence[str], place: Run | Image) -> list[str]:
         """The command line that runs another one inside, with that environment and no other."""
-        uid, gid, home = self._account(user)
-        variables = self._environment | {"HOME": home} | dict(environment)
+        folder = self.path / place.workdir.lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)  # WORKDIR makes it where it is missing
+        accounts = (self.path / "etc/passwd").read_text().splitlines()
+        homes = {uid: home for _, _, uid, _, _, home, _ in (line.split(":") for line in accounts)}
+        home = {"HOME": homes.get(place.user.partition(":")[0], "/")}
+        variables = self._environment | home | place.environment
         assignments = [f"{name}={value}" for name, value in variables.items()]
-        chroot = ["chroot", f"--userspec={uid}:{gid}", "--groups=", str(self.path)]
-        return [*chroot, "/usr/bin/env", "-i", f"--chdir={workdir}", *assignments, *command]
+        chroot = ["chroot", f"--userspec={place.user}", "--groups=", str(self.path)]
+        return [*chroot, "/usr/bin/env", "-i", f"--chdir={place.workdir}", *assignments, *command]
 
-    def log(self, name: str) -> Path:
-        """Where the output of a step goes."""
-        return self._logs / name
-
-    def _account(self, user: str) -> tuple[int, int, str]:
-        """The numbers and home of ``name``, ``uid`` or ``uid:gid``, from the root's own list."""
-        name, _, group = user.partition(":")
-        for line in (self.path / "etc/passwd").read_text().splitlines():
-            login, _, uid, gid, _, home, _ = line.split(":")
-            if name in (login, uid):
-                return int(uid), int(group or gid), home
-        raise ReplayError(f"USER {user}: no such account in the image")
-
-    def _logged(self, command: list[str], name: str) -> None:
-        log = self.log(name)
-        with log.open("wb") as output:
-            try:
-                status = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    timeout=STEP_SECONDS,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired:
-                raise ReplayError(f"not done in {STEP_SECONDS} s\n{tail(log)}") from None
+    def logged(self, command: Sequence[str]) -> None:
+        """Run to the end; when it fails, show what it printed last."""
+        with self.log.open("ab") as output:
+            status = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=STEP_SECONDS,
+                check=False,
+            ).returncode
         if status != 0:
-            raise ReplayError(f"exit status {status}\n{tail(log)}")
+            raise ReplayError(f"exit status {status}\n{self.tail()}")
 
+    def tail(self) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
 
-def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True)
-
-
-def tail(log: Path, lines: int = 30) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    def _mount(self, place: str, *arguments: str) -> None:
+        target = self.path / place.lstrip("/")
+        target.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *arguments, str(target)], check=True)

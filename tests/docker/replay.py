@@ -1,112 +1,88 @@
 """Replay the Dockerfile in an empty root, then serve and answer from it; needs no Docker engine.
 
-    sudo python tests/docker/replay.py FOLDER [--build-arg NAME=VALUE]… [--keep]
+    sudo python tests/docker/replay.py FOLDER [--build-arg NAME=VALUE]…
 
-Needs root, debootstrap and util-linux; takes minutes and a few GB in FOLDER. Every mount and every
-process lives in namespaces of its own, so that none outlives the script, however it ends.
+Needs root, debootstrap and util-linux; takes minutes and leaves a log and a root of a few GB in
+FOLDER. Where pip and apt need a mirror, a proxy or a local folder: --mirror, --env and --bind.
+Every mount and every process lives in namespaces of its own, so that none outlives the script,
+however it ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from build_context import Ignore, copy_from_context
-from chroot import ReplayError, Root, tail
-from dockerfile import Build, Copy, DockerfileError, Image, MakeFolder, Run, parse
-from host_packages import host_packages
+from chroot import ReplayError, Root
+from dockerfile import DockerfileError, Image, Run, build
 
 CONTEXT = Path(__file__).resolve().parents[2]
-TOOLS = ("debootstrap", "unshare", "setpriv", "chroot", "mount")
+ISOLATED = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--", sys.executable]
 STOP_SECONDS = 40
 REQUEST = {"prompt": "The capital of France is", "max_tokens": 16}
-_INSIDE = "DETINFER_REPLAY_INSIDE"
 
 
 def main() -> int:
-    """Replay in namespaces of its own, then remove what was made."""
-    args = _arguments()
+    """Start anew as the first process of a namespace, then replay."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="a new one")
+    for option, text in (("--build-arg", "as Docker's"), ("--env", "for all commands inside")):
+        parser.add_argument(option, type=_pair, action="append", default=[], help=text)
+    parser.add_argument("--bind", action="append", default=[], help="a folder, read-only inside")
+    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="of Debian")
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("needs root, for chroot and mounts")
     try:
-        if os.environ.get(_INSIDE):
-            _replay(args.folder, args.build_args)
-            return 0
-        return _isolated(args.folder, keep=args.keep)
+        if os.getpid() != 1:
+            os.execvp(ISOLATED[0], [*ISOLATED, *sys.argv])
+        _replay(args)
     except (ReplayError, DockerfileError, OSError, subprocess.SubprocessError) as error:
         print(f"replay: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    return 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=lambda path: Path(path).resolve(), help="new or empty")
-    parser.add_argument("--build-arg", dest="build_args", action="append", default=[])
-    parser.add_argument("--keep", action="store_true", help="leave the root and the logs there")
-    return parser.parse_args()
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE")
+    return name, value
 
 
-def _isolated(folder: Path, *, keep: bool) -> int:
-    """Run this script again where its mounts and children die with it."""
-    if os.geteuid() != 0:
-        raise ReplayError("needs root, for chroot and mounts")
-    for tool in TOOLS:
-        if shutil.which(tool) is None:
-            raise ReplayError(f"{tool} not found: apt-get install debootstrap util-linux")
-    if folder.exists() and any(folder.iterdir()):
-        raise ReplayError(f"{folder}: expected a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    isolate = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"]
-    isolate += ["--kill-child", "--propagation", "private", "--"]
-    try:
-        again = [*isolate, sys.executable, *sys.argv]
-        status = subprocess.run(again, env=os.environ | {_INSIDE: "1"}, check=False).returncode
-        if status == 0:
-            # Out here the host's folders are not mounted there any more.
-            subprocess.run(["du", "-sh", folder / "root"], check=True)
-        return status
-    finally:
-        if not keep:
-            shutil.rmtree(folder)
-
-
-def _replay(folder: Path, build_args: Sequence[str]) -> None:
-    if bad := [pair for pair in build_args if "=" not in pair]:
-        raise ReplayError(f"--build-arg: got {bad[0]!r}, expected NAME=VALUE")
-    overrides = dict(pair.split("=", 1) for pair in build_args)
-    build = Build(parse((CONTEXT / "Dockerfile").read_text()), overrides)
+def _replay(args: argparse.Namespace) -> None:
+    folder = args.folder.resolve()
+    image = build((CONTEXT / "Dockerfile").read_text(), dict(args.build_arg))
     ignore = Ignore((CONTEXT / ".dockerignore").read_text())
-    match = re.fullmatch(r"debian:(\w+)-slim", build.image.base)
+    match = re.fullmatch(r"debian:(\w+)-slim", image.base)
     if match is None:
-        raise ReplayError(f"base image: got {build.image.base}, expected debian:SUITE-slim")
-    host = host_packages(match[1])
-    root = Root(folder / "root", folder / "logs", host)
-    with _step(f"FROM {build.image.base}: debootstrap"):
-        root.make(match[1])
-    for number, step in enumerate(build.steps, 1):
-        source = step.instruction
-        title = f"{source.keyword} {source.text}"
-        with _step(f"[{number}/{len(build.steps)}] line {source.line}: {title[:100]}"):
+        raise ReplayError(f"base image: got {image.base}, expected debian:SUITE-slim")
+    folder.mkdir(parents=True)
+    root = Root(folder / "root", folder / "log", dict(args.env))
+    with _step(f"FROM {image.base}: debootstrap"):
+        root.make(match[1], args.mirror, args.bind)
+    for step in image.steps:
+        title = step.command if isinstance(step, Run) else f"COPY {' '.join(step.sources)}"
+        with _step(f"line {step.line}: {title[:100]}"):
             if isinstance(step, Run):
-                root.run(step, f"line-{source.line}.log")
-            elif isinstance(step, Copy):
+                root.logged(root.command(("/bin/sh", "-c", step.command), step))
+            else:
                 copy_from_context(CONTEXT, ignore, step, root.path)
-            elif isinstance(step, MakeFolder):
-                (root.path / step.path.lstrip("/")).mkdir(parents=True, exist_ok=True)
-    _serve(root, build.image)
+    _serve(root, image)
 
 
 @contextlib.contextmanager
@@ -126,20 +102,19 @@ def _serve(root: Root, image: Image) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise ReplayError(f"port {port} is in use: stop the other server")
-    place = (image.environment, image.workdir, image.user)
-    serve = root.command((*image.entrypoint, *image.command), *place)
-    healthy = root.command(check.command, *place)
-    log = root.log("serve.log")
-    with log.open("wb") as output:
+    command = (*image.entrypoint, *image.command)
+    healthy = root.command(check.command, image)
+    with root.log.open("ab") as output:
+        serve = root.command(command, image)
         server = subprocess.Popen(serve, stdout=output, stderr=subprocess.STDOUT)
     try:
-        with _step(f"{' '.join((*image.entrypoint, *image.command))}: until healthy"):
+        with _step(f"{' '.join(command)}: until healthy"):
             deadline = time.monotonic() + check.start_period
             while not _succeeds(healthy, check.timeout):
                 if server.poll() is not None:
-                    raise ReplayError(f"exit status {server.returncode}\n{tail(log)}")
+                    raise ReplayError(f"exit status {server.returncode}\n{root.tail()}")
                 if time.monotonic() > deadline:
-                    raise ReplayError(f"not healthy in {check.start_period} s\n{tail(log)}")
+                    raise ReplayError(f"not healthy in {check.start_period} s\n{root.tail()}")
                 time.sleep(1)
         first, second = _ask(port), _ask(port)
         print(json.dumps({key: first[key] for key in ("text", "digest", "system_fingerprint")}))
@@ -164,15 +139,11 @@ def _succeeds(command: list[str], seconds: int) -> bool:
 
 
 def _ask(port: int) -> dict[str, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    headers = {"Content-Type": "application/json"}
-    with contextlib.closing(connection):
-        connection.request("POST", "/generate", json.dumps(REQUEST), headers)
-        response = connection.getresponse()
-        body = response.read().decode()
-    if response.status != 200:
-        raise ReplayError(f"/generate: {response.status} {body}")
-    answer: dict[str, str] = json.loads(body)
+    url, headers = f"http://127.0.0.1:{port}/generate", {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(REQUEST).encode(), headers)
+    no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with no_proxy.open(request, timeout=120) as response:
+        answer: dict[str, str] = json.load(response)
     return answer
 
 
