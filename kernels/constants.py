@@ -54,6 +54,20 @@ SQRT_2_OVER_PI = float.fromhex("0x1.988454p-1")
 GELU_CUBIC = float.fromhex("0x1.6e4e26p-5")  # 0.044715
 SOFTPLUS_LINEAR = 20.0  # above: softplus(x) = x, as PyTorch's threshold
 
+# Rule 1q. Activations are quantised by groups; a GGUF block format's values and bytes of a block.
+GROUP = 32
+ZERO_BELOW = 2.0**-100  # a group whose largest magnitude is smaller is all zeros
+BLOCK_FORMATS = {
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+}
+
 # splitmix64 (Steele, Lea and Flood 2014) and the checksum's two keys (digits of pi)
 SPLITMIX_GAMMA = 0x9E3779B97F4A7C15
 SPLITMIX_MUL1 = 0xBF58476D1CE4E5B9

@@ -103,15 +103,20 @@ def round_to(x: Array, dtype: str) -> Array:
 # Rule 1
 
 
+def segments(k: int) -> int:
+    """Return S, by which a row of k is cut."""
+    return next((s for s in (8, 4, 2) if k % (64 * s) == 0), 1)
+
+
 @_ieee
 def linear(x: Array, weight: Array, bias: Array | None = None, dtype: str = "float32") -> Array:
     """``x @ weight.T + bias``. x [M, K], weight [N, K], bias [N] -> [M, N]."""
     (m, k), n = x.shape, weight.shape[0]
-    segments = next((s for s in (8, 4, 2) if k % (64 * s) == 0), 1)
-    x = x.reshape(m, 1, segments, -1)
-    weight = weight.reshape(1, n, segments, -1)
-    sums = np.zeros((m, n, segments), F32)
-    for i in range(k // segments):
+    s = segments(k)
+    x = x.reshape(m, 1, s, -1)
+    weight = weight.reshape(1, n, s, -1)
+    sums = np.zeros((m, n, s), F32)
+    for i in range(k // s):
         sums = fma(x[..., i], weight[..., i], sums)
     while sums.shape[-1] > 1:
         sums = sums[..., 0::2] + sums[..., 1::2]
