@@ -14,7 +14,14 @@ DEVICES = ("auto", "cpu", "cuda")
 NUMERICS = ("auto", "portable", "native")
 PLANS = ("auto", "modules", "fused")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_CHOICES = {"device": DEVICES, "numerics": NUMERICS, "plan": PLANS, "dtype": DTYPES}
+WEIGHTS = ("auto", "packed", "dequantized")
+_CHOICES = {
+    "device": DEVICES,
+    "numerics": NUMERICS,
+    "plan": PLANS,
+    "dtype": DTYPES,
+    "weights": WEIGHTS,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class EngineConfig:
         device: where to compute; auto is the CPU.
         numerics: profile of the arithmetic contract; auto is portable on CPU, native on CUDA.
         dtype: dtype of activations and KV cache; auto is float32 on CPU, the checkpoint's on CUDA.
+        weights: what a GGUF file's quantised blocks become: packed keeps and multiplies them as
+            integers (profile portable), dequantized makes bfloat16 of them; auto is dequantized.
         max_model_len: longest sequence (prompt + output) in tokens.
         max_num_seqs: most sequences in one step; 64 on CPU, 256 on CUDA.
         max_num_batched_tokens: most tokens in one step, longer prompts are split into chunks; 512
@@ -48,6 +57,7 @@ class EngineConfig:
     numerics: str = "auto"
     plan: str = "auto"
     dtype: str = "auto"
+    weights: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
@@ -75,6 +85,11 @@ class EngineConfig:
                 "numerics: got 'portable' with device 'cuda', expected native (portable runs on "
                 "the CPU only)"
             )
+        if self.weights == "packed" and self.resolve().profile == "native":
+            raise ConfigError(
+                "weights: got 'packed' with profile native, expected dequantized (packed is built "
+                "for the CPU's portable only)"
+            )
 
     def resolve(self) -> ResolvedConfig:
         """Return the settings with what the device decides filled in."""
@@ -89,6 +104,7 @@ class EngineConfig:
             profile=profile,
             plan=self.plan,
             dtype="float32" if undecided else self.dtype,
+            weights="dequantized" if profile == "native" else self.weights,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs or (64 if on_cpu else 256),
             max_num_batched_tokens=self.max_num_batched_tokens or (512 if on_cpu else 8192),
@@ -109,6 +125,7 @@ class ResolvedConfig:
         profile: portable or native.
         plan: auto is fused where the model has such a plan.
         dtype: of activations and KV cache; auto, in profile native alone, is the checkpoint's.
+        weights: auto, in profile portable alone, is what ``resolve_model`` makes of it.
         max_model_len: None is the model's own.
         kv_cache_memory: 0, on CUDA alone, is nine tenths of what the weights leave free.
         threads: None is every core that may be used.
@@ -119,6 +136,7 @@ class ResolvedConfig:
     profile: str
     plan: str
     dtype: str
+    weights: str
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from detinfer.config import ResolvedConfig
-from detinfer.errors import ConfigError
+from detinfer.errors import ConfigError, ModelLoadError
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
@@ -71,6 +71,24 @@ def check_pool(config: ResolvedConfig) -> None:
     if config.device == "cpu" and available is not None and wanted > available:
         raise ConfigError(
             f"kv_cache_memory: got {_size(wanted)}, but {_size(available)} of memory are available"
+        )
+
+
+def check_weights(model: str, size: int) -> None:
+    """Refuse weights that cannot be held, before they are read.
+
+    Args:
+        model: its name.
+        size: of its weights as they are stored, in bytes.
+
+    Raises:
+        ModelLoadError: with what is available.
+    """
+    available = available_memory()
+    if available is not None and size > available:
+        raise ModelLoadError(
+            f"model {model}: its weights take {_size(size)}, but {_size(available)} of memory are "
+            "available"
         )
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detinfer.backends import Backend, LayerCacheSpec
+from detinfer.backends import Backend, LayerCacheSpec, portable
 from detinfer.backends.portable import RMS_VARIANTS, PackedWeight
 from detinfer.backends.portable_cache import BatchTensors, KVCache
 
@@ -44,6 +44,7 @@ __all__ = [
     "linear",
     "log_softmax",
     "pack",
+    "pack_blocks",
     "page_bytes",
     "rms_norm",
     "silu_mul",
@@ -93,7 +94,7 @@ def device() -> torch.device:
 
 
 if TYPE_CHECKING:  # both are backends
-    from detinfer.backends import native, portable
+    from detinfer.backends import native
     from detinfer.backends.native_batch import NativeBatch
 
     _portable: Backend[PackedWeight, KVCache, BatchTensors] = portable
@@ -117,14 +118,28 @@ def pack(weight: Tensor, dtype: torch.dtype | None = None) -> Any:
     return _kernels().pack(weight, dtype or weight.dtype, _active.profile.device)
 
 
+def pack_blocks(blocks: Tensor, kind: str, n: int, k: int) -> Any:
+    """Return a weight [n, k] that stays in its quantised blocks: ``linear`` then is rule 1q.
+
+    Profile ``portable`` only.
+
+    Args:
+        blocks: bytes of its rows of blocks, as GGUF files have them. uint8
+        kind: their format, one of ``BLOCK_FORMATS``.
+        n: rows.
+        k: values of a row.
+    """
+    return portable.pack_blocks(blocks, kind, n, k)
+
+
 def linear(
     x: Tensor, weight: Any, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
 ) -> Tensor:
-    """``x @ weight.T + bias``: rule 1.
+    """``x @ weight.T + bias``: rule 1, or rule 1q over blocks.
 
     Args:
         x: [..., k], float32, bfloat16 or float16.
-        weight: from ``pack``.
+        weight: from ``pack`` or ``pack_blocks``.
         bias: [n], or None.
         out_dtype: of the result; x's if None.
 

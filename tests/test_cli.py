@@ -37,7 +37,8 @@ def test_flags_left_out_give_the_configs_defaults():
 def test_every_flag_reaches_its_field():
     args = _parse(
         *("serve", "org/model", "--device", "cpu", "--numerics", "portable", "--plan", "fused"),
-        *("--dtype", "bfloat16", "--max-model-len", "100", "--max-num-seqs", "3"),
+        *("--dtype", "bfloat16", "--weights", "packed"),
+        *("--max-model-len", "100", "--max-num-seqs", "3"),
         *("--max-num-batched-tokens", "64", "--kv-cache-memory", "2GiB", "--threads", "2"),
         *("--no-default-deterministic", "--no-fast-mode"),
         *("--no-prefix-caching", "--no-speculation"),
@@ -50,6 +51,7 @@ def test_every_flag_reaches_its_field():
         numerics="portable",
         plan="fused",
         dtype="bfloat16",
+        weights="packed",
         max_model_len=100,
         max_num_seqs=3,
         max_num_batched_tokens=64,
@@ -100,6 +102,7 @@ def test_sizes(text, expected):
         (["serve", "--kv-cache-memory", "0"], "got '0', expected more than nothing"),
         (["serve", "--shutdown-timeout", "nan"], "got 'nan', expected seconds in 0..86400"),
         (["serve", "--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+        (["serve", "--weights", "q4_0"], "--weights: invalid choice: 'q4_0'"),
         (
             ["serve", "--device", "cuda", "--numerics", "portable"],
             "numerics: got 'portable' with device 'cuda', expected native",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from detinfer.checkpoint.loader import ModelFiles
+from detinfer.checkpoint.loader import resolve_model
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ POOL = 512 << 20
 PROGRAM = f"""
 import re
 from detinfer import LLM, SamplingParams
-llm = LLM(kv_cache_memory={POOL}, allow_fast=False)
+llm = LLM(weights="WEIGHTS", kv_cache_memory={POOL}, allow_fast=False)
 pages = llm.engine.block_manager.num_pages
 length = 64 * 16 - 8
 prompts = [[1 + i] * length for i in range(pages // 16)]
@@ -27,12 +27,14 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 """
 
 
-def test_peak_memory(default_model: ModelFiles) -> None:
+@pytest.mark.parametrize("kind", ["dequantized", "packed"])
+def test_peak_memory(kind: str) -> None:
+    program = PROGRAM.replace("WEIGHTS", kind)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout)
-    weights = sum(path.stat().st_size for path in default_model.weights)
+    weights = sum(path.stat().st_size for path in resolve_model(weights=kind).weights)
     print(f"peak {peak >> 20} MiB; weights {weights >> 20}, pool {POOL >> 20}")
     assert weights + POOL < peak <= weights + POOL + (1 << 30)

@@ -47,6 +47,7 @@ DEFAULTS = {
         "numerics": "auto",
         "plan": "auto",
         "dtype": "auto",
+        "weights": "auto",
         "max_model_len": None,
         "max_num_seqs": None,
         "max_num_batched_tokens": None,
@@ -86,7 +87,7 @@ ANSWERS = {
 METHODS = {LLM: "chat generate", AsyncEngine: "start generate stats ended shutdown pid"}
 
 ENGINE_FLAGS = (
-    "MODEL -m --model --device --numerics --plan --dtype --max-model-len --max-num-seqs "
+    "MODEL -m --model --device --numerics --plan --dtype --weights --max-model-len --max-num-seqs "
     "--max-num-batched-tokens --kv-cache-memory --threads --default-deterministic "
     "--no-default-deterministic --fast-mode --no-fast-mode --prefix-caching --no-prefix-caching "
     "--speculation --no-speculation"

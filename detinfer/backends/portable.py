@@ -15,6 +15,7 @@ from detinfer.kernels.cpu import attention as _attention
 from detinfer.kernels.cpu import logits as _logits
 from detinfer.kernels.cpu import matmul as _matmul
 from detinfer.kernels.cpu import norms as _norms
+from detinfer.kernels.cpu import packed as _packed
 from detinfer.kernels.cpu.jit import numba
 
 page_bytes = portable_cache.page_bytes
@@ -42,12 +43,34 @@ class PackedWeight:
         self.panels, self.n, self.k = panels, n, panels.shape[1]
         self.is_bf16 = panels.dtype == torch.bfloat16
         self.storage = "bfloat16" if self.is_bf16 else "float32"
-        self.address = panels.data_ptr()
+        self.address, self.panel_bytes = panels.data_ptr(), panels[0].nbytes
+        self.tile = self.row = int(self.is_bf16)
 
     def unpack(self, dtype: torch.dtype) -> Tensor:
         """Return the weight as it was packed. [n, k]"""
         whole = self.panels.transpose(1, 2).reshape(-1, self.k)
         return whole[: self.n].to(dtype).contiguous()
+
+    def linear(self, rows: Array, bias: Array | None, out: Array) -> None:
+        """``out = rows @ weight.T + bias``. rows [M, k], bias [n], out [M, n]"""
+        _matmul.linear(rows, self.address, self.is_bf16, self.n, _address(bias), _matmul.ZEROS, out)
+
+    def rows(self, ids: npt.NDArray[np.int64], out: Array) -> None:
+        """``out[t] = weight[ids[t]]``. ids [T], out [T, k]"""
+        _matmul.embedding(ids, self.k, self.address, self.is_bf16, out)
+
+
+class BlockWeight(_packed.PackedBlocks):
+    """A weight [n, k] that stays in its quantised blocks: a ``PackedWeight`` of rule 1q."""
+
+    def unpack(self, dtype: torch.dtype) -> Tensor:
+        """Return the numbers that the blocks stand for. [n, k]"""
+        values = np.empty((self.n, self.k), np.float32)
+        self.rows(np.arange(self.n), values)
+        return torch.from_numpy(values).to(dtype)
+
+
+Weight = PackedWeight | BlockWeight
 
 
 def pack(weight: Tensor, dtype: torch.dtype, device: torch.device) -> PackedWeight:
@@ -62,6 +85,12 @@ def pack(weight: Tensor, dtype: torch.dtype, device: torch.device) -> PackedWeig
     return PackedWeight(packed, n)
 
 
+def pack_blocks(blocks: Tensor, kind: str, n: int, k: int) -> BlockWeight:
+    """Pack rows of quantised blocks, which stay as they are but for their order."""
+    made = _packed.pack(blocks.numpy().reshape(n, -1), kind, n, k)
+    return BlockWeight(made.panels, made.storage, n, k)
+
+
 def _fits_bf16(weight: Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return True
@@ -74,9 +103,7 @@ def _fits_bf16(weight: Tensor) -> bool:
     return True
 
 
-def linear(
-    x: Tensor, weight: PackedWeight, bias: Tensor | None, out_dtype: torch.dtype | None
-) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None, out_dtype: torch.dtype | None) -> Tensor:
     if x.shape[-1] != weight.k:
         raise ValueError(f"x: got {x.shape[-1]} features, expected {weight.k}")
     if bias is not None and tuple(bias.shape) != (weight.n,):
@@ -84,18 +111,16 @@ def linear(
     rows = _rows(x)
     out = np.empty((rows.shape[0], weight.n), np.float32)
     added = None if bias is None else _vector(bias)
-    _matmul.linear(
-        rows, weight.address, weight.is_bf16, weight.n, _address(added), _matmul.ZEROS, out
-    )
+    weight.linear(rows, added, out)
     return torch.from_numpy(out).reshape(*x.shape[:-1], weight.n).to(out_dtype or x.dtype)
 
 
-def embedding(ids: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+def embedding(ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
     flat = np.ascontiguousarray(ids.numpy().reshape(-1), dtype=np.int64)
     if flat.size and (flat.min() < 0 or flat.max() >= weight.n):
         raise ValueError(f"ids: got {flat.min()}..{flat.max()}, expected 0..{weight.n - 1}")
     out = np.empty((flat.size, weight.k), np.float32)
-    _matmul.embedding(flat, weight.k, weight.address, weight.is_bf16, out)
+    weight.rows(flat, out)
     return torch.from_numpy(out).reshape(*ids.shape, weight.k).to(dtype)
 
 

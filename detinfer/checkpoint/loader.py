@@ -23,19 +23,24 @@ from detinfer.checkpoint.folder import (
 from detinfer.checkpoint.gguf.convert import (
     CONVERTER_VERSION,
     FORMAT_FILE,
-    check_magic,
+    PACKED,
+    WEIGHTS_FILE,
     convert_gguf,
 )
+from detinfer.checkpoint.gguf.file import check_magic
 from detinfer.checkpoint.hub import fetch_from_hub
 from detinfer.checkpoint.progress import progress_bar
 from detinfer.checkpoint.stamps import Stamps, check_unchanged, take_stamps
 from detinfer.checkpoint.store import build_once
 from detinfer.checkpoint.tokenizer import explain_tokenizer, settle
-from detinfer.errors import ModelLoadError
+from detinfer.errors import ConfigError, ModelLoadError
 from detinfer.folders import cache_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+# What ``weights="auto"`` is for a GGUF file.
+_AUTO = "dequantized"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # Fields of config.json that cannot change a logit; any other, known or not, counts.
@@ -59,7 +64,7 @@ class ModelFiles:
         name: what to call the model: the hub id, or the folder's or file's name.
         weights: the safetensors files, in order of name.
         weight_format: how weights are stored, and from what: ``"bfloat16"``,
-            ``"bfloat16 from gguf Q4_1+Q8_0"``.
+            ``"bfloat16 from gguf Q4_1+Q8_0"``, ``"packed Q4_1+Q8_0, bfloat16 from gguf F32"``.
         stamps: of the folder's files, taken before any was read.
     """
 
@@ -70,36 +75,47 @@ class ModelFiles:
     stamps: Stamps = field(default_factory=dict, compare=False)
 
 
-def resolve_model(model: str | None = None, *, progress: bool = False) -> ModelFiles:
+def resolve_model(
+    model: str | None = None, *, weights: str = "auto", progress: bool = False
+) -> ModelFiles:
     """Find a model, fetching and converting it if it is not on this machine yet.
 
     Args:
         model: a folder, a ``.gguf`` file or a hub id ``org/name``; None is the default model.
+        weights: whether a GGUF file's blocks stay ``packed`` or are ``dequantized``; see
+            ``EngineConfig``.
         progress: show what takes long on stderr.
 
     Raises:
         ModelLoadError: there is no such model, or it cannot be fetched, or its files are damaged.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
-        ConfigError: the cache folder cannot be written.
+        ConfigError: the cache folder cannot be written; the model has no blocks to keep packed.
     """
     if model is None:
-        return _default(progress)
+        return _default(weights, progress)
     path = _local_path(model)
+    if path is None or path.is_dir():
+        _refuse_packed(model, weights)
     if path is None:
         return _from_folder(fetch_from_hub(model, progress), model)
     if path.is_dir():
         return _from_folder(path, path.resolve().name)
-    return _from_gguf(path.resolve(), progress)
+    return _from_gguf(path.resolve(), weights, progress)
 
 
-def check_model(model: str | None) -> None:
+def check_model(model: str | None, weights: str = "auto") -> None:
     """Refuse what ``resolve_model`` would, as far as it shows in a moment and without a network.
 
     Raises:
         ModelLoadError: there is no such model, or its files are damaged.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
+        ConfigError: a model without blocks to keep packed.
     """
-    path = None if model is None else _local_path(model)
+    if model is None:
+        return
+    path = _local_path(model)
+    if path is None or path.is_dir():
+        _refuse_packed(model, weights)
     if path is None:
         return
     if path.is_dir():
@@ -171,34 +187,52 @@ def _local_path(model: str) -> Path | None:
     )
 
 
-def _default(progress: bool) -> ModelFiles:
-    folder = _converted_folder(default_model.GGUF_SHA256)
+def _default(weights: str, progress: bool) -> ModelFiles:
+    packed = _keeps_blocks(weights)
+    folder = _converted_folder(default_model.GGUF_SHA256, packed)
     with progress_bar(progress) as report:
         build_once(
             folder,
-            lambda new: default_model.build_default_model(new, report),
+            lambda new: default_model.build_default_model(new, report, packed),
             what="default model",
         )
     return _from_converted(folder, default_model.NAME)
 
 
-def _from_gguf(path: Path, progress: bool) -> ModelFiles:
+def _from_gguf(path: Path, weights: str, progress: bool) -> ModelFiles:
     stamps = take_stamps(path)
-    folder = _converted_folder(cached_sha256(path))
+    packed = _keeps_blocks(weights)
+    folder = _converted_folder(cached_sha256(path), packed)
 
     def build(new: Path) -> None:
-        convert_gguf(path, new, report)
+        convert_gguf(path, new, report, packed)
         check_unchanged(path, stamps)  # else the folder would hold another file than it is named by
 
     with progress_bar(progress) as report:
         build_once(folder, build, what=str(path))
-    return _from_converted(folder, path.stem)
+    files = _from_converted(folder, path.stem)
+    if not files.weight_format.startswith(PACKED):
+        _refuse_packed(str(path), weights)
+    return files
+
+
+def _keeps_blocks(weights: str) -> bool:
+    return (_AUTO if weights == "auto" else weights) == PACKED
+
+
+def _refuse_packed(model: str, weights: str) -> None:
+    """Refuse to keep blocks of a model that has none."""
+    if weights == PACKED:
+        raise ConfigError(
+            f"weights: got 'packed', but {model} has no quantised blocks that could stay packed: "
+            "only GGUF files have (Q4_K_M, Q8_0 and others)"
+        )
 
 
 def _from_converted(folder: Path, name: str) -> ModelFiles:
     stamps = take_stamps(folder)
-    files, _ = find_weights(folder)
-    return ModelFiles(folder, name, files, (folder / FORMAT_FILE).read_text().strip(), stamps)
+    weight_format = (folder / FORMAT_FILE).read_text().strip()
+    return ModelFiles(folder, name, (folder / WEIGHTS_FILE,), weight_format, stamps)
 
 
 def _from_folder(folder: Path, name: str) -> ModelFiles:
@@ -208,8 +242,9 @@ def _from_folder(folder: Path, name: str) -> ModelFiles:
     return ModelFiles(folder, name, files, weight_format, stamps)
 
 
-def _converted_folder(sha256: str) -> Path:
-    return cache_dir() / "models" / f"gguf-{sha256[:16]}-{CONVERTER_VERSION}"
+def _converted_folder(sha256: str, packed: bool) -> Path:
+    kept = f"-{PACKED}" if packed else ""
+    return cache_dir() / "models" / f"gguf-{sha256[:16]}-{CONVERTER_VERSION}{kept}"
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

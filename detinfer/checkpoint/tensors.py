@@ -20,6 +20,7 @@ from torch import Tensor
 
 from detinfer.checkpoint.weight_file import TensorInfo, read_header
 from detinfer.errors import ModelLoadError
+from detinfer.kernels.constants import BLOCK_FORMATS
 
 _DTYPES = {
     "F32": torch.float32,
@@ -46,6 +47,7 @@ class StoredTensor:
 
     Attributes:
         file: an open descriptor.
+        stand_in: dtype of what stands in the model for quantised blocks.
         never: whether -inf was among the values read.
         was_read: whether it was asked for.
     """
@@ -54,14 +56,33 @@ class StoredTensor:
     path: Path
     file: int
     info: TensorInfo
+    stand_in: torch.dtype
     was_read: bool = field(default=False, init=False)
     never: bool = field(default=False, init=False)
 
     def __getitem__(self, _: Any) -> Tensor:
-        """Return the whole tensor, in memory that nothing else holds.
+        """Return the whole tensor, in memory that nothing else holds; for blocks one that is none.
 
         Raises:
             ModelLoadError: the file cannot be read, or a value is NaN or +inf.
+        """
+        self.was_read = True
+        if self.is_packed:
+            return torch.zeros(1, dtype=self.stand_in).expand(self.info.shape)
+        values = self.read().view(_DTYPES[self.info.dtype]).reshape(self.info.shape)
+        self._judge(values)
+        return values
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the file has quantised blocks, which no module of transformers takes."""
+        return self.info.dtype in BLOCK_FORMATS
+
+    def read(self) -> Tensor:
+        """Return the tensor's bytes, in memory that nothing else holds. uint8
+
+        Raises:
+            ModelLoadError: the file cannot be read.
         """
         begin, end = self.info.span
         data = _memory(end - begin)
@@ -76,10 +97,7 @@ class StoredTensor:
             if not count:
                 raise ModelLoadError(f"weights file {self.path}: was cut short while it was read")
             done += count
-        values = data.view(_DTYPES[self.info.dtype]).reshape(self.info.shape)
-        self.was_read = True
-        self._judge(values)
-        return values
+        return data
 
     def _judge(self, values: Tensor) -> None:
         if not values.is_floating_point() or not values.numel():
@@ -102,8 +120,14 @@ def _memory(size: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, StoredTensor]]:
+def open_tensors(
+    paths: Sequence[Path], stand_in: torch.dtype = torch.float32
+) -> Iterator[dict[str, StoredTensor]]:
     """Return the tensors of safetensors files by name, readable inside the block.
+
+    Args:
+        paths: of the files.
+        stand_in: see ``StoredTensor``; the model's, so that nothing is converted.
 
     Raises:
         ModelLoadError: a file cannot be read, or experts are not all there.
@@ -123,7 +147,7 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[dict[str, StoredTensor]]:
                     raise ModelLoadError(
                         f"weights file {path}: tensor {name} is in {tensors[name].path.name} too"
                     )
-                tensors[name] = StoredTensor(name, path, file.fileno(), info)
+                tensors[name] = StoredTensor(name, path, file.fileno(), info, stand_in)
         _check_experts(tensors)
         yield tensors
 

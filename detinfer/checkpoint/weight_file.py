@@ -1,7 +1,8 @@
 """Safetensors files: a look at the header, tensors read into own memory, a writer of equal bytes.
 
 The format is an unsigned 64-bit length, that many bytes of JSON, and the tensors' bytes:
-https://github.com/huggingface/safetensors#format
+https://github.com/huggingface/safetensors#format. Quantised blocks are bytes to it, [rows, bytes of
+a row]; its metadata has the name of their format under the tensor's name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detinfer.checkpoint.blocks import row_bytes
 from detinfer.errors import ModelLoadError
+from detinfer.kernels.constants import BLOCK_FORMATS
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
 ITEM_BYTES |= {"U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
@@ -29,13 +32,21 @@ class TensorInfo:
     """One tensor of a file.
 
     Attributes:
-        dtype: as safetensors spells it: ``BF16``.
+        dtype: as safetensors spells it: ``BF16``; of blocks, their format: ``Q4_1``.
+        shape: of the values.
         span: the bytes of the file it takes, first and one past the last; empty if not in one.
     """
 
     dtype: str
     shape: tuple[int, ...]
     span: tuple[int, int] = field(default=(0, 0), compare=False)
+
+    @property
+    def stored(self) -> tuple[str, tuple[int, ...]]:
+        """What safetensors takes it for: its dtype and shape; blocks are bytes."""
+        if self.dtype not in BLOCK_FORMATS:
+            return self.dtype, self.shape
+        return "U8", (self.shape[0], row_bytes(self.dtype, self.shape[1]))
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -84,15 +95,18 @@ def write_weights(
     Args:
         path: file to make.
         tensors: what will be written, in order.
-        contents: each tensor's values in that order; bf16 as its bits, in ``uint16``.
+        contents: each tensor's values in that order; bf16 as its bits, in ``uint16``, blocks as
+            rows of bytes.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    formats = {name: info.dtype for name, info in tensors.items() if info.dtype in BLOCK_FORMATS}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **formats}}
     end = 0
     for name, info in tensors.items():
-        begin, end = end, end + int(np.prod(info.shape, dtype=np.int64)) * ITEM_BYTES[info.dtype]
+        dtype, shape = info.stored
+        begin, end = end, end + int(np.prod(shape, dtype=np.int64)) * ITEM_BYTES[dtype]
         header[name] = {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
+            "dtype": dtype,
+            "shape": list(shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -100,7 +114,8 @@ def write_weights(
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for (name, info), values in zip(tensors.items(), contents, strict=True):
-            if values.shape != info.shape or values.itemsize != ITEM_BYTES[info.dtype]:
+            dtype, shape = info.stored
+            if values.shape != shape or values.itemsize != ITEM_BYTES[dtype]:
                 raise AssertionError(f"{name}: {values.shape} {values.dtype} is not {info}")
             # Written by write(), not tofile(): that turns a full disk into a vague message.
             file.write(np.ascontiguousarray(values).data)
@@ -116,9 +131,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parse(header: dict[str, Any], start: int) -> tuple[dict[str, TensorInfo], int]:
     """Tensors by name, in the order of their bytes, which must leave no gap; where those end."""
     tensors = {}
+    formats = header.pop("__metadata__", None) or {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         shape = tuple(int(d) for d in entry["shape"])
         begin, end = (start + int(offset) for offset in entry["data_offsets"])
         info = TensorInfo(str(entry["dtype"]), shape, (begin, end))
@@ -127,7 +141,8 @@ def _parse(header: dict[str, Any], start: int) -> tuple[dict[str, TensorInfo], i
             size is not None and end - begin != int(np.prod(shape, dtype=object)) * size
         ):
             raise ValueError("a tensor's bytes are not those of its shape")
-        tensors[name] = info
+        kind = formats.get(name)
+        tensors[name] = _of_blocks(info, kind) if kind in BLOCK_FORMATS else info
     tensors = dict(sorted(tensors.items(), key=lambda item: item[1].span))
     end = start
     for info in tensors.values():
@@ -135,3 +150,11 @@ def _parse(header: dict[str, Any], start: int) -> tuple[dict[str, TensorInfo], i
             raise ValueError("tensors overlap or leave a gap")
         end = info.span[1]
     return tensors, end
+
+
+def _of_blocks(info: TensorInfo, kind: str) -> TensorInfo:
+    """Return the tensor of values whose blocks ``info`` has as bytes."""
+    (values, size), (rows, row) = BLOCK_FORMATS[kind], info.shape
+    if info.dtype != "U8" or row % size:
+        raise ValueError("a tensor's bytes are no whole blocks")
+    return TensorInfo(kind, (rows, row // size * values), info.span)

@@ -13,7 +13,7 @@ from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
 from detinfer.cli.parser import add_model_argument
-from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, EngineConfig, ServerConfig
+from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, WEIGHTS, EngineConfig, ServerConfig
 from detinfer.logs import FORMATS, LEVELS
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -73,6 +73,11 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--numerics", "profile of the arithmetic contract", choices=NUMERICS)
     add("--plan", "how a forward pass runs; all give the same bits", choices=PLANS)
     add("--dtype", "dtype of activations and KV cache", choices=DTYPES)
+    add(
+        "--weights",
+        "a GGUF file's quantised blocks: kept and multiplied as integers, or made bfloat16",
+        choices=WEIGHTS,
+    )
     add("--max-model-len", "longest sequence, in tokens", type=integer(1), metavar="N")
     add(
         "--max-num-seqs",

@@ -6,6 +6,8 @@ embedding, OPT's position offset) still runs and finds ours as its ``super().for
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,13 +21,12 @@ class LeafWeight:
     """One packed weight, shared by all modules tied to it.
 
     Args:
-        weight: [n, k]; packed at once, not kept.
-        dtype: of the activations.
+        packed: from ``ops.pack`` or ``ops.pack_blocks``. [n, k]
         allow_fast: whether a stock copy may be made for fast steps.
     """
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, allow_fast: bool) -> None:
-        self.packed = ops.pack(weight, dtype)
+    def __init__(self, packed: Any, allow_fast: bool) -> None:
+        self.packed = packed
         self._allow_fast = allow_fast
         self._stock: Tensor | None = None
 

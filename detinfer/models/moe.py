@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from detinfer import ops
 from detinfer.errors import UnsupportedModelError
 from detinfer.models.activations import elementary
 from detinfer.models.leaves import LeafWeight, placeholder
@@ -102,7 +103,7 @@ def patch_experts(
         weight = getattr(module, projection)
         stacked = weight.data.transpose(1, 2) if module.is_transposed else weight.data
         leaves[projection] = [
-            LeafWeight(expert, activation_dtype, allow_fast) for expert in stacked
+            LeafWeight(ops.pack(expert, activation_dtype), allow_fast) for expert in stacked
         ]
         setattr(module, projection, placeholder(weight.shape, activation_dtype))
     module.expert_leaves = leaves  # type: ignore[assignment]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -57,7 +59,11 @@ class PatchReport:
 
 
 def patch_model(
-    model: Any, activation_dtype: torch.dtype, max_model_len: int, allow_fast: bool
+    model: Any,
+    activation_dtype: torch.dtype,
+    max_model_len: int,
+    allow_fast: bool,
+    packed: Mapping[str, Any] = MappingProxyType({}),
 ) -> PatchReport:
     """Swap every leaf of a causal language model for ours and pack its weights.
 
@@ -70,6 +76,7 @@ def patch_model(
         activation_dtype: dtype between ops.
         max_model_len: longest sequence served; length of the rotary tables.
         allow_fast: whether fast steps may make a stock copy of the weights.
+        packed: weights that are packed already, by the name of a parameter that stands for them.
 
     Raises:
         UnsupportedModelError: a module whose bits cannot be guaranteed, by name.
@@ -79,7 +86,7 @@ def patch_model(
     model.eval()
     model.requires_grad_(False)
     model.config.pad_token_id = None  # some forwards search every step's ids for it, only to warn
-    packer = _Packer(model, activation_dtype, allow_fast)
+    packer = _Packer(model, activation_dtype, allow_fast, packed)
     pins: dict[str, str] = {}
     verified: set[Any] = set()
     for name, module in list(model.named_modules()):
@@ -94,6 +101,7 @@ def patch_model(
         else:
             packer.patch(module, name)
     packer.patch_head(model)
+    packer.check_all_taken()
     _cast_rest(model, loaded_dtype, activation_dtype)
     if ops.device().type != "cpu":
         _move(model, ops.device())
@@ -103,7 +111,9 @@ def patch_model(
 class _Packer:
     """Packs weights; one per model, since tied parameters are found by identity."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, allow_fast: bool) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, allow_fast: bool, packed: Mapping[str, Any]
+    ) -> None:
         self._dtype, self._allow_fast = dtype, allow_fast
         uses = Counter(
             id(parameter)
@@ -114,6 +124,9 @@ class _Packer:
         # Holds only tied parameters alive, so that the others' memory goes as they are packed.
         self._tied = {id(p): p for p in model.parameters() if uses[id(p)] > 1}
         self._leaves: dict[int, LeafWeight] = {}
+        # By what stands for them in the model, which is kept alive: an id is one parameter's.
+        held = {name: model.get_parameter(name) for name in packed}
+        self._packed = {id(p): (name, p, packed[name]) for name, p in held.items()}
 
     def patch(self, module: nn.Module, name: str) -> None:
         """Swap a linear layer, embedding, router or block with one; leave anything else."""
@@ -157,15 +170,25 @@ class _Packer:
         if scale is not None:  # the buffer was rounded to the checkpoint's dtype when it was made
             module.embed_scale = torch.tensor(scale, dtype=self._dtype)
 
+    def check_all_taken(self) -> None:
+        """Refuse blocks whose parameter is in none of the layers that compute with them."""
+        for name, _, _ in self._packed.values():
+            raise UnsupportedModelError(
+                f"{name}: its quantised blocks cannot stay packed there: use --weights dequantized"
+            )
+
     def _leaf(self, weight: torch.Tensor) -> LeafWeight:
-        return LeafWeight(weight, self._dtype, self._allow_fast)
+        return LeafWeight(ops.pack(weight, self._dtype), self._allow_fast)
 
     def _pack(self, module: nn.Module, transposed: bool = False) -> None:
         weight = module.weight
         assert isinstance(weight, nn.Parameter)
         leaf = self._leaves.get(id(weight)) if id(weight) in self._tied else None
         if leaf is None:
-            leaf = self._leaf(weight.data.T if transposed else weight.data)
+            if id(weight) in self._packed and not transposed:
+                leaf = LeafWeight(self._packed.pop(id(weight))[2], self._allow_fast)
+            else:
+                leaf = self._leaf(weight.data.T if transposed else weight.data)
             if id(weight) in self._tied:
                 self._leaves[id(weight)] = leaf
         module.leaf = leaf  # type: ignore[assignment]

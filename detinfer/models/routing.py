@@ -147,7 +147,7 @@ def patch_router(module: nn.Module, name: str, leaf: LeafWeight) -> None:
     # The formula is what is in question, not a profile's kernels.
     portable = ops.use(ops.PORTABLE)
     with torch.inference_mode(), forward_context(ForwardContext(None, None)), portable:
-        module.leaf = LeafWeight(weight.data, torch.float32, allow_fast=False)
+        module.leaf = LeafWeight(ops.pack(weight.data, torch.float32), allow_fast=False)
         ours, theirs = module.route(x), own(x)
     module.leaf = leaf
     order = _order(ours, theirs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from detinfer import ops
 from detinfer.checkpoint.folder import one_line, quiet_transformers, read_json
 from detinfer.checkpoint.generation_defaults import generation_defaults
 from detinfer.checkpoint.loader import ModelFiles, load_tokenizer, resolve_model
@@ -21,6 +22,8 @@ from detinfer.errors import (
     ModelLoadError,
     UnsupportedModelError,
 )
+from detinfer.kernels.constants import BLOCK_FORMATS
+from detinfer.machine import check_weights
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.rope_table import MAX_POSITIONS
 from detinfer.runner.fingerprint import file_parts
@@ -37,6 +40,7 @@ class Source:
         dtype: its weights are stored in.
         parts: of the fingerprint, those that name the files.
         generation_defaults: see ``EngineInfo``.
+        packed: weights kept in their quantised blocks, by the parameter that stands for them.
     """
 
     model: Any
@@ -45,25 +49,29 @@ class Source:
     dtype: torch.dtype
     parts: dict[str, str]
     generation_defaults: dict[str, Any] = field(default_factory=dict)
+    packed: dict[str, Any] = field(default_factory=dict)
 
 
 def stored_dtype(files: ModelFiles) -> torch.dtype:
-    """Return the one 16-bit dtype all weights are stored in, else float32."""
+    """Return the one 16-bit dtype all weights but blocks are stored in, else float32."""
     stored = {info.dtype for path in files.weights for info in read_header(path).values()}
+    stored -= BLOCK_FORMATS.keys()
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get("".join(stored), torch.float32)
 
 
-def read_source(model: str | None) -> Source:
+def read_source(model: str | None, weights: str = "auto") -> Source:
     """Find and read a model.
 
     Args:
         model: see ``EngineConfig``.
+        weights: see ``EngineConfig``.
 
     Raises:
         ModelLoadError: it cannot be found or read, is not whole, or changed while it was read.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
     """
-    files = resolve_model(model, progress=sys.stderr.isatty())
+    files = resolve_model(model, weights=weights, progress=sys.stderr.isatty())
+    check_weights(files.name, sum(path.stat().st_size for path in files.weights))
     tokenizer = load_tokenizer(files)
     source = Source(
         load_model(files),
@@ -72,6 +80,7 @@ def read_source(model: str | None) -> Source:
         stored_dtype(files),
         file_parts(files, tokenizer),
         generation_defaults(files.folder),
+        read_packed(files),
     )
     check_unchanged(files.folder, files.stamps)
     return source
@@ -81,7 +90,8 @@ def load_model(files: ModelFiles) -> Any:
     """Build a causal language model with our attention, in the widest dtype of its weights.
 
     transformers is handed the tensors of ``files`` by name; it opens no weights of its own, so
-    that no setting and no other file of the folder decides what is loaded.
+    that no setting and no other file of the folder decides what is loaded. Weights that the files
+    have in quantised blocks stay empty: see ``read_packed``.
 
     Raises:
         ModelLoadError: transformers cannot build or fill it, or a tensor is missing, has no place
@@ -97,7 +107,8 @@ def load_model(files: ModelFiles) -> Any:
         if (files.folder / "generation_config.json").is_file():
             _check_ends(files.folder / "generation_config.json")
             given["generation_config"] = GenerationConfig.from_pretrained(files.folder, **local)
-        with open_tensors(files.weights) as tensors:
+        dtype = torch.bfloat16 if stored_dtype(files) == torch.bfloat16 else torch.float32
+        with open_tensors(files.weights, stand_in=dtype) as tensors:
             check_layers(config, tensors, files.folder)
             with torch.device("meta"):  # only to learn which class it is
                 empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -105,7 +116,7 @@ def load_model(files: ModelFiles) -> Any:
                 None,
                 config=empty.config,
                 state_dict=tensors,
-                dtype=torch.bfloat16 if stored_dtype(files) == torch.bfloat16 else torch.float32,
+                dtype=dtype,
                 attn_implementation=ATTN_IMPLEMENTATION,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
@@ -124,6 +135,23 @@ def load_model(files: ModelFiles) -> Any:
             ) from error
         raise ModelLoadError(f"{files.folder}: cannot be loaded ({reason})") from error
     return model
+
+
+def read_packed(files: ModelFiles) -> dict[str, Any]:
+    """Pack the weights that the files have in quantised blocks, one at a time.
+
+    Returns:
+        ``ops.pack_blocks``'s weights by the name of their parameter.
+
+    Raises:
+        ModelLoadError: a file cannot be read.
+    """
+    with open_tensors(files.weights) as tensors:
+        return {
+            name: ops.pack_blocks(tensor.read(), tensor.info.dtype, *tensor.info.shape)
+            for name, tensor in tensors.items()
+            if tensor.is_packed
+        }
 
 
 def max_model_len(asked: int | None, config: Any) -> int:

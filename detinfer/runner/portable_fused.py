@@ -14,6 +14,7 @@ from detinfer.kernels.cpu import fused as kernel
 from detinfer.kernels.cpu import fused_table as table
 from detinfer.kernels.cpu.jit import numba
 from detinfer.kernels.cpu.matmul import PANEL, ZEROS
+from detinfer.kernels.cpu.packed_rows import quantised_bytes
 from detinfer.models.attention import AttentionCall
 from detinfer.runner.llama_pattern import LayerPattern, LinearPart, match, require
 
@@ -51,10 +52,12 @@ class FusedStep:
             "wide_qk_norm": pattern.wide,
             "gelu": pattern.gelu,
             "embedding": embedding.address,
-            "embedding_bf16": embedding.is_bf16,
+            "embedding_row": embedding.row,
+            "embedding_panel": embedding.panel_bytes,
             "final_norm": self._floats(pattern.final_norm.weight),
             "head": head.address,
-            "head_bf16": head.is_bf16,
+            "head_tile": head.tile,
+            "head_panel": head.panel_bytes,
         }
         self.dims = np.array([dims[name] for name in table.DIMS], np.int64)
         self._keep += [embedding, head]
@@ -72,7 +75,7 @@ class FusedStep:
         self.factors = np.array([factors[name] for name in table.FACTORS], np.float32)
         self._widths = (embedding.k, embedding.k, heads * spec.k_dim, spec.kv_heads * spec.k_dim,
                         spec.kv_heads * spec.k_dim, heads * spec.k_dim, pattern.inner)  # fmt: skip
-        self._scratch: list[Float32Array] = []
+        self._scratch: list[npt.NDArray[Any]] = []
 
     def forward(
         self,
@@ -91,6 +94,9 @@ class FusedStep:
         tokens = ids.size
         if not self._scratch or self._scratch[0].shape[0] < tokens:
             self._scratch = [np.empty((tokens, width), np.float32) for width in self._widths]
+            hidden, *_, attended, inner = self._widths
+            for width in (max(hidden, attended), inner):
+                self._scratch.append(np.empty((tokens, quantised_bytes(width)), np.uint8))
         kernel.step(
             numba.get_num_threads(),
             ids, batch.positions, batch.sequences, batch.block_tables,
@@ -103,7 +109,8 @@ class FusedStep:
         row: dict[str, int] = {}
         for name, linear in zip(table.LINEARS, layer.linears, strict=True):
             row[f"{name}.address"] = self._address(linear)
-            row[f"{name}.bf16"] = linear.leaf.packed.is_bf16
+            row[f"{name}.tile"] = linear.leaf.packed.tile
+            row[f"{name}.panel"] = linear.leaf.packed.panel_bytes
             row[f"{name}.bias"] = self._floats(linear.bias)
         for slot in table.NORMS:
             norm = layer.norms.get(slot)
@@ -120,8 +127,7 @@ class FusedStep:
         weight = linear.leaf.packed
         require(linear.start % PANEL == 0, f"a joined weight is cut at row {linear.start}")
         self._keep.append(weight)
-        item = 2 if weight.is_bf16 else 4
-        address: int = weight.address + linear.start * weight.k * item
+        address: int = weight.address + linear.start // PANEL * weight.panel_bytes
         return address
 
     def _floats(self, values: torch.Tensor | Float32Array | None) -> int:

@@ -47,7 +47,7 @@ class Runner(ABC):
     def __init__(self, config: ResolvedConfig, source: Source | None = None) -> None:
         check_environment()
         self._settle(config)
-        source = source or read_source(config.model)
+        source = source or read_source(config.model, config.weights)
         self.tokenizer, self.model_name = source.tokenizer, source.name
         self.generation_defaults = source.generation_defaults
         self.torch_dtype = source.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -61,7 +61,11 @@ class Runner(ABC):
         self._fused: Any = None
         with ops.use(self.profile):
             report = patch_model(
-                self.model, self.torch_dtype, self.max_model_len, config.allow_fast
+                self.model,
+                self.torch_dtype,
+                self.max_model_len,
+                config.allow_fast,
+                source.packed,
             )
             page = sum(ops.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
             self.num_pages = num_pages(config.kv_cache_memory or self._free_memory(), page)

@@ -19,13 +19,18 @@ from detinfer.kernels.cpu.fused_items import (
     prepare_token,
 )
 from detinfer.kernels.cpu.fused_table import (
+    BFLOAT16,
     DOWN,
+    GATE,
     INPUT_NORM,
     K_CACHE,
     OUT,
     POST_ATTENTION,
     POST_MLP,
     PRE_MLP,
+    SIZE,
+    TILE,
+    UP,
     V_CACHE,
     WINDOW,
     K,
@@ -35,11 +40,13 @@ from detinfer.kernels.cpu.fused_table import (
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.matmul import PANEL, embedding_row, row_blocks
 from detinfer.kernels.cpu.norms import rms_norm_row
+from detinfer.kernels.cpu.packed_embedding import call_row
+from detinfer.kernels.cpu.packed_rows import quantise_row
 from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 from detinfer.kernels.cpu.vector import f32_at
 
-LAYER_REGIONS, OTHER_REGIONS = 10, 4  # what _run numbers off
+LAYER_REGIONS, OTHER_REGIONS = 11, 4  # what _run numbers off
 
 
 @kernel
@@ -48,10 +55,13 @@ def _panels(n, m):
 
 
 @kernel
-def _embed(region, ids, n, w, bf16, factor, out):
+def _embed(region, ids, n, w, row_code, size, factor, out):
     t = take(region)
     while t < ids.size:
-        embedding_row(ids[t], n, w, bf16, out + t * n * 4)
+        if row_code > BFLOAT16:
+            call_row(row_code, ids[t], n, w, size, out + t * n * 4)
+        else:
+            embedding_row(ids[t], n, w, row_code, out + t * n * 4)
         if factor != np.float32(1):
             row = f32_at(out + t * n * 4, n)
             for i in range(n):
@@ -61,16 +71,24 @@ def _embed(region, ids, n, w, bf16, factor, out):
 
 
 @kernel
-def _norm(region, x, rows, n, w, eps, variant, out):
-    """Norm every row, or nothing without a weight, and return where the result is."""
-    if w == 0:
+def _norm(region, x, rows, n, w, eps, variant, out, quantised):
+    """Norm every row, or nothing without a weight, and return where the result is.
+
+    It is quantised too, where there is a place for it.
+    """
+    if w == 0 and quantised == 0:
         return x
+    result = out if w else x
     row = take(region)
     while row < rows:
-        rms_norm_row(x + row * n * 4, n, w, eps, variant, out + row * n * 4)
+        at = row * n * 4
+        if w:
+            rms_norm_row(x + at, n, w, eps, variant, result + at)
+        if quantised:
+            quantise_row(result + at, row, rows, n, quantised)
         row = done_take(region)
     wait(region, rows)
-    return out
+    return result
 
 
 @kernel
@@ -86,48 +104,51 @@ def _norm_and_add(region, h, x, rows, n, w, eps, variant, factor):
 
 
 @kernel
-def _linear(region, x, m, k, linear, n, add, factor, out, zeros):
+def _linear(region, x, quantised, m, k, linear, n, add, factor, out, zeros):
     count = _panels(n, m)
     item = take(region)
     while item < count:
-        linear_item(item, x, m, k, linear, n, add, factor, out, zeros)
+        linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros)
         item = done_take(region)
     wait(region, count)
 
 
 @kernel
-def _linear_and_add(region, x, m, k, linear, n, norm, eps, variant, factor, scratch, h, zeros):
+def _linear_and_add(region, x, quantised, m, k, linear, n, norm, eps, variant, factor, scratch, h,
+                    zeros):  # fmt: skip
     """Add linear(x) * factor to h, through the norm after it if the layer has one."""
     direct = norm == 0
     out = h if direct else scratch
-    _linear(region, x, m, k, linear, n, direct, factor, out, zeros)
+    _linear(region, x, quantised, m, k, linear, n, direct, factor, out, zeros)
     if not direct:
         _norm_and_add(region + REGION, h, scratch, m, n, norm, eps, variant, factor)
 
 
 @kernel
-def _queries_keys_values(region, x, m, k, layer, q_width, kv_width, q, keys, values, zeros):
+def _queries_keys_values(region, x, quantised, m, k, layer, q_width, kv_width, q, keys, values,
+                         zeros):  # fmt: skip
     q_items, kv_items = _panels(q_width, m), _panels(kv_width, m)
     one, add = np.float32(1), np.bool_(False)
     count = q_items + 2 * kv_items
     item = take(region)
     while item < count:
-        at, linear, width, out = item, layer[Q : Q + 3], q_width, q
+        at, linear, width, out = item, layer[Q : Q + SIZE], q_width, q
         if item >= q_items + kv_items:
-            at, linear, width, out = at - q_items - kv_items, layer[V : V + 3], kv_width, values
+            at, linear, width, out = at - q_items - kv_items, layer[V : V + SIZE], kv_width, values
         elif item >= q_items:
-            at, linear, width, out = at - q_items, layer[K : K + 3], kv_width, keys
-        linear_item(at, x, m, k, linear, width, add, one, out, zeros)
+            at, linear, width, out = at - q_items, layer[K : K + SIZE], kv_width, keys
+        linear_item(at, x, quantised, m, k, linear, width, add, one, out, zeros)
         item = done_take(region)
     wait(region, count)
 
 
 @kernel
-def _gated(region, x, m, k, layer, n, gelu, out, zeros):
+def _gated(region, x, quantised, m, k, layer, n, gelu, out, out_quantised, zeros):
     count = _panels(n, m)
+    gate, up = layer[GATE : GATE + SIZE], layer[UP : UP + SIZE]
     item = take(region)
     while item < count:
-        gated_item(item, x, m, k, layer, n, gelu, out, zeros)
+        gated_item(item, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, zeros)
         item = done_take(region)
     wait(region, count)
 
@@ -158,11 +179,22 @@ def _attend(region, items, q, out, positions, heads, kv_heads, head_dim, tables,
 
 
 @kernel
-def _final_norm(region, h, logit_rows, n, w, eps, variant, out):
-    """Norm the rows that need logits, closed up."""
+def _quantise(region, x, rows, n, quantised):
+    row = take(region)
+    while row < rows:
+        quantise_row(x + row * n * 4, row, rows, n, quantised)
+        row = done_take(region)
+    wait(region, rows)
+
+
+@kernel
+def _final_norm(region, h, logit_rows, n, w, eps, variant, out, quantised):
+    """Norm the rows that need logits, closed up; quantised too where there is a place for it."""
     i = take(region)
     while i < logit_rows.size:
         rms_norm_row(h + logit_rows[i] * n * 4, n, w, eps, variant, out + i * n * 4)
+        if quantised:
+            quantise_row(out + i * n * 4, i, logit_rows.size, n, quantised)
         i = done_take(region)
     wait(region, logit_rows.size)
 
@@ -178,40 +210,48 @@ def _finish(region, rows, out, vocab, divisor, factor, softcap):
 
 @kernel
 def _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
-         h, x, q, k, v, a, inner, zeros, logits):  # fmt: skip
+         h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
     """Return what every thread of the team runs; ``team`` holds the regions' counters."""
     first = team.ctypes.data
-    (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu,
-     embedding, embedding_bf16, final_norm, head, head_bf16) = dims  # fmt: skip
+    (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu, embedding,
+     embedding_row, embedding_panel, final_norm, head, head_tile, head_panel) = dims  # fmt: skip
     (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
      final_softcap) = factors  # fmt: skip
     m, count = ids.size, logit_rows.size
     q_width, kv_width = heads * head_dim, kv_heads * head_dim
 
-    _embed(first, ids, hidden, embedding, embedding_bf16, embedding_factor, h)
+    _embed(first, ids, hidden, embedding, embedding_row, embedding_panel, embedding_factor, h)
     region = first + REGION
     for index in range(layers.shape[0]):
         layer = layers[index]
-        source = _norm(region, h, m, hidden, layer[INPUT_NORM], eps, variant, x)
-        _queries_keys_values(region + REGION, source, m, hidden, layer, q_width, kv_width, q, k,
-                             v, zeros)  # fmt: skip
+        packed = max(layer[Q + TILE], layer[K + TILE], layer[V + TILE]) > BFLOAT16
+        source = _norm(region, h, m, hidden, layer[INPUT_NORM], eps, variant, x,
+                       x_q if packed else 0)  # fmt: skip
+        _queries_keys_values(region + REGION, source, x_q, m, hidden, layer, q_width, kv_width, q,
+                             k, v, zeros)  # fmt: skip
         _prepare(region + 2 * REGION, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps,
                  variant, wide, positions, sequences, tables)  # fmt: skip
         _attend(region + 3 * REGION, items, q, a, positions, heads, kv_heads, head_dim, tables,
                 layer, scale, attention_softcap, zeros)  # fmt: skip
-        _linear_and_add(region + 4 * REGION, a, m, q_width, layer[OUT : OUT + 3], hidden,
+        if layer[OUT + TILE] > BFLOAT16:
+            _quantise(region + 4 * REGION, a, m, q_width, x_q)
+        _linear_and_add(region + 5 * REGION, a, x_q, m, q_width, layer[OUT : OUT + SIZE], hidden,
                         layer[POST_ATTENTION], eps, variant, residual, x, h, zeros)  # fmt: skip
-        source = _norm(region + 6 * REGION, h, m, hidden, layer[PRE_MLP], eps, variant, x)
-        _gated(region + 7 * REGION, source, m, hidden, layer, n_inner, gelu, inner, zeros)
-        _linear_and_add(region + 8 * REGION, inner, m, n_inner, layer[DOWN : DOWN + 3], hidden,
-                        layer[POST_MLP], eps, variant, residual, x, h, zeros)  # fmt: skip
+        packed = max(layer[GATE + TILE], layer[UP + TILE]) > BFLOAT16
+        source = _norm(region + 7 * REGION, h, m, hidden, layer[PRE_MLP], eps, variant, x,
+                       x_q if packed else 0)  # fmt: skip
+        _gated(region + 8 * REGION, source, x_q, m, hidden, layer, n_inner, gelu, inner,
+               inner_q if layer[DOWN + TILE] > BFLOAT16 else 0, zeros)  # fmt: skip
+        _linear_and_add(region + 9 * REGION, inner, inner_q, m, n_inner, layer[DOWN : DOWN + SIZE],
+                        hidden, layer[POST_MLP], eps, variant, residual, x, h, zeros)  # fmt: skip
         region += LAYER_REGIONS * REGION
 
-    _final_norm(region, h, logit_rows, hidden, final_norm, eps, variant, x)
-    output, one = np.array([head, head_bf16, 0]), np.float32(1)
+    _final_norm(region, h, logit_rows, hidden, final_norm, eps, variant, x,
+                x_q if head_tile > BFLOAT16 else 0)  # fmt: skip
+    output, one = np.array([head, head_tile, head_panel, 0]), np.float32(1)
     if count:
-        _linear(region + REGION, x, count, hidden, output, vocab, np.bool_(False), one, logits,
-                zeros)  # fmt: skip
+        _linear(region + REGION, x, x_q, count, hidden, output, vocab, np.bool_(False), one,
+                logits, zeros)  # fmt: skip
     if logits_divisor != one or logits_factor != one or final_softcap > np.float32(0):
         _finish(region + 2 * REGION, count, logits, vocab, logits_divisor, logits_factor,
                 final_softcap)  # fmt: skip
@@ -219,7 +259,7 @@ def _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dim
 
 @parallel_kernel
 def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
-         h, x, q, k, v, a, inner, zeros, logits):  # fmt: skip
+         h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
     """Logits of ``logit_rows`` after running every layer over a batch.
 
     Args:
@@ -230,13 +270,15 @@ def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, 
         layers: a row of fused_table.COLUMNS each. [layers, columns] int64
         dims, factors: fused_table.DIMS (int64) and FACTORS (binary32).
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.
+        x_q, inner_q: scratch of T quantised rows, of x or a and of inner.
         logits: out. [L, vocab]
     """
     team = regions(layers.shape[0] * LAYER_REGIONS + OTHER_REGIONS)
     h0, x0, q0, k0, v0 = h.ctypes.data, x.ctypes.data, q.ctypes.data, k.ctypes.data, v.ctypes.data
     a0, i0, zero, out0 = a.ctypes.data, inner.ctypes.data, zeros.ctypes.data, logits.ctypes.data
+    xq0, iq0 = x_q.ctypes.data, inner_q.ctypes.data
     for _thread in prange(threads):
         before = enter()
         _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
-             h0, x0, q0, k0, v0, a0, i0, zero, out0)  # fmt: skip
+             h0, x0, q0, k0, v0, a0, i0, xq0, iq0, zero, out0)  # fmt: skip
         leave(before)

@@ -6,10 +6,22 @@ import numpy as np
 
 from detinfer.kernels.cpu.activation import gate_row, tanh_row
 from detinfer.kernels.cpu.attention import write_cache
-from detinfer.kernels.cpu.fused_table import COS, GATE, K_CACHE, K_NORM, Q_NORM, SIN, UP, V_CACHE
+from detinfer.kernels.cpu.finish import accumulate_rows, write_rows
+from detinfer.kernels.cpu.fused_table import (
+    BFLOAT16,
+    COS,
+    K_CACHE,
+    K_NORM,
+    Q_NORM,
+    SIN,
+    V_CACHE,
+)
 from detinfer.kernels.cpu.jit import kernel
-from detinfer.kernels.cpu.matmul import PANEL, ROWS, panel_address, row_blocks, segments, tile_rows
+from detinfer.kernels.cpu.matmul import PANEL, ROWS, row_blocks, segments, tile_rows
 from detinfer.kernels.cpu.norms import rms_norm_row
+from detinfer.kernels.cpu.packed import block_rows
+from detinfer.kernels.cpu.packed_rows import TILE_ROWS, quantise_groups, tile_offset
+from detinfer.kernels.cpu.packed_tile import call_tile
 from detinfer.kernels.cpu.vector import div, f32_at
 
 
@@ -20,58 +32,58 @@ def norm_rows(x, rows, n, w, eps, variant, out):
 
 
 @kernel
-def linear_item(item, x, m, k, linear, n, add, factor, out, zeros):
-    """One (panel, row block) of ``out = linear(x)``, or of ``out += linear(x) * factor``.
+def _sums(row, rows, x, quantised, k, linear, panel, zeros, parts):
+    """Put the finished sums of ``rows`` x 64 outputs, from ``row`` on, at the front of ``parts``.
 
-    ``linear`` is (address, is bf16, bias address). Flags and addresses come as values, never as
-    literals, for which Numba would compile a copy each.
+    ``x`` and ``quantised`` are the same rows, for weights in panels and for those in blocks.
     """
-    blocks = row_blocks(m)
-    size = (m + blocks - 1) // blocks
-    panel, start = item // blocks, item % blocks * size
-    w, bf16, bias = linear[0], linear[1], linear[2]
-    weights = panel_address(w, bf16, k, panel)
-    columns = min(PANEL, n - panel * PANEL)
-    parts = np.empty((segments(k), ROWS * PANEL), np.float32)
-    for row in range(start, min(m, start + size), ROWS):
-        rows = min(ROWS, min(m, start + size) - row)
-        tile_rows(rows, x + row * k * 4, k, weights, bf16, zeros, parts)
-        for r in range(rows):
-            source = parts[0][r * PANEL : (r + 1) * PANEL]
-            target = f32_at(out + ((row + r) * n + panel * PANEL) * 4, columns)
-            if bias:
-                added = f32_at(bias + panel * PANEL * 4, columns)
-                for j in range(columns):
-                    source[j] = source[j] + added[j]
-            if add:
-                for j in range(columns):
-                    target[j] = target[j] + source[j] * factor
-            else:
-                for j in range(columns):
-                    target[j] = source[j]
+    w, tile = linear[0] + panel * linear[2], linear[1]
+    if tile > BFLOAT16:
+        at = quantised + tile_offset(row // TILE_ROWS, k)
+        call_tile(tile, rows, at, w, k // 32, segments(k), parts.ctypes.data)
+    else:
+        tile_rows(rows, x + row * k * 4, k, w, tile, zeros, parts)
 
 
 @kernel
-def gated_item(item, x, m, k, layer, n, gelu, out, zeros):
-    """One (panel, row block) of ``act(gate) * up``."""
-    blocks = row_blocks(m)
-    size = (m + blocks - 1) // blocks
-    panel, start = item // blocks, item % blocks * size
-    gates = panel_address(layer[GATE], layer[GATE + 1], k, panel)
-    ups = panel_address(layer[UP], layer[UP + 1], k, panel)
-    columns = min(PANEL, n - panel * PANEL)
-    gate_parts = np.empty((segments(k), ROWS * PANEL), np.float32)
-    up_parts = np.empty((segments(k), ROWS * PANEL), np.float32)
-    for row in range(start, min(m, start + size), ROWS):
-        rows = min(ROWS, min(m, start + size) - row)
-        at = x + row * k * 4
-        tile_rows(rows, at, k, gates, layer[GATE + 1], zeros, gate_parts)
-        tile_rows(rows, at, k, ups, layer[UP + 1], zeros, up_parts)
+def linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros):
+    """One (panel, row block) of ``out = linear(x)``, or of ``out += linear(x) * factor``.
+
+    ``linear`` is a layer's fused_table.LINEAR. Flags and addresses come as values, never as
+    literals, for which Numba would compile a copy each.
+    """
+    panel, start = item // row_blocks(m), item % row_blocks(m) * block_rows(m)
+    stop, columns = min(m, start + block_rows(m)), min(PANEL, n - panel * PANEL)
+    bias = linear[3] + panel * PANEL * 4 if linear[3] else linear[3]
+    parts = np.empty((segments(k), ROWS * PANEL), np.float32)
+    step = TILE_ROWS if linear[1] > BFLOAT16 else ROWS
+    for row in range(start, stop, step):
+        rows, target = min(step, stop - row), out + (row * n + panel * PANEL) * 4
+        _sums(row, rows, x, quantised, k, linear, panel, zeros, parts)
+        if add:
+            accumulate_rows(rows, parts.ctypes.data, columns, bias, factor, target, n)
+        else:
+            write_rows(rows, parts.ctypes.data, columns, bias, target, n)
+
+
+@kernel
+def gated_item(item, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, zeros):
+    """One (panel, row block) of ``act(gate) * up``, quantised too where there is a place for it."""
+    panel, start = item // row_blocks(m), item % row_blocks(m) * block_rows(m)
+    stop, columns = min(m, start + block_rows(m)), min(PANEL, n - panel * PANEL)
+    gates = np.empty((segments(k), ROWS * PANEL), np.float32)
+    ups = np.empty((segments(k), ROWS * PANEL), np.float32)
+    step = TILE_ROWS if max(gate[1], up[1]) > BFLOAT16 else ROWS
+    for row in range(start, stop, step):
+        rows = min(step, stop - row)
+        _sums(row, rows, x, quantised, k, gate, panel, zeros, gates)
+        _sums(row, rows, x, quantised, k, up, panel, zeros, ups)
         for r in range(rows):
-            tile = r * PANEL * 4
-            target = out + ((row + r) * n + panel * PANEL) * 4
-            gate, up = gate_parts.ctypes.data + tile, up_parts.ctypes.data + tile
-            gate_row(gelu, gate, up, target, columns)
+            at, target = r * PANEL * 4, out + ((row + r) * n + panel * PANEL) * 4
+            gate_row(gelu, gates.ctypes.data + at, ups.ctypes.data + at, target, columns)
+            if out_quantised:
+                first = panel * PANEL // 32
+                quantise_groups(target, row + r, m, n, first, columns // 32, out_quantised)
 
 
 @kernel

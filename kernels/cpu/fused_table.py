@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-# A linear layer in the table: address, is bf16, bias address (0: none).
+# A linear layer in the table: address of its panels, its tile (FLOAT32, BFLOAT16, or the address of
+# packed_tile's code), bytes of a panel, bias address (0: none).
+LINEAR = ("address", "tile", "panel", "bias")
+SIZE, TILE = len(LINEAR), LINEAR.index("tile")
+FLOAT32, BFLOAT16 = 0, 1
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 # A norm's weight address; 0 where the layer has no such norm.
 NORMS = ("input", "q", "k", "post_attention", "pre_mlp", "post_mlp")
 OTHERS = ("window", "cos", "sin", "k_cache", "v_cache")
 COLUMNS = tuple(
-    [f"{name}.{part}" for name in LINEARS for part in ("address", "bf16", "bias")]
+    [f"{name}.{part}" for name in LINEARS for part in LINEAR]
     + [f"{name}_norm" for name in NORMS]
     + list(OTHERS)
 )
@@ -21,7 +25,7 @@ WINDOW, COS, SIN, K_CACHE, V_CACHE = (COLUMNS.index(name) for name in OTHERS)
 
 # What all layers share, as the step unpacks it: integers, then binary32.
 DIMS = ("hidden", "heads", "kv_heads", "head_dim", "rotary", "inner", "vocab", "norm_variant",
-        "wide_qk_norm", "gelu", "embedding", "embedding_bf16", "final_norm", "head",
-        "head_bf16")  # fmt: skip
+        "wide_qk_norm", "gelu", "embedding", "embedding_row", "embedding_panel", "final_norm",
+        "head", "head_tile", "head_panel")  # fmt: skip
 FACTORS = ("eps", "scale", "attention_softcap", "embedding", "residual", "logits_divisor",
            "logits_factor", "final_softcap")  # fmt: skip

@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 
 import numba
+from numba.core import codegen
 
 from detinfer.folders import cache_dir
 from detinfer.kernels.cpu.cache import KernelCache
 
-__all__ = ["LAYERS", "kernel", "numba", "parallel_kernel"]
+__all__ = ["FEATURES", "LAYERS", "kernel", "numba", "parallel_kernel"]
 
 # workqueue costs 40x more a region and aborts on concurrent entry: refused at start.
 LAYERS = ("omp", "tbb")
@@ -45,6 +46,15 @@ def _host_cpu() -> str:
 
     return str(binding.get_host_cpu_name())
 
+
+def _features() -> frozenset[str]:
+    named = numba.config.CPU_FEATURES
+    text = codegen.get_host_cpu_features() if named is None else named
+    return frozenset(word[1:] for word in text.split(",") if word.startswith("+"))
+
+
+# What the CPU that kernels are compiled for has beyond the least of its kind, as LLVM spells it.
+FEATURES = _features()
 
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER_PRIORITY = [*LAYERS, "workqueue"]

@@ -16,7 +16,7 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from detinfer.kernels.cpu.jit import kernel
+from detinfer.kernels.cpu.jit import FEATURES, kernel
 
 LANES = 16
 WIDE = 64  # lanes of a contractual sum: four vectors
@@ -72,6 +72,22 @@ class Emit:
         """Widening bf16 is a shift: exact."""
         raw = self.b.load(self.pointer(address, offset, 2, self.i16), align=2)
         return self.as_float(self.b.shl(self.b.zext(raw, self.i32), self.int32(16)))
+
+    def load_integers(self, address, kind):
+        """Integers of a type, at an address that is a multiple of their size."""
+        wide = kind if self.lanes == 1 else ir.VectorType(kind, self.lanes)
+        return self.b.load(self.pointer(address, kind=wide), align=kind.width // 8)
+
+    def widen_half(self, raw):
+        """Binary16 numbers, given as 16-bit integers, widened: exact."""
+        if "f16c" in FEATURES:
+            half = ir.HalfType() if self.lanes == 1 else ir.VectorType(ir.HalfType(), self.lanes)
+            return self.b.fpext(self.b.bitcast(raw, half), self.f32)
+        wide = self.b.zext(raw, self.i32)
+        magnitude = self.b.shl(self.b.and_(wide, self.int32(0x7FFF)), self.int32(13))
+        scaled = self.mul(self.as_float(magnitude), self.const(2.0**112))
+        sign = self.b.shl(self.b.and_(wide, self.int32(0x8000)), self.int32(16))
+        return self.as_float(self.b.or_(self.bits(scaled), sign))
 
     def store(self, value, address, offset=None) -> None:
         self.b.store(value, self.pointer(address, offset, kind=value.type), align=4)

@@ -71,6 +71,15 @@ def test_the_weights_are_the_pinned_ones(default_model):
     )
 
 
+def test_its_blocks_can_be_kept(default_model):
+    files = resolve_model(None, weights="packed")
+    assert files.name == default_model.name
+    assert files.weight_format == "packed Q4_1+Q8_0, bfloat16 from gguf F32"
+    assert weights_digest(files) == (
+        "8dada76a463a204ebd78821967ec70f96880d1eebd5fa47727ec703c0edfa1e9"
+    )
+
+
 def test_the_licence_lies_beside_the_weights(default_model):
     assert "Apache License" in (default_model.folder / "LICENSE").read_text()
     notice = (default_model.folder / "NOTICE").read_text()

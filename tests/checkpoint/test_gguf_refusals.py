@@ -1,17 +1,20 @@
 """GGUF files that are damaged, or mean what is not built: one line, and nothing left behind."""
 
+import errno
+
 import numpy as np
 import pytest
-from gguf import GGUFEndian
-from gguf_samples import TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFEndian, GGUFReader
+from gguf_samples import FACTORS, TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
 
 from detinfer.checkpoint.loader import check_model, resolve_model
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
+from detinfer.kernels.constants import BLOCK_FORMATS
 
 
-def refuse(path, cache, kind, words):
+def refuse(path, cache, kind, words, weights="auto"):
     with pytest.raises(DetinferError, match=words) as caught:
-        resolve_model(str(path))
+        resolve_model(str(path), weights=weights)
     assert type(caught.value) is kind
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -159,3 +162,94 @@ def test_a_file_of_another_kind_is_refused(tmp_path, cache):
     path = tmp_path / "m.gguf"
     path.write_bytes(b"<!DOCTYPE html>" * 1000)
     refuse(path, cache, ModelLoadError, "not a GGUF file: it begins with b'<!DO'")
+
+
+# Where the formats kept in blocks have binary16 numbers.
+SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,)}
+SCALES |= {kind.name: tuple(at) for kind, at in FACTORS.items() if kind.name in BLOCK_FORMATS}
+
+
+def place(path, name):
+    """A tensor as gguf's reader has it, which knows where its bytes are."""
+    [found] = [tensor for tensor in GGUFReader(path).tensors if tensor.name == name]
+    return found
+
+
+def wide(path, kind):
+    tensors = gguf_tensors(tiny_model(wide=True))
+    return write_gguf(path, tensors=tensors, pairs=metadata(wide=True), kind=kind)
+
+
+@pytest.mark.parametrize(("kind", "at"), [(k, at) for k in SCALES for at in SCALES[k]])
+@pytest.mark.parametrize("bits", [0x7E00, 0x7C01, 0xFC00], ids=["nan", "signalling", "-inf"])
+def test_a_scale_that_is_no_number_is_named(tmp_path, cache, kind, at, bits):
+    kind = GGMLQuantizationType[kind]
+    path, name = wide(tmp_path / "m.gguf", kind), "blk.1.ffn_down.weight"
+    data, tensor = bytearray(path.read_bytes()), place(path, name)
+    last = tensor.data_offset + tensor.n_bytes - GGML_QUANT_SIZES[kind][1] + at
+    data[last : last + 2] = bits.to_bytes(2, "little")
+    path.write_bytes(data)
+    words = f"tensor {name} has a scale that is NaN or infinity"
+    refuse(path, cache, ModelLoadError, words, "packed")
+
+
+def test_the_largest_scale_is_a_number(tmp_path, cache):
+    path, name = wide(tmp_path / "m.gguf", GGMLQuantizationType.Q8_0), "blk.1.ffn_down.weight"
+    data, tensor = bytearray(path.read_bytes()), place(path, name)
+    data[tensor.data_offset : tensor.data_offset + 2] = (0x7BFF).to_bytes(2, "little")
+    path.write_bytes(data)
+    assert resolve_model(str(path), weights="packed").weight_format.startswith("packed Q8_0")
+
+
+def change_info(path, name, part, value):
+    """Writes another number into what a file says of a tensor: its last dimension, kind, offset."""
+    data, parts = bytearray(path.read_bytes()), place(path, name).field.parts
+    at = place(path, name).field.offset + sum(one.nbytes for one in parts[:part])
+    data[at : at + parts[part].itemsize] = value.to_bytes(parts[part].itemsize, "little")
+    path.write_bytes(data)
+
+
+ROW, KIND, OFFSET = 3, 4, 5
+
+
+@pytest.mark.parametrize("weights", ["packed", "dequantized"])
+@pytest.mark.parametrize(
+    ("part", "value", "kind", "words"),
+    [
+        (ROW, 48, ModelLoadError, "has rows of 48 values, which are no whole blocks of 32"),
+        (ROW, 128, ModelLoadError, r"begins within the bytes of tensor blk.0.ffn_up.weight"),
+        (ROW, 2**40, ModelLoadError, "tensor blk.0.ffn_up.weight ends at byte|within the bytes of"),
+        (ROW, 2**63 + 32, ModelLoadError, "ends at byte|within the bytes of"),
+        (ROW, 32, ModelLoadError, r"up_proj.weight has shape \[96, 32\], its metadata says"),
+        (KIND, 8, ModelLoadError, "begins within the bytes of tensor blk.0.ffn_up.weight"),
+        (KIND, 12, ModelLoadError, "has rows of 64 values, which are no whole blocks of 256"),
+        (KIND, 999, UnsupportedModelError, "blk.0.ffn_up.weight is stored in format 999, which"),
+        (OFFSET, 0, ModelLoadError, "begins within the bytes of tensor"),
+        (OFFSET, 2**20, ModelLoadError, "tensor blk.0.ffn_up.weight ends at byte"),
+        (OFFSET, 2**64 - 32, ModelLoadError, "tensor blk.0.ffn_up.weight ends at byte"),
+    ],
+)
+def test_blocks_that_do_not_fit_their_tensor_are_named(
+    tmp_path, cache, part, value, kind, words, weights
+):
+    path = write_gguf(tmp_path / "m.gguf", kind=GGMLQuantizationType.Q4_0)
+    change_info(path, "blk.0.ffn_up.weight", part, value)
+    refuse(path, cache, kind, words, weights)
+
+
+@pytest.mark.parametrize("keep", [9, 3000, -5000, -40])
+def test_a_file_of_blocks_cut_short_is_refused(tmp_path, cache, keep):
+    path = write_gguf(tmp_path / "m.gguf", kind=GGMLQuantizationType.Q4_0)
+    path.write_bytes(path.read_bytes()[:keep])
+    refuse(path, cache, ModelLoadError, "truncated or damaged", "packed")
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("detinfer.checkpoint.gguf.convert.write_weights", full)
+    path = wide(tmp_path / "m.gguf", GGMLQuantizationType.Q4_1)
+    with pytest.raises(ModelLoadError, match="no disk space left"):
+        resolve_model(str(path), weights="packed")
+    assert not [file for file in (cache / "models").iterdir() if file.suffix != ".lock"]

@@ -14,6 +14,7 @@ sys.path.append(str(HERE.parent / "support"))
 
 import torch  # noqa: E402
 from fuzzer import Failure, World, fuzz  # noqa: E402
+from tiny_runner import MODELS  # noqa: E402
 
 
 def main():
@@ -21,6 +22,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20_000, help="engine steps, at least")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
     parser.add_argument("--plan", choices=("fused", "modules"), default="fused")
+    parser.add_argument("--model", choices=MODELS, default="windowed")
     parser.add_argument("--json", type=Path, help="where to write a record of the run")
     args = parser.parse_args()
 
@@ -31,7 +33,7 @@ def main():
         if args.json:
             record = {
                 "command": f"python tests/invariance/fuzz.py --steps {args.steps} "
-                f"--seed {args.seed} --plan {args.plan}",
+                f"--seed {args.seed} --plan {args.plan} --model {args.model}",
                 "seconds": round(time.monotonic() - start, 1),
                 "counts": counts,
                 "failure": failed and {"episode": failed.seed, "operations": failed.operations},
@@ -46,7 +48,7 @@ def main():
             save()  # a run of hours that is interrupted has still shown something
 
     try:
-        fuzz(World(args.plan), args.steps, args.seed, progress=progress)
+        fuzz(World(args.plan, args.model), args.steps, args.seed, progress=progress)
     except Failure as failure:
         failed = failure
     print("\n" + (f"{failed}\n" if failed else "") + json.dumps(counts, indent=2))

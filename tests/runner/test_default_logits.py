@@ -15,9 +15,9 @@ from detinfer.testing import assert_same_bits, same_bits
 TEXT = "Reproducible answers: 1) fix the order of every sum; 2) test it. " * 5
 
 
-@pytest.fixture(scope="module")
-def runner(default_model: ModelFiles) -> ModelRunner:
-    return ModelRunner(EngineConfig(kv_cache_memory=1 << 28).resolve())
+@pytest.fixture(scope="module", params=["dequantized", "packed"])
+def runner(default_model: ModelFiles, request: pytest.FixtureRequest) -> ModelRunner:
+    return ModelRunner(EngineConfig(weights=request.param, kv_cache_memory=1 << 28).resolve())
 
 
 @pytest.fixture(scope="module")

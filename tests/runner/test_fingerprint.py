@@ -56,7 +56,7 @@ def test_it_travels_between_processes():
 
 def test_no_setting_of_load_or_machine_is_a_part():
     settings = {field.name for field in dataclasses.fields(EngineConfig)}
-    assert settings & set(PARTS) == {"dtype"}
+    assert settings & set(PARTS) == {"dtype", "weights"}
 
 
 def test_a_model_has_one_whatever_the_machine_does(default_model, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -33,19 +35,31 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 HEADS, KV_HEADS = 4, 2
+# Where K-quants' blocks have their binary16 factors, and what makes weights of them.
+FACTORS = {
+    Kind.Q2_K: {80: 2e-3, 82: 2e-3},
+    Kind.Q4_K: {0: 1e-4, 2: 1e-3},
+    Kind.Q5_K: {0: 5e-5, 2: 1e-3},
+    Kind.Q6_K: {208: 1e-4},
+}
 
 
-def tiny_model(arch: str = "llama", tied: bool = False, seed: int = 0) -> Any:
-    """Two layers of width 64 in float32; weights need more than bfloat16's bits."""
+def tiny_model(arch: str = "llama", tied: bool = False, seed: int = 0, wide: bool = False) -> Any:
+    """Two layers of width 64 in float32; weights need more than bfloat16's bits.
+
+    Args:
+        wide: with rows of 256 values, as K-quants' blocks have.
+    """
+    width, inner, head = (256, 512, 64) if wide else (64, 96, 16)
     config = AutoConfig.for_model(
         arch,
         vocab_size=len(TOKENS),
-        hidden_size=64,
-        intermediate_size=96,
+        hidden_size=width,
+        intermediate_size=inner,
         num_hidden_layers=2,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
-        head_dim=16,
+        head_dim=head,
         max_position_embeddings=128,
         rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -86,16 +100,17 @@ def gguf_tensors(model: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def metadata(arch: str = "llama", pre: str = "smollm") -> dict[str, Any]:
+def metadata(arch: str = "llama", pre: str = "smollm", wide: bool = False) -> dict[str, Any]:
     """Key-value pairs as llama.cpp's converter writes them; change or remove some to spoil them."""
+    width, inner, head = (256, 512, 64) if wide else (64, 96, 16)
     return {
         f"{arch}.block_count": 2,
         f"{arch}.context_length": 128,
-        f"{arch}.embedding_length": 64,
-        f"{arch}.feed_forward_length": 96,
+        f"{arch}.embedding_length": width,
+        f"{arch}.feed_forward_length": inner,
         f"{arch}.attention.head_count": HEADS,
         f"{arch}.attention.head_count_kv": KV_HEADS,
-        f"{arch}.attention.key_length": 16,
+        f"{arch}.attention.key_length": head,
         f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{arch}.rope.freq_base": 10000.0,
         "tokenizer.ggml.model": "gpt2",
@@ -110,6 +125,20 @@ def metadata(arch: str = "llama", pre: str = "smollm") -> dict[str, Any]:
     }
 
 
+def quantize(values: np.ndarray, kind: Kind) -> np.ndarray:
+    """Rows of blocks: of the values, or of random ones where gguf has no way to make them."""
+    try:
+        return gguf.quantize(values, kind)
+    except NotImplementedError:
+        count, size = gguf.GGML_QUANT_SIZES[kind]
+        rng = np.random.default_rng(values.view(np.uint32).reshape(-1)[:8])
+        blocks = rng.integers(0, 256, (values.size // count, size), np.uint8)
+        for at, factor in FACTORS[kind].items():
+            scales = rng.normal(0, factor, (len(blocks), 1)).astype("<f2")
+            blocks[:, at : at + 2] = scales.view(np.uint8)
+        return blocks.reshape(*values.shape[:-1], -1)
+
+
 def write_gguf(
     path: Path,
     arch: str = "llama",
@@ -117,9 +146,10 @@ def write_gguf(
     pairs: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
     kind: Kind = Kind.F32,
+    kinds: Mapping[str, Kind] = MappingProxyType({}),
     order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
 ) -> Path:
-    """Write a file; matrices are stored as ``kind``, vectors in F32."""
+    """Write a file; matrices are stored as ``kind``, or by name in ``kinds``, vectors in F32."""
     writer = gguf.GGUFWriter(path, arch, endianess=order)
     for key, value in (metadata(arch) if pairs is None else pairs).items():
         if isinstance(value, bool):
@@ -133,12 +163,13 @@ def write_gguf(
         else:
             writer.add_array(key, value)
     for name, values in (gguf_tensors(tiny_model(arch)) if tensors is None else tensors).items():
-        if values.ndim == 1 or kind == Kind.F32:
+        stored = Kind.F32 if values.ndim == 1 else kinds.get(name, kind)
+        if stored == Kind.F32:
             writer.add_tensor(name, values.astype(np.float32))
-        elif kind == Kind.F16:
+        elif stored == Kind.F16:
             writer.add_tensor(name, values.astype(np.float16))
         else:
-            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
+            writer.add_tensor(name, quantize(values, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,11 +10,13 @@ import json
 
 import numpy as np
 import torch
+from packed_samples import FORMATS, extreme_blocks, random_blocks
 
 from detinfer import ops
 from detinfer.backends import portable
 from detinfer.kernels import reference
-from detinfer.kernels.cpu import matmul
+from detinfer.kernels.cpu import matmul, packed
+from detinfer.kernels.cpu.packed_dot import dot_product
 from detinfer.params import SamplingParams
 from detinfer.sampling import SamplingRow, choose
 from detinfer.testing import SPECIAL, bits, rounded_normal, to_torch
@@ -28,6 +30,20 @@ def linears(rng):
             for m in (1, 5, 9):
                 yield ops.linear(to_torch(x[:m]), weight)
             yield ops.embedding(torch.arange(130), weight, torch.float32)
+
+
+def packed_linears(rng):
+    for name in FORMATS:
+        for raw in (random_blocks(rng, name, 130, 768), extreme_blocks(name, 130, 768, 0xFF)):
+            weight = packed.pack(raw, name, 130, 768)
+            x, out = rounded_normal(rng, (13, 768)), np.empty((13, 130), np.float32)
+            x[0], x[1, : len(SPECIAL)] = 127, SPECIAL
+            for m in (13, 1, 4):
+                weight.linear(x[:m], None, out[:m])
+                yield out[:m].copy()
+            rows = np.empty((130, 768), np.float32)
+            weight.rows(np.arange(130), rows)
+            yield rows
 
 
 def norms(rng):
@@ -88,7 +104,7 @@ def stock(rng):
 
 def main() -> None:
     digests = {}
-    for family in (linears, norms, activations, logits, attentions, samples, stock):
+    for family in (linears, packed_linears, norms, activations, logits, attentions, samples, stock):
         digest = hashlib.sha256()
         for output in family(np.random.default_rng(0)):
             digest.update(bits(output).tobytes())
@@ -97,10 +113,11 @@ def main() -> None:
     print(json.dumps(answer))
 
 
-def machine_code() -> dict[str, bool]:
-    """What the compiled linear kernel is made of, to show that the target CPU was heard."""
+def machine_code() -> dict[str, object]:
+    """What the compiled linear kernels are made of, to show that the target CPU was heard."""
     assembly = "".join(matmul.linear.inspect_asm().values())
-    return {name: name in assembly for name in ("zmm", "ymm", "vfmadd")}
+    code: dict[str, object] = {name: name in assembly for name in ("zmm", "ymm", "vfmadd")}
+    return code | {"integers": type(dot_product(None, 4)).__name__}
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ Grouped queries; the first has one layer with a sliding window that crosses page
 """
 
 import functools
+import itertools
 from types import SimpleNamespace
 from typing import ClassVar
 
+import gguf
 import numpy as np
 import torch
 from fake_runner import EOS, FakeTokenizer
@@ -46,7 +48,10 @@ MODELS = {
         LONG,
     ),
     "experts-4": ("mixtral", {**_COMMON, "num_experts_per_tok": 4}, MAX_LEN),
+    # The first one's weights in quantised blocks, matrix by matrix in formats that take turns.
+    "packed": ("qwen2", _windowed(WINDOW), MAX_LEN),
 }
+_PACKED = {"packed": ("Q4_0", "Q8_0", "Q4_1", "Q5_0", "Q5_1")}
 
 
 @functools.cache
@@ -62,7 +67,18 @@ def patched_model(name="windowed", loud=None):
         with torch.no_grad():
             model.model.embed_tokens.weight[loud] *= 1e4
     model.config._attn_implementation = ATTN_IMPLEMENTATION
-    return model, patch_model(model, torch.float32, max_len, allow_fast=True), max_len
+    packed = _in_blocks(model, _PACKED[name]) if name in _PACKED else {}
+    return model, patch_model(model, torch.float32, max_len, True, packed), max_len
+
+
+def _in_blocks(model, kinds):
+    """The matrices of a model as quantised blocks, by name."""
+    matrices = {n: p.detach().numpy() for n, p in model.named_parameters() if p.ndim == 2}
+    packed = {}
+    for (name, values), kind in zip(matrices.items(), itertools.cycle(kinds), strict=False):
+        blocks = gguf.quantize(values, gguf.GGMLQuantizationType[kind])
+        packed[name] = ops.pack_blocks(torch.from_numpy(blocks), kind, *values.shape)
+    return packed
 
 
 class TinyModelRunner:

@@ -15,36 +15,51 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detinfer.checkpoint.blocks import are_numbers
 from detinfer.checkpoint.folder import one_line
 from detinfer.checkpoint.gguf.config import Metadata, read_config
+from detinfer.checkpoint.gguf.file import open_gguf
 from detinfer.checkpoint.gguf.tensors import hf_name, restore_layout
 from detinfer.checkpoint.gguf.tokenizer import write_json, write_tokenizer
 from detinfer.checkpoint.progress import Report, silent
 from detinfer.checkpoint.weight_file import TensorInfo, write_weights
 from detinfer.errors import ModelLoadError, UnsupportedModelError
+from detinfer.kernels.constants import BLOCK_FORMATS
 
 CONVERTER_VERSION = 1
 """Part of the converted folder's name: raise it when the files written would differ."""
 
 FORMAT_FILE = "weight_format.txt"
+WEIGHTS_FILE = "model.safetensors"
+
+PACKED = "packed"
+"""What a weight format begins with, where blocks are kept."""
+
+_DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
-def convert_gguf(path: Path, folder: Path, report: Report = silent) -> None:
-    """Write the model in a GGUF file to an empty folder that transformers can load.
+def convert_gguf(path: Path, folder: Path, report: Report = silent, packed: bool = False) -> None:
+    """Write the model in a GGUF file to an empty folder that can be loaded.
 
     Quantised blocks are dequantised in float32 by GGUF's formulas and rounded once to bfloat16, to
     nearest even. F16 stays F16. F32 becomes bfloat16 where that loses nothing, else it stays F32.
+
+    Args:
+        path: the file.
+        folder: what to fill; transformers can load it if nothing is ``packed``.
+        report: is told how far it is.
+        packed: whether the blocks of matrices stay as they are, in the formats served so.
 
     Raises:
         ModelLoadError: the file cannot be read, or is cut short or damaged.
         UnsupportedModelError: an architecture, key, tensor or tokenizer not known here; named.
     """
-    reader = _open(path)
+    reader = open_gguf(path)
     metadata = Metadata(path, {key: _contents_of(path, reader, key) for key in reader.fields})
     config = read_config(metadata, {str(tensor.name) for tensor in reader.tensors})
     sources = {hf_name(path, str(tensor.name)): tensor for tensor in reader.tensors}
     written = {
-        name: TensorInfo(_storage(tensor), tuple(int(n) for n in reversed(tensor.shape)))
+        name: TensorInfo(_storage(tensor, packed), tuple(int(n) for n in reversed(tensor.shape)))
         for name, tensor in sorted(sources.items())
     }
     config["dtype"] = _main_dtype(written)
@@ -55,35 +70,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = silent) -> None:
     write_json(folder / "config.json", config | ids)
     write_json(folder / "generation_config.json", ids)
     (folder / FORMAT_FILE).write_text(_describe(written, sources) + "\n")
-    write_weights(
-        folder / "model.safetensors", written, _contents(path, config, written, sources, report)
-    )
-
-
-def check_magic(path: Path) -> None:
-    """Refuse a file that does not begin as GGUF files do.
-
-    Raises:
-        ModelLoadError: it cannot be read, or is something else under that name.
-        UnsupportedModelError: a version or byte order that is not read.
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise ModelLoadError(f"{path}: cannot be read ({error.strerror})") from error
-    if (magic := head[:4]) != b"GGUF":
-        raise ModelLoadError(f"{path}: not a GGUF file: it begins with {magic!r}, expected b'GGUF'")
-    version = int.from_bytes(head[4:], "little")
-    if len(head) == 8 and version and not version & 0xFFFF:
-        raise UnsupportedModelError(
-            f"{path}: a GGUF file of big-endian numbers, which is not supported: convert it with "
-            "`gguf-convert-endian FILE little`"
-        )
-    if len(head) == 8 and version not in (2, 3):
-        raise UnsupportedModelError(
-            f"{path}: GGUF version {version}, expected 2 or 3: convert the model again"
-        )
+    write_weights(folder / WEIGHTS_FILE, written, _contents(path, config, written, sources, report))
 
 
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -97,24 +84,6 @@ def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]
     return ((bits + half) >> np.uint32(16)).astype(np.uint16)
 
 
-def _open(path: Path) -> Any:
-    check_magic(path)
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError as error:
-        raise ModelLoadError(
-            f"{path}: reading GGUF files needs the package gguf: pip install gguf"
-        ) from error
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelLoadError(
-            f"{path}: not a whole GGUF file, truncated or damaged ({reason})"
-        ) from error
-    return reader
-
-
 def _contents_of(path: Path, reader: Any, key: str) -> Any:
     try:
         return reader.fields[key].contents()
@@ -122,8 +91,10 @@ def _contents_of(path: Path, reader: Any, key: str) -> Any:
         raise ModelLoadError(f"{path}: metadata {key}: holds text that is not UTF-8") from error
 
 
-def _storage(tensor: Any) -> str:
-    kind = tensor.tensor_type.name
+def _storage(tensor: Any, packed: bool) -> str:
+    kind: str = tensor.tensor_type.name
+    if packed and kind in BLOCK_FORMATS and len(tensor.shape) == 2:
+        return kind
     if kind == "F16":
         return "F16"
     if kind == "F32":
@@ -133,18 +104,21 @@ def _storage(tensor: Any) -> str:
 
 
 def _main_dtype(written: dict[str, TensorInfo]) -> str:
-    sizes = dict.fromkeys(("BF16", "F16", "F32"), 0)
+    sizes = dict.fromkeys(_DTYPE_NAMES, 0)
     for info in written.values():
-        sizes[info.dtype] += int(np.prod(info.shape, dtype=np.int64))
-    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-    return names[max(sizes, key=lambda dtype: sizes[dtype])]
+        if info.dtype in sizes:
+            sizes[info.dtype] += int(np.prod(info.shape, dtype=np.int64))
+    return _DTYPE_NAMES[max(sizes, key=lambda dtype: sizes[dtype])]
 
 
 def _describe(written: dict[str, TensorInfo], sources: dict[str, Any]) -> str:
-    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-    stored = sorted({names[info.dtype] for info in written.values()})
-    packed = sorted({tensor.tensor_type.name for tensor in sources.values()} - {"F32"})
-    return f"{'+'.join(stored)} from gguf {'+'.join(packed) or 'F32'}"
+    """Name what is kept packed, and what the others are stored as and were made from."""
+    packed = sorted({info.dtype for info in written.values()} & BLOCK_FORMATS.keys())
+    rest = {name: info.dtype for name, info in written.items() if info.dtype not in packed}
+    stored = sorted({_DTYPE_NAMES[dtype] for dtype in rest.values()})
+    kinds = sorted({sources[name].tensor_type.name for name in rest} - {"F32"})
+    text = f"{'+'.join(stored)} from gguf {'+'.join(kinds) or 'F32'}"
+    return f"{PACKED} {'+'.join(packed)}, {text}" if packed else text
 
 
 def _check_against_model(
@@ -192,11 +166,20 @@ def _contents(
     done, total = 0, sum(int(tensor.n_bytes) for tensor in sources.values())
     for name, info in written.items():
         tensor = sources[name]
-        values = _values(path, tensor).reshape(info.shape)
+        read = _blocks if info.dtype in BLOCK_FORMATS else _values
+        values = read(path, tensor).reshape(info.stored[1])
         values = restore_layout(config, str(tensor.name), values)
         yield round_to_bfloat16(values) if info.dtype == "BF16" else values
         done += int(tensor.n_bytes)
         report("converting weights", done, total)
+
+
+def _blocks(path: Path, tensor: Any) -> npt.NDArray[Any]:
+    """Return a matrix's rows of blocks, as they are stored."""
+    blocks = np.ascontiguousarray(tensor.data)
+    if not are_numbers(blocks, tensor.tensor_type.name):
+        raise ModelLoadError(f"{path}: tensor {tensor.name} has a scale that is NaN or infinity")
+    return blocks
 
 
 def _values(path: Path, tensor: Any) -> npt.NDArray[Any]:
