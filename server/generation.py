@@ -11,7 +11,7 @@ from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.outputs import RequestOutput
 from detinfer.params import SamplingParams
 from detinfer.server.errors import GenerationError, UnavailableError
-from detinfer.server.http.observation import observing
+from detinfer.server.http.exchange import observing
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_no_bit_comes_from_a_function_that_follows_the_cpu():
         ("models/moe", "out * top_k_weights[rows, slots, None]", "out @ top_k_weights"),
         ("models/moe", "total[rows] + weighted", "torch.einsum('i,i', total, weighted)"),
         ("kernels/cpu/sampling", "-log32(-log32(u))", "-np.log(-np.log(u))"),
-        ("engine/choosing", "import math", "from math import exp"),
+        ("engine/outcome", "import math", "from math import exp"),
     ],
 )
 def test_what_is_banned_is_found(module, old, new):

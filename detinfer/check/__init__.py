@@ -12,11 +12,11 @@ gives the same one load at a time.
 from detinfer.check.answer import Answer, Divergence, ExactLogprob
 from detinfer.check.draw import draw_loads
 from detinfer.check.engine_subject import EngineSubject
-from detinfer.check.load import Bounds, Load, Placement, Row
+from detinfer.check.load import Load, Placement, Row
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
 from detinfer.check.runner import Check, Mode, Progress, Subject
 from detinfer.check.server_subject import ServerSubject
-from detinfer.check.target import Target, default_targets
+from detinfer.check.target import Bounds, Target, default_targets
 
 __all__ = [
     "Answer",

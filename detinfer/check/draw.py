@@ -8,8 +8,8 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 
-from detinfer.check.load import Bounds, Load, Placement, Row
-from detinfer.check.target import Target
+from detinfer.check.load import Load, Placement, Row
+from detinfer.check.target import Bounds, Target
 from detinfer.params import SamplingParams
 
 _SHORT, _USUAL, _LONG = 16, 130, 400  # prompt lengths of neighbours, in tokens

@@ -7,8 +7,8 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 from detinfer.check.answer import Answer
-from detinfer.check.load import Bounds, Load, Row
-from detinfer.check.target import Prompt
+from detinfer.check.load import Load, Row
+from detinfer.check.target import Bounds, Prompt
 from detinfer.engine.outputs import RequestOutput
 from detinfer.errors import DetinferError
 

@@ -11,27 +11,6 @@ from detinfer.params import SamplingParams
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What a load may ask of the system it is played on.
-
-    Attributes:
-        vocab_size: token ids of neighbours stay below it.
-        longest: most tokens of one request, prompt and output together.
-        max_rows: most requests in a load.
-        allow_fast: whether neighbours may be fast.
-        max_num_seqs: the engine's own limit; None if its limits are out of our hands.
-        max_num_batched_tokens: as ``max_num_seqs``.
-    """
-
-    vocab_size: int
-    longest: int
-    max_rows: int
-    allow_fast: bool
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-
-
-@dataclass(frozen=True)
 class Row:
     """One request of a load.
 

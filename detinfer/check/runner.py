@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 
 from detinfer.check.answer import Answer
 from detinfer.check.draw import draw_loads
-from detinfer.check.load import Bounds, Load
+from detinfer.check.load import Load
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
-from detinfer.check.target import Target
+from detinfer.check.target import Bounds, Target
 from detinfer.errors import ConfigError, DetinferError, RequestError
 
 Mode = Literal["deterministic", "fast"]

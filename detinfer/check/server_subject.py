@@ -9,7 +9,8 @@ from typing import Any
 
 from detinfer.check.answer import Answer, ExactLogprob
 from detinfer.check.client import Client
-from detinfer.check.load import Bounds, Load, Row
+from detinfer.check.load import Load, Row
+from detinfer.check.target import Bounds
 from detinfer.config import longest_sequence
 from detinfer.errors import DetinferError
 from detinfer.params import SamplingParams

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from detinfer import sampling
 from detinfer.batch import Batch
+from detinfer.engine.outcome import Choice, Outcome
+from detinfer.engine.request import Request
+from detinfer.engine.scheduler import ScheduledRow
 from detinfer.logprobs import TokenLogprob
-
-if TYPE_CHECKING:
-    from detinfer.engine.request import Request
-    from detinfer.engine.scheduler import ScheduledRow
-
-
-class Choice(NamedTuple):
-    """The token chosen from a row of logits (-1: none could be), and what is said of the row."""
-
-    token: int
-    sums: tuple[int, int]
-    logprob: TokenLogprob | None
-
-
-class Outcome(NamedTuple):
-    """What a step's logits say of one row.
-
-    Attributes:
-        scores: log-probabilities of the prompt's tokens after ``ScheduledRow.scored``.
-        choices: one for the row's last token and each of its draft; none while it prefills.
-    """
-
-    scores: list[TokenLogprob]
-    choices: list[Choice]
 
 
 def read_logits(
@@ -60,20 +37,6 @@ def read_logits(
             _read_alone(logits[start:end], row)
             for row, start, end in zip(rows, edges, edges[1:], strict=False)
         ]
-
-
-def accepted(draft: Sequence[int], choices: Sequence[Choice]) -> int:
-    """Return how many tokens of a draft are those that were chosen, up to the first that is not."""
-    pairs = zip(draft, choices, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1].token, pairs))
-
-
-def is_number(one: TokenLogprob) -> bool:
-    """Return whether a log-probability is one: all of a row are NaN where a logit is NaN or +inf.
-
-    -inf is: of a token that the model can never choose.
-    """
-    return not math.isnan(one.logprob)
 
 
 def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:

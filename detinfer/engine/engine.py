@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from detinfer.config import EngineConfig
 from detinfer.engine.block_manager import BlockManager
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
-from detinfer.engine.increments import Increment, failure_of
+from detinfer.engine.increments import failure_of
+from detinfer.engine.outcome import Increment
 from detinfer.engine.outputs import RequestOutput, describe
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import Limits, Scheduler
@@ -18,9 +19,10 @@ from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.machine import check_logits, check_pool
 from detinfer.params import SamplingParams, noise_seed
+from detinfer.runner import make_runner
 from detinfer.runner.compile_progress import compile_progress
 from detinfer.runner.rounding import contract_rounding
-from detinfer.runner.runner import Runner, make_runner
+from detinfer.runner.runner import Runner
 from detinfer.sampling import prepare
 
 # Tokens a step may come to through drafts: the rows of one tile, which cost little more than one

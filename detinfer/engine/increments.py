@@ -1,37 +1,15 @@
-"""What a step adds to a request, and how its reader is told."""
+"""How a request's reader is told what a step adds to it."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from detinfer.engine.outputs import FinishReason, RequestOutput
-from detinfer.logprobs import TokenLogprob
-
-if TYPE_CHECKING:
-    from detinfer.engine.request import Request
+from detinfer.engine.outcome import Increment
+from detinfer.engine.outputs import RequestOutput
+from detinfer.engine.request import Request
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Increment:
-    """What a step adds to a request.
-
-    Attributes:
-        accepted: tokens of its draft that were right.
-        finish_reason: why the request ends; None if it does not.
-        error: what else there is to say of its end.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    text: str = ""
-    accepted: int = 0
-    finish_reason: FinishReason | None = None
-    error: str | None = None
 
 
 def output_of(request: Request, new: Increment) -> RequestOutput:

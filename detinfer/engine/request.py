@@ -11,9 +11,8 @@ import numpy as np
 
 from detinfer.batch import IntArray
 from detinfer.digest import DigestChain
-from detinfer.engine.choosing import Choice, Outcome, accepted, is_number
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
-from detinfer.engine.increments import Increment
+from detinfer.engine.outcome import Choice, Increment, Outcome, accepted, is_number
 from detinfer.engine.outputs import FinishReason
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
 from detinfer.engine.speculation import PromptLookup

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from detinfer import ops
 from detinfer.batch import Batch
-from detinfer.engine.choosing import Outcome, read_logits
-from detinfer.engine.increments import Increment, failure_of, output_of
+from detinfer.engine.choosing import read_logits
+from detinfer.engine.increments import failure_of, output_of
 from detinfer.engine.layout import lay_out
+from detinfer.engine.outcome import Increment, Outcome
 from detinfer.engine.outputs import RequestOutput
 from detinfer.engine.request import Request, RequestState
 from detinfer.engine.scheduler import ScheduledRow, Scheduler

@@ -131,14 +131,3 @@ class Runner(ABC):
                 ) from None
             return None
         return fused
-
-
-def make_runner(config: ResolvedConfig) -> Runner:
-    """Load the model."""
-    if config.profile == "native":
-        from detinfer.runner.native import NativeRunner
-
-        return NativeRunner(config)
-    from detinfer.runner.portable import ModelRunner
-
-    return ModelRunner(config)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from detinfer.server.http.observation import Generation
+from detinfer.server.http.exchange import Generation
 
 log = logging.getLogger("detinfer.access")
 
