@@ -1,4 +1,4 @@
-"""detinfer, offline, from the model's folder."""
+"""detinfer, offline: MODEL, a folder, or FILE#WEIGHTS, as ``--weights`` has them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from detinfer import LLM, SamplingParams
 
 
 def load(model: str) -> Generate:
-    llm = LLM(model, prefix_caching=False, speculation=False, allow_fast=False)
+    model, _, weights = model.partition("#")
+    llm = LLM(
+        model,
+        weights=weights or "auto",
+        prefix_caching=False,
+        speculation=False,
+        allow_fast=False,
+    )
 
     def generate(prompts: list[list[int]], tokens: int) -> dict[str, Any]:
         params = SamplingParams(max_tokens=tokens, ignore_eos=True)
