@@ -110,8 +110,8 @@ def modules():
         if not name.startswith(LEFT_OUT):
             yield name.removesuffix(".py"), path
     kernels = (ROOT / "kernels").resolve() / "cpu"
-    for path in sorted(kernels.glob("*.py")):
-        yield f"kernels/cpu/{path.stem}", path
+    for path in sorted(kernels.rglob("*.py")):
+        yield f"kernels/cpu/{path.relative_to(kernels).with_suffix('')}", path
 
 
 def problems():
@@ -145,4 +145,6 @@ def test_what_is_banned_is_found(module, old, new):
 
 def test_the_modules_that_bits_come_from_are_read():
     wanted = {"sampling", "digest", "engine/layout", "models/rope_table", "models/moe"}
-    assert wanted | {"kernels/cpu/fused", "kernels/cpu/logits"} <= {name for name, _ in modules()}
+    assert wanted | {"kernels/cpu/fused/step", "kernels/cpu/logits"} <= {
+        name for name, _ in modules()
+    }

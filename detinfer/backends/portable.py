@@ -15,8 +15,8 @@ from detinfer.kernels.cpu import attention as _attention
 from detinfer.kernels.cpu import logits as _logits
 from detinfer.kernels.cpu import matmul as _matmul
 from detinfer.kernels.cpu import norms as _norms
-from detinfer.kernels.cpu import packed as _packed
 from detinfer.kernels.cpu.jit import numba
+from detinfer.kernels.cpu.packed import linear as _packed
 
 page_bytes = portable_cache.page_bytes
 

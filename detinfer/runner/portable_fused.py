@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 
 from detinfer import ops
-from detinfer.kernels.cpu import fused as kernel
-from detinfer.kernels.cpu import fused_table as table
+from detinfer.kernels.cpu.fused import step as kernel
+from detinfer.kernels.cpu.fused import table
 from detinfer.kernels.cpu.jit import numba
 from detinfer.kernels.cpu.matmul import PANEL, ZEROS
-from detinfer.kernels.cpu.packed_rows import quantised_bytes
+from detinfer.kernels.cpu.packed.rows import quantised_bytes
 from detinfer.models.attention import AttentionCall
 from detinfer.runner.llama_pattern import LayerPattern, LinearPart, match, require
 

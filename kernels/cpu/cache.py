@@ -75,7 +75,8 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def _key(self, sig, codegen) -> bytes:
         code = self._function.__code__
-        return repr((sig, codegen.magic_tuple(), code.co_code, code.co_names)).encode()
+        named = self._function.__module__, code.co_code, code.co_names
+        return repr((sig, codegen.magic_tuple(), *named)).encode()
 
     def _path(self, key: bytes) -> Path:
         name = f"{self._function.__module__.rpartition('.')[2]}.{self._function.__name__}"

@@ -29,8 +29,8 @@ LAYERS = ("omp", "tbb")
 def _cache_folder() -> Path:
     key = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for source in sorted([*here.glob("*.py"), here.parent / "constants.py"]):
-        key.update(source.name.encode() + source.read_bytes())
+    for source in sorted([*here.rglob("*.py"), here.parent / "constants.py"]):
+        key.update(str(source.relative_to(here.parent)).encode() + source.read_bytes())
     for package in ("numba", "llvmlite", "numpy"):  # the last is named in pickles
         key.update(importlib.metadata.version(package).encode())
     key.update(f"{sys.version_info[:2]} {platform.machine()} {_cpu()}".encode())

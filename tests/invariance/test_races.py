@@ -16,7 +16,7 @@ from tiny_models import tokens
 from tiny_runner import TinyModelRunner
 
 from detinfer.engine.engine import Engine
-from detinfer.kernels.cpu import fused as kernel
+from detinfer.kernels.cpu.fused import step as kernel
 from detinfer.params import SamplingParams
 from detinfer.runner import portable_fused as fused
 

@@ -8,8 +8,8 @@ from packed_samples import FORMATS, SCALES, extreme_blocks, random_blocks
 
 from detinfer.kernels import reference, reference_packed
 from detinfer.kernels.constants import BLOCK_FORMATS
-from detinfer.kernels.cpu import packed
-from detinfer.kernels.cpu.packed_rows import RECORD
+from detinfer.kernels.cpu.packed import linear as packed
+from detinfer.kernels.cpu.packed.rows import RECORD
 from detinfer.testing import (
     COLUMNS,
     ROWS,

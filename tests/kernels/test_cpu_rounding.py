@@ -119,7 +119,7 @@ def unguarded(source):
 
 
 def test_every_parallel_loop_is_guarded():
-    sources = [path.read_text() for path in Path(matmul.__file__).parent.glob("*.py")]
+    sources = [path.read_text() for path in Path(matmul.__file__).parent.rglob("*.py")]
     assert [unguarded(source) for source in sources] == [[]] * len(sources)
     assert sum(len(list(loops(source))) for source in sources) >= 12
 

@@ -18,7 +18,7 @@ from tiny_models import (
 )
 
 from detinfer import ops
-from detinfer.kernels.cpu.fused_table import FACTORS
+from detinfer.kernels.cpu.fused.table import FACTORS
 from detinfer.runner.llama_pattern import PatternMismatch
 from detinfer.runner.plans import plans_agree
 from detinfer.runner.portable_fused import FusedStep

@@ -16,7 +16,7 @@ from detinfer import ops
 from detinfer.backends import portable
 from detinfer.kernels import reference
 from detinfer.kernels.cpu import matmul, packed
-from detinfer.kernels.cpu.packed_dot import dot_product
+from detinfer.kernels.cpu.packed.dot import dot_product
 from detinfer.params import SamplingParams
 from detinfer.sampling import SamplingRow, choose
 from detinfer.testing import SPECIAL, bits, rounded_normal, to_torch

@@ -9,8 +9,8 @@ from numba import prange, types
 from numba.core import cgutils
 
 from detinfer.kernels.cpu.jit import parallel_kernel
-from detinfer.kernels.cpu.packed_block import I8, Block, caller, pointer_to
-from detinfer.kernels.cpu.packed_format import FORMATS, PANEL, Format
+from detinfer.kernels.cpu.packed.block import I8, Block, caller, pointer_to
+from detinfer.kernels.cpu.packed.format import FORMATS, PANEL, Format
 from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import ADDRESS, I32, LANES, Emit, const64, row_intrinsic
 

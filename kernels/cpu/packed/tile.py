@@ -12,10 +12,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from detinfer.kernels.cpu.packed_block import Block, caller, pointer_to
-from detinfer.kernels.cpu.packed_dot import COLUMNS, dot_product
-from detinfer.kernels.cpu.packed_format import FORMATS, PANEL, Format
-from detinfer.kernels.cpu.packed_rows import DX, RECORD, SCALED_SUM, SUMS, TILE_ROWS
+from detinfer.kernels.cpu.packed.block import Block, caller, pointer_to
+from detinfer.kernels.cpu.packed.dot import COLUMNS, dot_product
+from detinfer.kernels.cpu.packed.format import FORMATS, PANEL, Format
+from detinfer.kernels.cpu.packed.rows import DX, RECORD, SCALED_SUM, SUMS, TILE_ROWS
 from detinfer.kernels.cpu.vector import ADDRESS, F32, I32, Emit, const64, row_intrinsic
 
 VECTORS = PANEL // COLUMNS

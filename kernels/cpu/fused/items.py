@@ -7,7 +7,7 @@ import numpy as np
 from detinfer.kernels.cpu.activation import gate_row, tanh_row
 from detinfer.kernels.cpu.attention import write_cache
 from detinfer.kernels.cpu.finish import accumulate_rows, write_rows
-from detinfer.kernels.cpu.fused_table import (
+from detinfer.kernels.cpu.fused.table import (
     BFLOAT16,
     COS,
     K_CACHE,
@@ -19,9 +19,9 @@ from detinfer.kernels.cpu.fused_table import (
 from detinfer.kernels.cpu.jit import kernel
 from detinfer.kernels.cpu.matmul import PANEL, ROWS, row_blocks, segments, tile_rows
 from detinfer.kernels.cpu.norms import rms_norm_row
-from detinfer.kernels.cpu.packed import block_rows
-from detinfer.kernels.cpu.packed_rows import TILE_ROWS, quantise_groups, tile_offset
-from detinfer.kernels.cpu.packed_tile import call_tile
+from detinfer.kernels.cpu.packed.linear import block_rows
+from detinfer.kernels.cpu.packed.rows import TILE_ROWS, quantise_groups, tile_offset
+from detinfer.kernels.cpu.packed.tile import call_tile
 from detinfer.kernels.cpu.vector import div, f32_at
 
 
@@ -49,7 +49,7 @@ def _sums(row, rows, x, quantised, k, linear, panel, zeros, parts):
 def linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros):
     """One (panel, row block) of ``out = linear(x)``, or of ``out += linear(x) * factor``.
 
-    ``linear`` is a layer's fused_table.LINEAR. Flags and addresses come as values, never as
+    ``linear`` is a layer's table.LINEAR. Flags and addresses come as values, never as
     literals, for which Numba would compile a copy each.
     """
     panel, start = item // row_blocks(m), item % row_blocks(m) * block_rows(m)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # A linear layer in the table: address of its panels, its tile (FLOAT32, BFLOAT16, or the address of
-# packed_tile's code), bytes of a panel, bias address (0: none).
+# packed/tile.py's code), bytes of a panel, bias address (0: none).
 LINEAR = ("address", "tile", "panel", "bias")
 SIZE, TILE = len(LINEAR), LINEAR.index("tile")
 FLOAT32, BFLOAT16 = 0, 1

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 
 from detinfer.kernels.cpu.jit import kernel
-from detinfer.kernels.cpu.packed_format import PANEL, Format
+from detinfer.kernels.cpu.packed.format import PANEL, Format
 from detinfer.kernels.cpu.vector import I16, I32, I64, Emit, const64, row_intrinsic
 
 I8 = ir.IntType(8)

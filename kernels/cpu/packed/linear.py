@@ -13,10 +13,10 @@ from detinfer.kernels.constants import BLOCK_FORMATS
 from detinfer.kernels.cpu.finish import write_rows
 from detinfer.kernels.cpu.jit import kernel, numba, parallel_kernel
 from detinfer.kernels.cpu.matmul import row_blocks, segments
-from detinfer.kernels.cpu.packed_embedding import embedding, row_pointer
-from detinfer.kernels.cpu.packed_format import PANEL, to_panels
-from detinfer.kernels.cpu.packed_rows import TILE_ROWS, quantise_row, quantised_bytes, tile_offset
-from detinfer.kernels.cpu.packed_tile import PART, call_tile, tile_pointer
+from detinfer.kernels.cpu.packed.embedding import embedding, row_pointer
+from detinfer.kernels.cpu.packed.format import PANEL, to_panels
+from detinfer.kernels.cpu.packed.rows import TILE_ROWS, quantise_row, quantised_bytes, tile_offset
+from detinfer.kernels.cpu.packed.tile import PART, call_tile, tile_pointer
 from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 

@@ -11,14 +11,14 @@ import numpy as np
 from numba import prange
 
 from detinfer.kernels.cpu.attention import attend
-from detinfer.kernels.cpu.fused_items import (
+from detinfer.kernels.cpu.fused.items import (
     add_rows,
     finish_logits,
     gated_item,
     linear_item,
     prepare_token,
 )
-from detinfer.kernels.cpu.fused_table import (
+from detinfer.kernels.cpu.fused.table import (
     BFLOAT16,
     DOWN,
     GATE,
@@ -40,8 +40,8 @@ from detinfer.kernels.cpu.fused_table import (
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.matmul import PANEL, embedding_row, row_blocks
 from detinfer.kernels.cpu.norms import rms_norm_row
-from detinfer.kernels.cpu.packed_embedding import call_row
-from detinfer.kernels.cpu.packed_rows import quantise_row
+from detinfer.kernels.cpu.packed.embedding import call_row
+from detinfer.kernels.cpu.packed.rows import quantise_row
 from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
 from detinfer.kernels.cpu.vector import f32_at
@@ -267,8 +267,8 @@ def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, 
         ids, positions, sequences: token id, position and sequence of each flat row. [T]
         tables: page ids. [R, max pages]
         items: from ``attention.work_items``.
-        layers: a row of fused_table.COLUMNS each. [layers, columns] int64
-        dims, factors: fused_table.DIMS (int64) and FACTORS (binary32).
+        layers: a row of table.COLUMNS each. [layers, columns] int64
+        dims, factors: table.DIMS (int64) and FACTORS (binary32).
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.
         x_q, inner_q: scratch of T quantised rows, of x or a and of inner.
         logits: out. [L, vocab]

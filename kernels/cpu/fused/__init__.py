@@ -1,0 +1,1 @@
+"""A whole step of a Llama-like model in one call."""
