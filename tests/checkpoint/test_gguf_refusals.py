@@ -5,11 +5,11 @@ import errno
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFEndian, GGUFReader
-from gguf_samples import FACTORS, TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
+from gguf_samples import TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
+from packed_samples import SCALES
 
 from detinfer.checkpoint.loader import check_model, resolve_model
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
-from detinfer.kernels.constants import BLOCK_FORMATS
 
 
 def refuse(path, cache, kind, words, weights="auto"):
@@ -162,11 +162,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path, cache):
     path = tmp_path / "m.gguf"
     path.write_bytes(b"<!DOCTYPE html>" * 1000)
     refuse(path, cache, ModelLoadError, "not a GGUF file: it begins with b'<!DO'")
-
-
-# Where the formats kept in blocks have binary16 numbers.
-SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,)}
-SCALES |= {kind.name: tuple(at) for kind, at in FACTORS.items() if kind.name in BLOCK_FORMATS}
 
 
 def place(path, name):
