@@ -64,9 +64,11 @@ class Paged:
             empty = torch.empty(sizes, dtype=torch.bfloat16, device=device)
             return empty.normal_(generator=generator)
 
+        pool = (sum(needed), kv_heads, PAGE_SIZE, dim)
         return cls(
             data(sum(rows for _, rows in parts), heads, dim),
-            *(data(sum(needed), kv_heads, PAGE_SIZE, dim) for _ in "kv"),
+            data(*pool),
+            data(*pool),
             torch.from_numpy(tables).to(device),
             tuple(parts),
         )

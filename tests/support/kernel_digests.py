@@ -15,7 +15,8 @@ from packed_samples import FORMATS, extreme_blocks, random_blocks
 from detinfer import ops
 from detinfer.backends import portable
 from detinfer.kernels import reference
-from detinfer.kernels.cpu import matmul, packed
+from detinfer.kernels.cpu import matmul
+from detinfer.kernels.cpu.packed import linear as packed
 from detinfer.kernels.cpu.packed.dot import dot_product
 from detinfer.params import SamplingParams
 from detinfer.sampling import SamplingRow, choose
