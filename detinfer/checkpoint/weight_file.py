@@ -46,7 +46,7 @@ class TensorInfo:
         """What safetensors takes it for: its dtype and shape; blocks are bytes."""
         if self.dtype not in BLOCK_FORMATS:
             return self.dtype, self.shape
-        return "U8", (self.shape[0], row_bytes(self.dtype, self.shape[1]))
+        return "U8", (*self.shape[:-1], row_bytes(self.dtype, self.shape[-1]))
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -154,7 +154,7 @@ def _parse(header: dict[str, Any], start: int) -> tuple[dict[str, TensorInfo], i
 
 def _of_blocks(info: TensorInfo, kind: str) -> TensorInfo:
     """Return the tensor of values whose blocks ``info`` has as bytes."""
-    (values, size), (rows, row) = BLOCK_FORMATS[kind], info.shape
+    (values, size), (*rows, row) = BLOCK_FORMATS[kind], info.shape
     if info.dtype != "U8" or row % size:
         raise ValueError("a tensor's bytes are no whole blocks")
-    return TensorInfo(kind, (rows, row // size * values), info.span)
+    return TensorInfo(kind, (*rows, row // size * values), info.span)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +89,20 @@ def is_experts(module: nn.Module) -> bool:
 
 
 def patch_experts(
-    module: nn.Module, name: str, activation_dtype: torch.dtype, allow_fast: bool
+    module: nn.Module,
+    name: str,
+    activation_dtype: torch.dtype,
+    allow_fast: bool,
+    take: Callable[[nn.Parameter], Any | None],
 ) -> None:
     """Pack an experts module in place, one weight at a time.
+
+    Args:
+        module: with stacked weights. [experts, outputs, inputs]
+        name: qualified name, for the error.
+        activation_dtype: dtype between ops.
+        allow_fast: see ``LeafWeight``.
+        take: finds what is packed already of a parameter, a weight an expert; None for nothing.
 
     Raises:
         UnsupportedModelError: a kind of experts whose combination is not known here.
@@ -102,9 +114,10 @@ def patch_experts(
     for projection in _EXPERT_WEIGHTS:
         weight = getattr(module, projection)
         stacked = weight.data.transpose(1, 2) if module.is_transposed else weight.data
-        leaves[projection] = [
-            LeafWeight(ops.pack(expert, activation_dtype), allow_fast) for expert in stacked
-        ]
+        packed = None if module.is_transposed else take(weight)
+        if packed is None:
+            packed = (ops.pack(expert, activation_dtype) for expert in stacked)
+        leaves[projection] = [LeafWeight(expert, allow_fast) for expert in packed]
         setattr(module, projection, placeholder(weight.shape, activation_dtype))
     module.expert_leaves = leaves  # type: ignore[assignment]
     swap_class(module, GptOssPackedExperts if own == "GptOssExperts" else PackedExperts)

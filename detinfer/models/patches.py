@@ -76,7 +76,8 @@ def patch_model(
         activation_dtype: dtype between ops.
         max_model_len: longest sequence served; length of the rotary tables.
         allow_fast: whether fast steps may make a stock copy of the weights.
-        packed: weights that are packed already, by the name of a parameter that stands for them.
+        packed: weights that are packed already, by the name of a parameter that stands for them;
+            of stacked experts a list.
 
     Raises:
         UnsupportedModelError: a module whose bits cannot be guaranteed, by name.
@@ -97,7 +98,7 @@ def patch_model(
         elif is_activation(module):
             patch_activation(module)
         elif is_experts(module):
-            patch_experts(module, name, activation_dtype, allow_fast)
+            patch_experts(module, name, activation_dtype, allow_fast, packer.take)
         else:
             packer.patch(module, name)
     packer.patch_head(model)
@@ -170,6 +171,11 @@ class _Packer:
         if scale is not None:  # the buffer was rounded to the checkpoint's dtype when it was made
             module.embed_scale = torch.tensor(scale, dtype=self._dtype)
 
+    def take(self, weight: nn.Parameter) -> Any | None:
+        """Return what is packed already of a parameter, to whom it is then; None for nothing."""
+        _, _, packed = self._packed.pop(id(weight), (None, None, None))
+        return packed
+
     def check_all_taken(self) -> None:
         """Refuse blocks whose parameter is in none of the layers that compute with them."""
         for name, _, _ in self._packed.values():
@@ -185,8 +191,9 @@ class _Packer:
         assert isinstance(weight, nn.Parameter)
         leaf = self._leaves.get(id(weight)) if id(weight) in self._tied else None
         if leaf is None:
-            if id(weight) in self._packed and not transposed:
-                leaf = LeafWeight(self._packed.pop(id(weight))[2], self._allow_fast)
+            packed = None if transposed else self.take(weight)
+            if packed is not None:
+                leaf = LeafWeight(packed, self._allow_fast)
             else:
                 leaf = self._leaf(weight.data.T if transposed else weight.data)
             if id(weight) in self._tied:

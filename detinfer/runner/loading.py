@@ -14,7 +14,7 @@ from detinfer.checkpoint.folder import one_line, quiet_transformers, read_json
 from detinfer.checkpoint.generation_defaults import generation_defaults
 from detinfer.checkpoint.loader import ModelFiles, load_tokenizer, resolve_model
 from detinfer.checkpoint.stamps import check_unchanged
-from detinfer.checkpoint.tensors import check_layers, check_whole, open_tensors
+from detinfer.checkpoint.tensors import StoredTensor, check_layers, check_whole, open_tensors
 from detinfer.checkpoint.weight_file import read_header
 from detinfer.errors import (
     ConfigError,
@@ -141,17 +141,20 @@ def read_packed(files: ModelFiles) -> dict[str, Any]:
     """Pack the weights that the files have in quantised blocks, one at a time.
 
     Returns:
-        ``ops.pack_blocks``'s weights by the name of their parameter.
+        ``ops.pack_blocks``'s weights by the name of their parameter; of stacked experts a list.
 
     Raises:
         ModelLoadError: a file cannot be read.
     """
     with open_tensors(files.weights) as tensors:
-        return {
-            name: ops.pack_blocks(tensor.read(), tensor.info.dtype, *tensor.info.shape)
-            for name, tensor in tensors.items()
-            if tensor.is_packed
-        }
+        return {name: _pack(tensor) for name, tensor in tensors.items() if tensor.is_packed}
+
+
+def _pack(tensor: StoredTensor) -> Any:
+    blocks, kind, (*stack, n, k) = tensor.read(), tensor.info.dtype, tensor.info.shape
+    if not stack:
+        return ops.pack_blocks(blocks, kind, n, k)
+    return [ops.pack_blocks(one, kind, n, k) for one in blocks.reshape(*stack, -1)]
 
 
 def max_model_len(asked: int | None, config: Any) -> int:

@@ -29,7 +29,7 @@ def refuse(path, cache, kind, words, weights="auto"):
         ({"tokenizer.ggml.pre": None}, UnsupportedModelError, "pre = None is not known"),
         ({"tokenizer.ggml.model": "llama"}, UnsupportedModelError, "tokenizer 'llama'"),
         ({"tokenizer.ggml.add_space_prefix": True}, UnsupportedModelError, "add_space_prefix"),
-        ({"llama.expert_count": 8}, UnsupportedModelError, "llama.expert_count = 8"),
+        ({"llama.expert_count": 8}, ModelLoadError, "llama.expert_used_count is missing"),
         ({"llama.rope.scaling.type": "yarn"}, UnsupportedModelError, "RoPE scaling 'yarn'"),
         ({"llama.rope.dimension_count": 8}, UnsupportedModelError, "rope.dimension_count"),
         ({"split.count": 3}, UnsupportedModelError, "llama-gguf-split"),
@@ -90,7 +90,12 @@ def test_unknown_architecture_is_named(tmp_path, cache):
     ("name", "kind", "words"),
     [
         ("rope_freqs.weight", UnsupportedModelError, "scaled RoPE"),
-        ("blk.0.ffn_gate_inp.weight", UnsupportedModelError, "ffn_gate_inp"),
+        (
+            "blk.0.ffn_gate_inp.weight",
+            UnsupportedModelError,
+            "mlp.gate.weight has no place in a ll",
+        ),
+        ("blk.0.ffn_norm_exps.weight", UnsupportedModelError, "ffn_norm_exps"),
         ("blk.0.attn_q_norm.weight", UnsupportedModelError, "has no place in a llama model"),
     ],
 )

@@ -18,7 +18,9 @@ Array = npt.NDArray[np.float32]
 
 
 class NumpyLlama:
-    """Llama, Qwen 2 or Qwen 3 as a converted folder has it; weights in blocks stay so.
+    """Llama, Qwen 2, Qwen 3 or one of them with experts, as a converted folder has it.
+
+    Weights in blocks stay so.
 
     Args:
         folder: with config.json and model.safetensors.
@@ -34,10 +36,11 @@ class NumpyLlama:
             formats = file.metadata()
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
-                if (kind := formats.get(name)) in BLOCK_FORMATS:
-                    self.weights[name] = reference_packed.unpack(tensor.numpy(), kind)
+                kind = formats.get(name)
+                if tensor.ndim == 3:  # experts
+                    self.weights[name] = [_weight(one, kind) for one in tensor]
                 else:
-                    self.weights[name] = tensor.float().numpy()
+                    self.weights[name] = _weight(tensor, kind)
 
     def logits(self, ids: list[int]) -> Array:
         """Logits of every position. [T, vocabulary]"""
@@ -60,21 +63,63 @@ class NumpyLlama:
             o = reference.attention(q, positions, k, v, scale).reshape(len(ids), -1)
             x = x + self._linear(f"{own}self_attn.o_proj", o)
             h = self._norm(f"{own}post_attention_layernorm", x)
-            gate, up = (self._linear(f"{own}mlp.{n}_proj", h) for n in ("gate", "up"))
-            x = x + self._linear(f"{own}mlp.down_proj", reference.gated("silu", gate, up))
+            routed = f"{own}mlp.gate.weight" in self.weights
+            x = x + (self._experts(f"{own}mlp.", h) if routed else self._mlp(f"{own}mlp.", h))
         head = "model.embed_tokens" if config["tie_word_embeddings"] else "lm_head"
         return self._linear(head, self._norm("model.norm", x))
+
+    def _mlp(self, own: str, x: Array) -> Array:
+        gate, up = (self._linear(f"{own}{n}_proj", x) for n in ("gate", "up"))
+        return self._linear(f"{own}down_proj", reference.gated("silu", gate, up))
+
+    def _experts(self, own: str, x: Array) -> Array:
+        """Sum over each token's experts, ascending; then the one that all share, if there is."""
+        chances, used = (
+            reference.softmax(self._linear(f"{own}gate", x)),
+            self.config["num_experts_per_tok"],
+        )
+        ids = np.argsort(-chances, axis=-1, kind="stable")[:, :used]
+        weights = np.take_along_axis(chances, ids, -1)
+        if self.config.get("norm_topk_prob", True):
+            total = weights[:, :1]
+            for i in range(1, used):
+                total = total + weights[:, i : i + 1]
+            weights = weights / total
+        out = np.zeros_like(x)
+        stacked = zip(
+            *(self.weights[f"{own}experts.{n}"] for n in ("gate_up_proj", "down_proj")), strict=True
+        )
+        for expert, (both, down) in enumerate(stacked):
+            rows, slots = np.nonzero(ids == expert)
+            if not len(rows):
+                continue
+            gate, up = np.split(_linear(x[rows], both), 2, axis=-1)
+            done = _linear(reference.gated("silu", gate, up), down)
+            out[rows] = out[rows] + done * weights[rows, slots, None]
+        if f"{own}shared_expert_gate.weight" in self.weights:
+            share = reference.sigmoid(self._linear(f"{own}shared_expert_gate", x))
+            out = out + share * self._mlp(f"{own}shared_expert.", x)
+        return out
 
     def _norm(self, name: str, x: Array) -> Array:
         weight = self.weights[f"{name}.weight"]
         return reference.rms_norm(x, weight, self.config["rms_norm_eps"], "scale_rounded")
 
     def _linear(self, name: str, x: Array) -> Array:
-        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        return _by_kind(weight, reference.linear, reference_packed.linear)(x, weight, bias)
+        return _linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def _rows(self, table: Any, ids: npt.NDArray[np.int64]) -> Array:
         return _by_kind(table, lambda t, i: t[i], reference_packed.rows)(table, ids)
+
+
+def _weight(tensor: Any, kind: str | None) -> Any:
+    if kind in BLOCK_FORMATS:
+        return reference_packed.unpack(tensor.numpy(), kind)
+    return tensor.float().numpy()
+
+
+def _linear(x: Array, weight: Any, bias: Array | None = None) -> Array:
+    return _by_kind(weight, reference.linear, reference_packed.linear)(x, weight, bias)
 
 
 def _by_kind(weight: Any, plain: Callable[..., Array], blocks: Callable[..., Array]) -> Any:

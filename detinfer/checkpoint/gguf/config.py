@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import numpy as np
 
 from detinfer.errors import ModelLoadError, UnsupportedModelError
 
+# A file's architecture, and transformers' name and class of it; llama's with experts are another.
 ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+    "llama": ("llama", "LlamaForCausalLM"),
+    "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen2moe": ("qwen2_moe", "Qwen2MoeForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    "qwen3moe": ("qwen3_moe", "Qwen3MoeForCausalLM"),
 }
+_MIXTRAL = ("mixtral", "MixtralForCausalLM")
 
 # Said about the file or its making; no bit of an answer depends on these.
 _NEUTRAL_PREFIXES = (
@@ -127,9 +132,12 @@ def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]
     if layout != "Meta AI original pth":
         raise UnsupportedModelError(f"{path}: metadata {name}.tensor_data_layout = {layout!r}")
     tokens = len(metadata.need("tokenizer.ggml.tokens", list))
+    model_type, model_class = ARCHITECTURES[name]
+    if name == "llama" and get("expert_count", 0):
+        model_type, model_class = _MIXTRAL
     config = {
-        "architectures": [ARCHITECTURES[name]],
-        "model_type": name,
+        "architectures": [model_class],
+        "model_type": model_type,
         "vocab_size": count("vocab_size", tokens),
         "hidden_size": hidden,
         "intermediate_size": count("feed_forward_length"),
@@ -143,9 +151,32 @@ def read_config(metadata: Metadata, tensors: AbstractSet[str]) -> dict[str, Any]
         "rope_parameters": _rope(metadata, name),
         "tie_word_embeddings": "output.weight" not in tensors,
     }
-    if name == "llama":
+    if model_type == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    if model_type not in ("llama", "qwen2", "qwen3"):
+        config |= _experts(path, name, count, model_type)
     return config
+
+
+def _experts(path: Path, name: str, count: Callable[[str], int], model_type: str) -> dict[str, Any]:
+    """Fields of a mixture of experts. llama.cpp's own code says whether weights are normalised."""
+    experts, used = count("expert_count"), count("expert_used_count")
+    if used > experts:
+        raise ModelLoadError(
+            f"{path}: metadata {name}.expert_used_count: got {used}, expected 1 to the {experts} "
+            "experts"
+        )
+    if model_type == "mixtral":
+        return {"num_local_experts": experts, "num_experts_per_tok": used}
+    fields = {
+        "num_experts": experts,
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": count("expert_feed_forward_length"),
+        "norm_topk_prob": model_type == "qwen3_moe",
+    }
+    if model_type == "qwen2_moe":
+        fields["shared_expert_intermediate_size"] = count("expert_shared_feed_forward_length")
+    return fields
 
 
 def _layers(metadata: Metadata, layers: int, tensors: AbstractSet[str]) -> int:

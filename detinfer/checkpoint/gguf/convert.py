@@ -19,7 +19,7 @@ from detinfer.checkpoint.blocks import are_numbers
 from detinfer.checkpoint.folder import one_line
 from detinfer.checkpoint.gguf.config import Metadata, read_config
 from detinfer.checkpoint.gguf.file import open_gguf
-from detinfer.checkpoint.gguf.tensors import hf_name, restore_layout
+from detinfer.checkpoint.gguf.tensors import hf_name, is_router, restore_layout
 from detinfer.checkpoint.gguf.tokenizer import write_json, write_tokenizer
 from detinfer.checkpoint.progress import Report, silent
 from detinfer.checkpoint.weight_file import TensorInfo, write_weights
@@ -57,10 +57,10 @@ def convert_gguf(path: Path, folder: Path, report: Report = silent, packed: bool
     reader = open_gguf(path)
     metadata = Metadata(path, {key: _contents_of(path, reader, key) for key in reader.fields})
     config = read_config(metadata, {str(tensor.name) for tensor in reader.tensors})
-    sources = {hf_name(path, str(tensor.name)): tensor for tensor in reader.tensors}
+    sources = _sources(path, reader)
     written = {
-        name: TensorInfo(_storage(tensor, packed), tuple(int(n) for n in reversed(tensor.shape)))
-        for name, tensor in sorted(sources.items())
+        name: TensorInfo(_storage(name, parts, packed), _shape(path, name, parts))
+        for name, parts in sorted(sources.items())
     }
     config["dtype"] = _main_dtype(written)
     _check_against_model(path, config, written)
@@ -91,10 +91,44 @@ def _contents_of(path: Path, reader: Any, key: str) -> Any:
         raise ModelLoadError(f"{path}: metadata {key}: holds text that is not UTF-8") from error
 
 
-def _storage(tensor: Any, packed: bool) -> str:
-    kind: str = tensor.tensor_type.name
-    if packed and kind in BLOCK_FORMATS and len(tensor.shape) == 2:
-        return kind
+def _sources(path: Path, reader: Any) -> dict[str, list[Any]]:
+    """Tensors by the name they get: one each, but for experts' gate and up, in that order."""
+    sources: dict[str, list[Any]] = {}
+    for tensor in sorted(reader.tensors, key=lambda tensor: str(tensor.name)):
+        sources.setdefault(hf_name(path, str(tensor.name)), []).append(tensor)
+    return sources
+
+
+def _shape(path: Path, name: str, parts: list[Any]) -> tuple[int, ...]:
+    """Shape of a tensor; where it is made of several, their outputs add up."""
+    shapes = [tuple(int(n) for n in reversed(part.shape)) for part in parts]
+    first = shapes[0]
+    if name.endswith("shared_expert_gate.weight") and len(first) == 1:
+        return (1, *first)
+    if len(parts) == 1:
+        return first
+    if any(shape != first for shape in shapes) or len(first) != 3:
+        last = parts[-1].name
+        raise ModelLoadError(
+            f"{path}: tensor {last} has shape {list(shapes[-1])}, {parts[0].name} {list(first)}: "
+            "expected one shape of 3 dimensions"
+        )
+    return (first[0], len(parts) * first[1], first[2])
+
+
+def _storage(name: str, parts: list[Any], packed: bool) -> str:
+    """How a tensor is stored: in its blocks, or as wide as its widest part asks for."""
+    kinds = {part.tensor_type.name for part in parts}
+    if packed and len(kinds) == 1 and len(parts[0].shape) > 1 and not is_router(name):
+        [kind] = kinds
+        if kind in BLOCK_FORMATS:
+            return str(kind)
+    stored = {_widened(part) for part in parts}
+    return stored.pop() if len(stored) == 1 else "F32"
+
+
+def _widened(tensor: Any) -> str:
+    kind = tensor.tensor_type.name
     if kind == "F16":
         return "F16"
     if kind == "F32":
@@ -111,12 +145,12 @@ def _main_dtype(written: dict[str, TensorInfo]) -> str:
     return _DTYPE_NAMES[max(sizes, key=lambda dtype: sizes[dtype])]
 
 
-def _describe(written: dict[str, TensorInfo], sources: dict[str, Any]) -> str:
+def _describe(written: dict[str, TensorInfo], sources: dict[str, list[Any]]) -> str:
     """Name what is kept packed, and what the others are stored as and were made from."""
     packed = sorted({info.dtype for info in written.values()} & BLOCK_FORMATS.keys())
     rest = {name: info.dtype for name, info in written.items() if info.dtype not in packed}
     stored = sorted({_DTYPE_NAMES[dtype] for dtype in rest.values()})
-    kinds = sorted({sources[name].tensor_type.name for name in rest} - {"F32"})
+    kinds = sorted({part.tensor_type.name for name in rest for part in sources[name]} - {"F32"})
     text = f"{'+'.join(stored)} from gguf {'+'.join(kinds) or 'F32'}"
     return f"{PACKED} {'+'.join(packed)}, {text}" if packed else text
 
@@ -160,18 +194,24 @@ def _contents(
     path: Path,
     config: dict[str, Any],
     written: dict[str, TensorInfo],
-    sources: dict[str, Any],
+    sources: dict[str, list[Any]],
     report: Report,
 ) -> Iterator[npt.NDArray[Any]]:
-    done, total = 0, sum(int(tensor.n_bytes) for tensor in sources.values())
+    done, total = 0, sum(int(part.n_bytes) for parts in sources.values() for part in parts)
     for name, info in written.items():
-        tensor = sources[name]
+        parts = sources[name]
         read = _blocks if info.dtype in BLOCK_FORMATS else _values
-        values = read(path, tensor).reshape(info.stored[1])
-        values = restore_layout(config, str(tensor.name), values)
-        yield round_to_bfloat16(values) if info.dtype == "BF16" else values
-        done += int(tensor.n_bytes)
+        made = [_as_stored(read(path, part), info.dtype) for part in parts]
+        values = made[0] if len(made) == 1 else np.concatenate(made, axis=-2)
+        yield restore_layout(config, str(parts[0].name), values.reshape(info.stored[1]))
+        done += sum(int(part.n_bytes) for part in parts)
         report("converting weights", done, total)
+
+
+def _as_stored(values: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    if dtype == "BF16":
+        return round_to_bfloat16(values)
+    return values.astype(np.float32, copy=False) if dtype == "F32" else values
 
 
 def _blocks(path: Path, tensor: Any) -> npt.NDArray[Any]:
