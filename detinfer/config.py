@@ -37,7 +37,8 @@ class EngineConfig:
         numerics: profile of the arithmetic contract; auto is portable on CPU, native on CUDA.
         dtype: dtype of activations and KV cache; auto is float32 on CPU, the checkpoint's on CUDA.
         weights: what a GGUF file's quantised blocks become: packed keeps and multiplies them as
-            integers (profile portable), dequantized makes bfloat16 of them; auto is dequantized.
+            integers (profile portable alone), dequantized makes bfloat16 of them; auto is packed
+            under portable, dequantized under native, and nothing for files without blocks.
         max_model_len: longest sequence (prompt + output) in tokens.
         max_num_seqs: most sequences in one step; 64 on CPU, 256 on CUDA.
         max_num_batched_tokens: most tokens in one step, longer prompts are split into chunks; 512
@@ -125,7 +126,7 @@ class ResolvedConfig:
         profile: portable or native.
         plan: auto is fused where the model has such a plan.
         dtype: of activations and KV cache; auto, in profile native alone, is the checkpoint's.
-        weights: auto, in profile portable alone, is what ``resolve_model`` makes of it.
+        weights: auto, in profile portable alone, is packed where a file has blocks.
         max_model_len: None is the model's own.
         kv_cache_memory: 0, on CUDA alone, is nine tenths of what the weights leave free.
         threads: None is every core that may be used.

@@ -90,7 +90,8 @@ def default_gguf(folder: Path) -> Path:
 @contextlib.contextmanager
 def started(names: list[str], folder: Path) -> Iterator[tuple[dict[str, Peer], dict[str, str]]]:
     """Return the engines that could be loaded, and why the others could not."""
-    where = {"folder": str(resolve_model(progress=True).folder), "gguf": str(default_gguf(folder))}
+    widened = resolve_model(weights="dequantized", progress=True).folder
+    where = {"folder": str(widened), "gguf": str(default_gguf(folder))}
     running: dict[str, Peer] = {}
     missing: dict[str, str] = {}
     with contextlib.ExitStack() as stack:

@@ -39,9 +39,6 @@ from detinfer.folders import cache_dir
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What ``weights="auto"`` is for a GGUF file.
-_AUTO = "dequantized"
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # Fields of config.json that cannot change a logit; any other, known or not, counts.
 _IDLE_FIELDS = {
@@ -82,8 +79,8 @@ def resolve_model(
 
     Args:
         model: a folder, a ``.gguf`` file or a hub id ``org/name``; None is the default model.
-        weights: whether a GGUF file's blocks stay ``packed`` or are ``dequantized``; see
-            ``EngineConfig``.
+        weights: whether a GGUF file's blocks stay ``packed`` (as with ``auto``) or are
+            ``dequantized``; see ``EngineConfig``.
         progress: show what takes long on stderr.
 
     Raises:
@@ -101,6 +98,11 @@ def resolve_model(
     if path.is_dir():
         return _from_folder(path, path.resolve().name)
     return _from_gguf(path.resolve(), weights, progress)
+
+
+def has_default_model() -> bool:
+    """Return whether the default model, as it is served by default, is on this machine already."""
+    return _converted_folder(default_model.GGUF_SHA256, packed=True).is_dir()
 
 
 def check_model(model: str | None, weights: str = "auto") -> None:
@@ -188,7 +190,7 @@ def _local_path(model: str) -> Path | None:
 
 
 def _default(weights: str, progress: bool) -> ModelFiles:
-    packed = _keeps_blocks(weights)
+    packed = weights != "dequantized"
     folder = _converted_folder(default_model.GGUF_SHA256, packed)
     with progress_bar(progress) as report:
         build_once(
@@ -201,7 +203,7 @@ def _default(weights: str, progress: bool) -> ModelFiles:
 
 def _from_gguf(path: Path, weights: str, progress: bool) -> ModelFiles:
     stamps = take_stamps(path)
-    packed = _keeps_blocks(weights)
+    packed = weights != "dequantized"
     folder = _converted_folder(cached_sha256(path), packed)
 
     def build(new: Path) -> None:
@@ -214,10 +216,6 @@ def _from_gguf(path: Path, weights: str, progress: bool) -> ModelFiles:
     if not files.weight_format.startswith(PACKED):
         _refuse_packed(str(path), weights)
     return files
-
-
-def _keeps_blocks(weights: str) -> bool:
-    return (_AUTO if weights == "auto" else weights) == PACKED
 
 
 def _refuse_packed(model: str, weights: str) -> None:

@@ -148,9 +148,9 @@ def _model(model: str | None) -> Iterator[Finding]:
     name = "model" if model else "default model"
     if model is None:
         from detinfer.checkpoint import default_model
+        from detinfer.checkpoint.loader import has_default_model
 
-        fetched = (cache_dir() / "models").glob(f"gguf-{default_model.GGUF_SHA256[:16]}-*")
-        if not any(fetched):
+        if not has_default_model():
             yield Finding(name, f"{default_model.NAME}: not fetched yet (detinfer pull)")
             return
     from detinfer.checkpoint.loader import check_model

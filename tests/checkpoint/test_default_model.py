@@ -59,24 +59,24 @@ def refuse(cache, words):
     assert left == []
 
 
-def test_the_weights_are_the_pinned_ones(default_model):
+def test_the_blocks_are_the_pinned_ones(default_model):
     assert default_model.name == "SmolLM2-135M-Instruct"
-    assert default_model.weight_format == "bfloat16 from gguf Q4_1+Q8_0"
-    tensors = load_file(default_model.weights[0])
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    assert sum(tensor.numel() for tensor in tensors.values()) == 134_515_008
+    assert default_model.weight_format == "packed Q4_1+Q8_0, bfloat16 from gguf F32"
     # Equal on every machine: the conversion's bytes depend on the file alone.
     assert weights_digest(default_model) == (
-        "50dfbc4772a875d162462e2369b9fd31b3543eb6837db770fe4bc3704a1a5efd"
+        "8dada76a463a204ebd78821967ec70f96880d1eebd5fa47727ec703c0edfa1e9"
     )
 
 
-def test_its_blocks_can_be_kept(default_model):
-    files = resolve_model(None, weights="packed")
-    assert files.name == default_model.name
-    assert files.weight_format == "packed Q4_1+Q8_0, bfloat16 from gguf F32"
-    assert weights_digest(files) == (
-        "8dada76a463a204ebd78821967ec70f96880d1eebd5fa47727ec703c0edfa1e9"
+def test_the_weights_made_of_them_are_the_pinned_ones(default_model):
+    widened = resolve_model(None, weights="dequantized")
+    assert widened.name == default_model.name
+    assert widened.weight_format == "bfloat16 from gguf Q4_1+Q8_0"
+    tensors = load_file(widened.weights[0])
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert sum(tensor.numel() for tensor in tensors.values()) == 134_515_008
+    assert weights_digest(widened) == (
+        "50dfbc4772a875d162462e2369b9fd31b3543eb6837db770fe4bc3704a1a5efd"
     )
 
 

@@ -100,14 +100,13 @@ def test_packed_and_dequantized_are_two_models_in_the_cache(tmp_path, cache):
     )
     assert packed.folder != widened.folder
     assert loader.weights_digest(packed) != loader.weights_digest(widened)
-    assert auto == widened
+    assert auto == packed
 
 
-def test_a_file_without_blocks_is_the_same_model_either_way(tmp_path, cache, monkeypatch):
-    """What auto has to be if it packs: no other fingerprint where nothing is packed."""
+def test_a_file_without_blocks_is_the_same_model_either_way(tmp_path, cache):
+    """Auto packs, and gives no other fingerprint where there is nothing to pack."""
     path = write(tmp_path / "m.gguf", Kind.F16)
     widened = resolve_model(str(path), weights="dequantized")
-    monkeypatch.setattr(loader, "_AUTO", "packed")
     auto = resolve_model(str(path))
     assert loader.weights_digest(auto) == loader.weights_digest(widened)
     assert auto.weight_format == widened.weight_format
@@ -165,8 +164,7 @@ def test_settings_that_cannot_work_cost_one_line(settings, words):
     assert "\n" not in str(caught.value)
 
 
-def test_auto_never_packs_for_a_gpu(monkeypatch):
-    monkeypatch.setattr(loader, "_AUTO", "packed")
+def test_auto_never_packs_for_a_gpu():
     assert EngineConfig(device="cuda").resolve().weights == "dequantized"
     assert EngineConfig().resolve().weights == "auto"
 

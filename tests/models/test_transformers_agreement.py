@@ -1,4 +1,8 @@
-"""The default model says what transformers' own eager binary32 forward says."""
+"""The default model says what transformers' own eager binary32 forward says.
+
+With ``--weights dequantized``, which transformers reads too: over its own blocks, as it is served
+by default, the model rounds its activations to integers, which transformers does not.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.transformers_cache import new_cache
 from detinfer import LLM, SamplingParams
 from detinfer.batch import Batch
-from detinfer.checkpoint.loader import ModelFiles
+from detinfer.checkpoint.loader import resolve_model
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +26,14 @@ NEAR_TIE = 1e-3  # logits: what rounding in another order can move
 
 
 @pytest.fixture(scope="module")
-def llm(default_model: ModelFiles) -> LLM:
-    return LLM(allow_fast=False)
+def llm() -> LLM:
+    return LLM(weights="dequantized", allow_fast=False)
 
 
 @pytest.fixture(scope="module")
-def eager(default_model: ModelFiles) -> Any:
+def eager() -> Any:
     return AutoModelForCausalLM.from_pretrained(
-        default_model.folder,
+        resolve_model(None, weights="dequantized").folder,
         dtype=torch.float32,
         attn_implementation="eager",
         local_files_only=True,

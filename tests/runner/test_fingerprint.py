@@ -71,7 +71,7 @@ def test_a_model_has_one_whatever_the_machine_does(default_model, monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert after == before
-    assert before.parts["weight_format"] == "bfloat16 from gguf Q4_1+Q8_0"
+    assert before.parts["weight_format"] == "packed Q4_1+Q8_0, bfloat16 from gguf F32"
     assert (before.parts["contract"], before.parts["profile"]) == ("portable-1", "portable")
 
 

@@ -71,9 +71,9 @@ def kill_under_load(port: int, pid: int) -> None:
     assert any(isinstance(answer, Exception) for answer in asyncio.run(main())), "killed too late"
 
 
-def kill_while_compiling(model: str, cache: Path) -> None:
+def kill_while_compiling(cache: Path) -> None:
     """Kills a starting server as soon as it has begun to keep compiled kernels."""
-    command = [sys.executable, "-m", "detinfer.cli", "serve", model, "--port", "0", *FLAGS]
+    command = [sys.executable, "-m", "detinfer.cli", "serve", "--port", "0", *FLAGS]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 300
     while not files(cache):
@@ -87,11 +87,11 @@ def kill_while_compiling(model: str, cache: Path) -> None:
 def test_killed_while_compiling_and_under_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_model: ModelFiles
 ) -> None:
-    model = str(default_model.weights[0].parent)
+    (tmp_path / "models").symlink_to(default_model.folder.parent)
     monkeypatch.setenv("DETINFER_CACHE", str(tmp_path))  # no kernels there yet
-    kill_while_compiling(model, tmp_path)
+    kill_while_compiling(tmp_path)
     port = free_port()
-    with serving(model, *FLAGS, port=port) as server:
+    with serving(None, *FLAGS, port=port) as server:
         expected = [asyncio.run(ask(port, number)) for number in range(len(REQUESTS))]
         assert asyncio.run(digests(port)) == expected
         before = files(tmp_path)
@@ -102,6 +102,6 @@ def test_killed_while_compiling_and_under_load(
             assert time.monotonic() < deadline, "the engine outlives the server"
             time.sleep(0.05)
     assert files(tmp_path) == before
-    with serving(model, *FLAGS, port=port):
+    with serving(None, *FLAGS, port=port):
         assert asyncio.run(digests(port)) == expected
     assert files(tmp_path) == before
