@@ -19,7 +19,12 @@ from detinfer.kernels.cpu.packed.rows import DX, RECORD, SCALED_SUM, SUMS, TILE_
 from detinfer.kernels.cpu.vector import ADDRESS, F32, I32, Emit, const64, row_intrinsic
 
 VECTORS = PANEL // COLUMNS
+LINE = 64  # bytes of a cache line
 PART = TILE_ROWS * PANEL * 4  # bytes of a segment's sums
+# Blocks by which the weights are asked for ahead. Past one row too few instructions are in flight
+# to reach the next block, and the CPU's own prefetching does not see the pattern: from memory a
+# tile of six rows is three times as fast with it.
+AHEAD = 4
 
 
 def _masked(e: Emit, word, left: int, mask: int):
@@ -109,6 +114,14 @@ def _fold(b, form: Format, block: Block, v, rows, records, integers, out) -> Non
         e.store(chain, out, at)
 
 
+def _prefetch(b, form: Format, block, part, parts: int) -> None:
+    """Ask for one of so many parts of the block that is AHEAD of the one at ``block``."""
+    lines = -(-form.block // (LINE * parts))
+    start = b.add(block, b.mul(part, const64(lines * LINE)))
+    for line in range(lines):
+        Emit(b).prefetch(b.add(start, const64(AHEAD * form.block + line * LINE)))
+
+
 def _segment(b, form: Format, rows, x, w, first, count, out) -> None:
     """Emit chains over ``count`` blocks from ``first`` on, started from +0."""
     e = Emit(b, COLUMNS)
@@ -123,6 +136,7 @@ def _segment(b, form: Format, rows, x, w, first, count, out) -> None:
             column = b.mul(part.index, const64(together * COLUMNS))
             columns = [b.add(column, const64(v * COLUMNS)) for v in range(together)]
             blocks = [Block(b, form, w, number, column, COLUMNS) for column in columns]
+            _prefetch(b, form, blocks[0].at, part.index, VECTORS // together)
             integers = _integers(b, form, blocks, rows, records)
             for v, block in enumerate(blocks):
                 _fold(b, form, block, v, rows, records, integers, out)
