@@ -187,21 +187,9 @@ def log_softmax(x: Tensor) -> Tensor:
 
 def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     rows = _rows(logits)
-    return argmax(rows), checksum(rows)
-
-
-def argmax(logits: Array) -> npt.NDArray[np.int64]:
-    """Lowest id of the largest logit of each row [L, V]; -1 where one is NaN or +Inf. [L]"""
-    out = np.empty(logits.shape[0], np.int64)
-    _logits.argmax(logits, out)
-    return out
-
-
-def checksum(logits: Array) -> npt.NDArray[np.uint64]:
-    """Rule 8's two sums of each row of raw logits [L, V]. [L, 2]"""
-    out = np.empty((logits.shape[0], 2), np.uint64)
-    _logits.checksum(logits, out)
-    return out
+    best, sums = np.empty(len(rows), np.int64), np.empty((len(rows), 2), np.uint64)
+    _logits.summarise(rows, best, sums)
+    return best, sums
 
 
 def attention(

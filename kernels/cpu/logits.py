@@ -10,10 +10,11 @@ from numba.core import cgutils
 from detinfer.kernels import constants as c
 from detinfer.kernels.cpu import elementary
 from detinfer.kernels.cpu.elementary import log32
-from detinfer.kernels.cpu.jit import kernel, parallel_kernel
+from detinfer.kernels.cpu.jit import parallel_kernel
 from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import (
     ADDRESS,
+    LANES,
     Emit,
     div,
     f32_at,
@@ -46,64 +47,90 @@ def _exp_row(b, x, shift, out, n):
     map_row(b, n, body)
 
 
+KEYS = c.CHECKSUM_KEYS
+
+
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _fold_integers(b, n, bits, item, op):
-    """Fold an integer of every place of a row; their sums have no order."""
-    total = cgutils.alloca_once_value(b, ir.Constant(ir.IntType(bits), 0))
-    wide = cgutils.alloca_once_value(b, Emit(b).int64(0) if bits == 64 else Emit(b).int32(0))
+class _Lanes:
+    """What a summary keeps of each of so many lanes: the largest, where it was, a NaN, two sums."""
 
-    def body(e, i):
-        slot = wide if e.lanes > 1 else total
-        b.store(op(b.load(slot), item(e, i)), slot)
+    def __init__(self, b, lanes: int) -> None:
+        self.b, self.e = b, Emit(b, lanes)
+        e = self.e
+        starts = (e.const(float("-inf")), e.int32(0), e.int32(0), e.int64(0), e.int64(0))
+        self.slots = [cgutils.alloca_once_value(b, start) for start in starts]
 
-    map_row(b, n, body)
-    result, lanes = b.load(total), b.load(wide)
-    for i in range(Emit(b).lanes):
-        result = op(result, b.extract_element(lanes, ir.Constant(ir.IntType(32), i)))
-    return result
-
-
-def _checksum(b, x, n, key):
-    """Sum of splitmix64 over (bits, index)."""
-
-    def item(e, i):
-        value = e.load(x, i)
-        nan = e.b.fcmp_unordered("uno", value, value)
-        bits = b.zext(e.select(nan, e.int32(0x7FC00000), e.bits(value)), e.i64)
-        index = e.splat(i)
+    def add(self, x, first, i) -> None:
+        """Take in the values of row ``x`` from its i-th on, which has index ``first`` + i."""
+        b, e = self.b, self.e
+        value, (top, place, odd, *sums) = e.load(x, i), map(b.load, self.slots)
+        larger = e.less(top, value)
+        nan = b.fcmp_unordered("uno", value, value)
+        index = e.splat(b.add(first, i))
         if e.lanes > 1:
             index = b.add(index, lane_indices(e.lanes, 0))
-        z = b.add(b.add(bits, b.shl(index, e.int64(32))), e.splat(key))
-        z = b.add(z, e.int64(_signed(c.SPLITMIX_GAMMA)))
-        for shift, factor in ((30, c.SPLITMIX_MUL1), (27, c.SPLITMIX_MUL2)):
-            z = b.mul(b.xor(z, b.lshr(z, e.int64(shift))), e.int64(_signed(factor)))
-        return b.xor(z, b.lshr(z, e.int64(31)))
+        bits = b.zext(e.select(nan, e.int32(0x7FC00000), e.bits(value)), e.i64)
+        bits = b.add(bits, b.shl(index, e.int64(32)))
+        new = [
+            e.select(larger, value, top),
+            e.select(larger, e.splat(b.trunc(i, ir.IntType(32))), place),
+            b.or_(odd, b.zext(nan, e.i32)),
+            *(b.add(total, _mixed(e, bits, key)) for total, key in zip(sums, KEYS, strict=True)),
+        ]
+        for value, slot in zip(new, self.slots, strict=True):
+            b.store(value, slot)
 
-    return _fold_integers(b, n, 64, item, b.add)
+    def each(self):
+        """Yield the lanes one by one."""
+        kept = [self.b.load(slot) for slot in self.slots]
+        for lane in range(self.e.lanes):
+            at = ir.Constant(ir.IntType(32), lane)
+            parts = [self.b.extract_element(v, at) for v in kept] if self.e.lanes > 1 else kept
+            parts[1] = self.b.add(parts[1], at)
+            yield parts
 
 
-def _sane(b, x, n):
-    """1 where no value of the row is NaN or +Inf."""
+def _mixed(e: Emit, bits, key: int):
+    """splitmix64 of 64-bit integers plus a key."""
+    b, z = e.b, e.b.add(bits, e.int64(_signed((key + c.SPLITMIX_GAMMA) % 2**64)))
+    for shift, factor in ((30, c.SPLITMIX_MUL1), (27, c.SPLITMIX_MUL2)):
+        z = b.mul(b.xor(z, b.lshr(z, e.int64(shift))), e.int64(_signed(factor)))
+    return b.xor(z, b.lshr(z, e.int64(31)))
 
-    def item(e, i):
-        return b.zext(b.fcmp_unordered(">=", e.load(x, i), e.const(float("inf"))), e.i32)
 
-    return b.icmp_signed(
-        "==", _fold_integers(b, n, 32, item, b.or_), ir.Constant(ir.IntType(32), 0)
-    )
+def _summary(b, x, first, n, top, place, sums):
+    """Summarise ``n`` logits at ``x``, the first of which has index ``first``, in one pass.
+
+    Addresses get: the largest of them, +Inf where one is NaN; the lowest index that has it; their
+    part of the checksum's two sums. Such sums have no order.
+    """
+    one, wide = _Lanes(b, 1), _Lanes(b, LANES)
+    map_row(b, n, lambda e, i: (wide if e.lanes > 1 else one).add(x, first, i))
+    best, at, odd, *totals = next(one.each())
+    for value, index, nan, *parts in wide.each():
+        equal = b.and_(b.fcmp_ordered("==", value, best), b.icmp_signed("<", index, at))
+        better = b.or_(b.fcmp_ordered(">", value, best), equal)
+        best, at = b.select(better, value, best), b.select(better, index, at)
+        odd, totals = b.or_(odd, nan), list(map(b.add, totals, parts))
+    e = Emit(b, 1)
+    insane = b.icmp_signed("!=", odd, e.int32(0))
+    e.store(b.select(insane, e.const(float("inf")), best), top)
+    e.store(b.add(first, b.zext(at, e.i64)), place)
+    for i, total in enumerate(totals):
+        e.store(total, b.add(sums, e.int64(8 * i)))
 
 
 row_max = row_intrinsic(types.float32, [ADDRESS, ADDRESS], _max)
 exp_sum = row_intrinsic(types.float32, [ADDRESS, types.float32, ADDRESS], _exp_sum)
 exp_row = row_intrinsic(types.void, [ADDRESS, types.float32, ADDRESS, ADDRESS], _exp_row)
-checksum_row = row_intrinsic(types.uint64, [ADDRESS, ADDRESS, types.uint64], _checksum)
-row_sane = row_intrinsic(types.boolean, [ADDRESS, ADDRESS], _sane)
+summary = row_intrinsic(types.void, [ADDRESS] * 6, _summary)
 
 NEVER = np.float32(-np.inf)  # the logit of a token that is never chosen
-KEY_0, KEY_1 = (np.uint64(key) for key in c.CHECKSUM_KEYS)
+ZERO = np.uint64(0)
+CHUNK = 4096  # logits that a thread summarises at a time
 
 
 @parallel_kernel
@@ -139,38 +166,32 @@ def softmax(x, out):
         leave(before)
 
 
-@kernel
-def argmax_row(x, n):
-    """Lowest index of the largest value; -1 where one is NaN or +Inf, or all are -Inf."""
-    if not row_sane(x, n):
-        return -1
-    m, values = row_max(x, n), f32_at(x, n)
-    if m == NEVER:
-        return -1
-    for i in range(n):
-        if values[i] == m:
-            return i
-    return -1
-
-
 @parallel_kernel
-def argmax(x, out):
-    """``argmax_row`` of every row of ``x`` [rows, n]."""
-    rows, n = x.shape
-    x0 = x.ctypes.data
-    for row in prange(rows):
-        before = enter()
-        out[row] = argmax_row(x0 + row * n * 4, n)
-        leave(before)
+def summarise(x, best, sums):
+    """Argmax and checksum of every row of ``x`` [rows, n].
 
-
-@parallel_kernel
-def checksum(x, out):
-    """Rule 8's two sums of every row of ``x`` [rows, n], into ``out`` [rows, 2] uint64."""
+    Args:
+        best: lowest index of the largest value [rows]; -1 where one is NaN or +Inf, or all are
+            -Inf.
+        sums: rule 8's two sums. [rows, 2] uint64
+    """
     rows, n = x.shape
-    x0 = x.ctypes.data
-    for item in prange(rows * 2):
+    chunks = (n + CHUNK - 1) // CHUNK
+    tops, places = np.empty(rows * chunks, np.float32), np.empty(rows * chunks, np.int64)
+    parts = np.empty((rows * chunks, 2), np.uint64)
+    x0, top0, place0, part0 = x.ctypes.data, tops.ctypes.data, places.ctypes.data, parts.ctypes.data
+    for item in prange(rows * chunks):
         before = enter()
-        row = item // 2
-        out[row, item % 2] = checksum_row(x0 + row * n * 4, n, KEY_1 if item % 2 else KEY_0)
+        row, first = item // chunks, item % chunks * CHUNK
+        summary(x0 + (row * n + first) * 4, first, min(CHUNK, n - first),
+                top0 + item * 4, place0 + item * 8, part0 + item * 16)  # fmt: skip
         leave(before)
+    for row in range(rows):
+        top, at = NEVER, -1
+        sums[row, 0], sums[row, 1] = ZERO, ZERO
+        for item in range(row * chunks, (row + 1) * chunks):
+            if tops[item] > top:
+                top, at = tops[item], places[item]
+            for i in range(2):  # one by one: two arrays' sum would be a parallel loop
+                sums[row, i] += parts[item, i]
+        best[row] = at if top < np.float32(np.inf) else -1
