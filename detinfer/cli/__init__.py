@@ -22,6 +22,7 @@ try:
     from detinfer.cli.preflight import check_start
     from detinfer.config import EngineConfig
     from detinfer.errors import ConfigError, DetinferError
+    from detinfer.garbage import uncollected
     from detinfer.logs import log, logging_to_stderr
     from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
 except ImportError as error:  # the PyPI name `detinfer` is somebody else's package
@@ -183,7 +184,8 @@ def _serve(args: argparse.Namespace) -> int:
             from detinfer.server.http.listener import bind
 
             with bind(server.host, server.port) as listener:
-                from detinfer.server.run import run_server
+                with uncollected():
+                    from detinfer.server.run import run_server
 
                 return run_server(engine, server, listener)
         except DetinferError as error:
@@ -197,7 +199,8 @@ def _generate(args: argparse.Namespace) -> int:
     config = engine_config(args)
     params = _sampling_params(args, config)
     check_start(config)
-    from detinfer.cli.generate import generate
+    with uncollected():
+        from detinfer.cli.generate import generate
 
     return generate(config, args.prompt, params, as_json=args.json, chat=args.chat)
 
@@ -206,7 +209,8 @@ def _chat(args: argparse.Namespace) -> int:
     config = engine_config(args)
     params = _sampling_params(args, config)
     check_start(config)
-    from detinfer.cli.chat import chat
+    with uncollected():
+        from detinfer.cli.chat import chat
 
     return chat(config, params, args.system)
 
@@ -228,7 +232,8 @@ def _check(args: argparse.Namespace) -> int:
     config = engine_config(args)
     if args.url is None:
         check_start(config)
-    from detinfer.cli.check import run
+    with uncollected():
+        from detinfer.cli.check import run
 
     return run(args)
 

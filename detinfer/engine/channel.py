@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import queue
@@ -112,6 +113,8 @@ class Channel:
 
     def _read(self) -> None:
         try:
+            # The first message has a tokenizer in it: the time to import what makes one is now.
+            importlib.import_module("transformers.tokenization_utils_tokenizers")
             while True:
                 while not self._connection.poll(min(1.0, self._step_timeout)):
                     self._kill_if_hanging()

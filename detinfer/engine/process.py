@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detinfer.config import EngineConfig
 from detinfer.engine.outputs import EngineInfo, Wire
 from detinfer.errors import DetinferError, EngineDeadError, ModelLoadError, RequestError
+from detinfer.garbage import uncollected
 from detinfer.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ Message = Ready | Failed | Stepped
 
 def load_engine(config: EngineConfig) -> Engine:
     """Return the factory outside tests."""
-    from detinfer.engine.engine import Engine
+    with uncollected():
+        from detinfer.engine.engine import Engine
 
     return Engine(config)
 
