@@ -137,15 +137,16 @@ def _shown(value: Any) -> str:
 
 def report(
     title: str, rows: list[dict[str, Any]], extra: dict[str, Any], path: Path | None
-) -> None:
-    """Print a table and write the same rows as JSON."""
+) -> dict[str, Any]:
+    """Print a table, write the same rows as JSON, and return what is written."""
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="right" if rows else "left")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
     Console().print(table)
+    result = {"benchmark": title, "machine": machine(), **extra, "rows": rows}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        result = {"benchmark": title, "machine": machine(), **extra, "rows": rows}
         path.write_text(json.dumps(result, indent=1) + "\n")
+    return result
