@@ -2,30 +2,35 @@
 
     python -m benchmarks.peers --json benchmarks/results/peers.json
 
-Each engine runs in a process and a virtual environment of its own, which are made here; one that
-cannot be installed or loaded is said to be missing. OpenVINO, llama.cpp and ``detinfer packed``
-read the default model's GGUF file (4-bit weights, multiplied as integers), the others its bfloat16
-weights.
+A Markdown page and a picture of the same figures go beside the JSON. Each engine runs in a process
+and a virtual environment of its own, which are made here; one that cannot be installed or loaded is
+said to be missing. OpenVINO, llama.cpp and ``detinfer packed`` read the default model's GGUF file
+(4-bit weights, multiplied as integers), the others its bfloat16 weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.common import median, prompt_ids, report
+from benchmarks import page
+from benchmarks.common import median, report
 from benchmarks.environments import environment_python
+from benchmarks.limits import measure as measure_limits
 from benchmarks.peers.engine import Peer
+from benchmarks.peers.phases import PHASES, Phase
+from benchmarks.peers.summary import OURS, Rounds, parts, picture, ratios, roofline
+from benchmarks.roofline import Model
 from detinfer.checkpoint.default_model import GGUF_NAME, REQUIREMENT
 from detinfer.checkpoint.loader import resolve_model
+from detinfer.config import EngineConfig
 
 HERE = Path(__file__).parent
 
@@ -39,43 +44,14 @@ class Engine(NamedTuple):
 
 
 ENGINES = {
-    "detinfer": Engine("detinfer_peer", None, "{folder}"),
     "detinfer packed": Engine("detinfer_peer", None, "{gguf}#packed"),
+    "detinfer bf16": Engine("detinfer_peer", None, "{folder}#dequantized"),
     "openvino": Engine("openvino_peer", "openvino", "{gguf}"),
     "llama.cpp": Engine("llama_cpp_peer", "llama_cpp", "{gguf}"),
     "vllm bf16": Engine("vllm_peer", "vllm", "{folder}"),
     "transformers fp32": Engine("transformers_peer", None, "{folder}#float32"),
     "transformers bf16": Engine("transformers_peer", None, "{folder}#bfloat16"),
 }
-
-
-class Phase(NamedTuple):
-    """``decode`` tokens after each of ``batch`` prompts, or their prefill where that is 0."""
-
-    name: str
-    batch: int
-    prompt: int
-    decode: int
-
-    def tokens_per_second(self, peer: Peer) -> tuple[float, str]:
-        """Return the rate, and one digest over the answers' (empty if the engine has none)."""
-        prompts = [prompt_ids(self.prompt, seed) for seed in range(self.batch)]
-        told = peer.generate(prompts, 1)
-        seconds, tokens = told["seconds"], self.batch * self.prompt
-        if self.decode:
-            told = peer.generate(prompts, 1 + self.decode)
-            seconds, tokens = told["seconds"] - seconds, self.batch * self.decode
-        digests = "".join(told.get("digests", ()))
-        return tokens / seconds, digests and hashlib.sha256(digests.encode()).hexdigest()
-
-
-PHASES = [
-    Phase("decode, batch 1", 1, 64, 64),
-    Phase("decode, batch 8", 8, 64, 64),
-    Phase("decode, batch 32", 32, 64, 32),
-    Phase("prefill, 512 tokens", 1, 512, 0),
-    Phase("prefill, 32 x 64", 32, 64, 0),
-]
 
 
 def default_gguf(folder: Path) -> Path:
@@ -114,33 +90,66 @@ def started(names: list[str], folder: Path) -> Iterator[tuple[dict[str, Peer], d
         yield running, missing
 
 
+def measured(
+    peers: dict[str, Peer], phases: Sequence[Phase], repeats: int
+) -> tuple[Rounds, dict[str, dict[str, str]]]:
+    """Return each row's rates by engine, one a round, and each engine's digest by phase.
+
+    Raises:
+        RuntimeError: an engine that tells digests told different ones of the same requests.
+    """
+    rounds: Rounds = {}
+    digests: dict[str, dict[str, str]] = {}
+    for phase in phases:
+        taking = {name: peer for name, peer in peers.items() if phase.takes(name)}
+        for turn in range(1 + repeats):
+            print(f"{phase.name}: round {turn} of {repeats}", file=sys.stderr)
+            for name, peer in taking.items():
+                rates, digest = phase.measure(peer)
+                first = digests.setdefault(phase.name, {}).setdefault(name, digest)
+                if digest != first:
+                    raise RuntimeError(f"{phase.name}: {name} told {digest} after {first}")
+                for row, rate in rates.items() if turn else ():  # the first warms up
+                    rounds.setdefault(row, {}).setdefault(name, []).append(rate)
+    return rounds, digests
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
-    parser.add_argument("--json", type=Path, help="write results here")
+    parser.add_argument("--repeats", type=int, default=3, help="timed rounds")
+    parser.add_argument("--json", type=Path, help="write results here, a page and a picture beside")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    names = [phase.name for phase in PHASES]
+    parser.add_argument("--phases", nargs="+", choices=names, default=names)
     args = parser.parse_args()
-    rows, spread = [], {}
+    phases = [phase for phase in PHASES if phase.name in args.phases]
+    limits = measure_limits()
     with (
         tempfile.TemporaryDirectory() as folder,
         started(args.engines, Path(folder)) as (peers, missing),
     ):
-        for phase in PHASES:
-            print(phase.name, file=sys.stderr)
-            rates: dict[str, list[float]] = {name: [] for name in peers}
-            digests: dict[str, set[str]] = {name: set() for name in peers}
-            for turn in range(1 + args.repeats):
-                for name, peer in peers.items():
-                    rate, digest = phase.tokens_per_second(peer)
-                    digests[name].add(digest)
-                    if turn:  # the first warms up
-                        rates[name].append(rate)
-            told = [digest[:12] for [digest] in digests.values() if digest]  # one each, every time
-            medians = {name: median(values) for name, values in rates.items()}
-            rows.append({"phase": phase.name, **medians, "digests": " ".join(told)})
-            spread[phase.name] = {name: [min(of), max(of)] for name, of in rates.items()}
-    extra = {"repeats": args.repeats, "missing": missing, "spread": spread}
-    report("tokens per second", rows, extra, args.json)
+        rounds, digests = measured(peers, phases, args.repeats)
+    models = {
+        name: Model.read(resolve_model(weights=weights).folder) for name, weights in OURS.items()
+    }
+    step = EngineConfig().resolve().max_num_batched_tokens
+    found = {
+        "ratios": ratios(rounds),
+        "roofline": roofline(rounds, phases, models, step, limits),
+        "limits": limits._asdict(),
+        "missing": missing,
+        "digests": digests,
+        "rounds": rounds,
+    }
+    rows = [
+        {"phase": row, **{name: median(of[name]) if name in of else None for name in peers}}
+        for row, of in rounds.items()
+    ]
+    title = "tokens per second"
+    result = report(title, rows, {"repeats": args.repeats, **found}, args.json)
+    print("\n\n".join(parts(**found)))
+    if args.json:
+        page.write(args.json, result, parts(**found), picture(title, rounds))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from engine import Generate, serve
 from transformers import AutoModelForCausalLM
 
+sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks.transformers_cache import new_cache
 
 
