@@ -118,7 +118,9 @@ def test_sizes(text, expected):
         (["check", "--mode", "slow"], "--mode: invalid choice: 'slow'"),
         (["doctor", "--full"], "--full: expected beside --compile-audit"),
         (["verify", "receipt.json", "--url", "u"], "COMMAND: invalid choice: 'verify' (choose"),
-        (["bench", "slowdown", "--json", "f"], "COMMAND: invalid choice: 'bench' (choose from"),
+        (["bench"], "detinfer bench: error: the following arguments are required: NAME; see"),
+        (["bench", "speed", "--json", "f"], "NAME: invalid choice: 'speed' (choose from 'peers'"),
+        (["bench", "--json", "f"], "unrecognized arguments: --json; see detinfer bench --help"),
         (["pull", "/no/such/model"], "no such file or folder"),
     ],
 )

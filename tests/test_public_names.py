@@ -104,6 +104,7 @@ COMMANDS = {
     "--fast-neighbours --report --seed",
     "doctor": "MODEL -m --model --json --compile-audit --full",
     "pull": "MODEL -m --model",
+    "bench": "NAME OPTIONS",
 }
 
 ROUTES = {

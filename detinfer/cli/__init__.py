@@ -31,6 +31,16 @@ except ImportError as error:  # the PyPI name `detinfer` is somebody else's pack
     raise SystemExit(2) from None
 
 INTERRUPTED = 130
+BENCHMARKS = (
+    "peers",
+    "scaling",
+    "quality",
+    "slowdown",
+    "features",
+    "streams",
+    "http_overhead",
+    "server_load",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,6 +108,17 @@ def _parser() -> argparse.ArgumentParser:
     pull = commands.add_parser("pull", help="fetch a model now")
     add_model_argument(pull, "a hub id")
     pull.set_defaults(run=_pull)
+
+    bench = commands.add_parser("bench", help="measure, in a checkout of the source")
+    bench.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    options = bench.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="OPTIONS",
+        help="the benchmark's own; NAME --help tells them",
+    )
+    options.required = False  # as argparse of Python 3.11 has it
+    bench.set_defaults(run=_bench)
 
     return parser
 
@@ -256,3 +277,9 @@ def _pull(args: argparse.Namespace) -> int:
     files = resolve_model(args.model, progress=True)
     print(f"{files.name}: {files.folder}")
     return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from detinfer.cli.bench import run
+
+    return run(args.name, args.options)

@@ -31,9 +31,10 @@ class CommandParser(Parser):
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
         """Return the flags, all known; argparse would leave strange ones to the parser above."""
+        passes_on = any(action.nargs == argparse.REMAINDER for action in self._actions)
         # Before argparse misses a required flag, which may be the one that is misspelt.
         for text in args or ():
-            if text == "--":
+            if text == "--" or (passes_on and not text.startswith("-")):
                 break
             if text.startswith("--") and " " not in text:
                 self._check_flag(text.partition("=")[0])
