@@ -5,7 +5,8 @@
 The default model's weights are written anew in each format by llama.cpp's own quantiser. Every file
 is then read three ways: in its blocks (activations of 8 bits), widened to bfloat16 (activations in
 binary32), and by llama.cpp. The text is this repository's own, in windows of 512 tokens. Rows of
-576 values hold no block of 256: there llama.cpp puts Q5_0, Q5_1 or Q8_0 for a K-quant.
+576 values hold no block of 256: there llama.cpp puts Q5_0, Q5_1 or Q8_0 for a K-quant. A Markdown
+page and a picture go beside the JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import chart, page
 from benchmarks.common import ROOT, report
 from benchmarks.environments import environment_python
 from benchmarks.peers.__main__ import default_gguf
@@ -39,6 +42,10 @@ PUBLISHED = "Q4_1"
 FORMATS = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", PUBLISHED, "Q4_0")
 TEXTS = ("docs/server.md", "docs/determinism.md", "detinfer/engine/scheduler.py")
 WINDOW = 512
+
+# The most that the default model's loss may be above that of its weights with activations in
+# binary32, and above llama.cpp's from the same file, in percent.
+BOUNDS = {"packed_more_percent": 0.3, "packed_above_llama_cpp_percent": 0.5}
 
 Logits = Callable[[list[int]], Tensor]  # [WINDOW, vocabulary]
 
@@ -72,17 +79,20 @@ def theirs(peer: Peer) -> Logits:
 
 # What each reading of a file is compared with.
 BASELINES = {"binary32": "published", "packed": "binary32", "llama.cpp": "binary32"}
+KL = {"binary32": "kl_from_published", "packed": "packed_kl", "llama.cpp": "llama_cpp_kl"}
 
 
 def measure(models: dict[str, Logits], texts: list[list[int]]) -> dict[str, dict[str, float]]:
     """Return each model's loss, its KL(baseline, model) and share of equal likeliest tokens."""
     sums = {name: {"loss": 0.0, "kl": 0.0, "same": 0.0} for name in BASELINES}
     for ids in texts:
-        logs = {name: model(ids).double().log_softmax(-1) for name, model in models.items()}
+        # Each is kept in binary32, as it is told: wider ones would take most of the time.
+        logs = {name: model(ids).log_softmax(-1) for name, model in models.items()}
         for name, baseline in BASELINES.items():
             mine, other = logs[name], logs[baseline]
-            sums[name]["loss"] -= float(mine[torch.arange(WINDOW - 1), ids[1:]].mean())
-            sums[name]["kl"] += float((other.exp() * (other - mine)).sum(-1).mean())
+            sums[name]["loss"] -= float(mine[torch.arange(WINDOW - 1), ids[1:]].double().mean())
+            divergences = (other.exp() * (other - mine)).sum(-1)
+            sums[name]["kl"] += float(divergences.double().mean())
             sums[name]["same"] += float((other.argmax(-1) == mine.argmax(-1)).double().mean())
     return {n: {of: value / len(texts) for of, value in one.items()} for n, one in sums.items()}
 
@@ -140,26 +150,62 @@ def forget(path: Path) -> None:
     path.unlink()
 
 
+def parts(rows: list[dict[str, Any]], extra: dict[str, Any]) -> list[str]:
+    """Return the page's parts, as Markdown."""
+    made = [
+        f"{extra['tokens']:,} tokens of {', '.join(extra['texts'])}, in windows of {WINDOW}. Loss "
+        "is a token's, KL that of the column's reading: of binary32 from the published weights, of "
+        "packed and llama.cpp from binary32.",
+        page.table([{name: _figure(name, value) for name, value in r.items()} for r in rows]),
+    ]
+    for one in (row for row in rows if row["format"] == PUBLISHED):
+        made += [
+            f"{PUBLISHED}, the default model's: {name.replace('_', ' ')}: {one[name]:.2f}, "
+            f"{'within' if one[name] <= bound else '**not within**'} {bound}."
+            for name, bound in BOUNDS.items()
+        ]
+    return made
+
+
+def _figure(name: str, value: Any) -> Any:
+    digits = 4 if name.startswith("loss") else 3 if "percent" in name else None
+    return value if digits is None else f"{value:.{digits}f}"
+
+
+def picture(rows: list[dict[str, Any]]) -> str:
+    """Draw how far each reading of each file is from what it is compared with."""
+    panels = {
+        row["format"]: [
+            chart.Bar(name, *[10_000 * row[key]] * 3, name == "packed") for name, key in KL.items()
+        ]
+        for row in rows
+    }
+    return chart.bars("KL divergence, ten-thousandths of a nat", panels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=9216, help="of the text")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--json", type=Path, help="write results here")
+    parser.add_argument("--json", type=Path, help="write results here, a page and a picture beside")
     args = parser.parse_args()
     python = environment_python(ROOT / "benchmarks/peers/requirements/llama_cpp.txt")
     published = load(None, "dequantized")
     texts, digest = windows(published, args.tokens)
-    rows = []
+    rows, start = [], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         source = default_gguf(Path(folder))
-        for name in args.formats:
-            print(name, file=sys.stderr)
+        for number, name in enumerate(args.formats, 1):
             path = make(python, source, name)
             rows.append(row(name, path, python, published, texts))
             if path != source:
                 forget(path)
+            done = f"{number} of {len(args.formats)}, {time.monotonic() - start:.0f} s"
+            print(f"{name}: {done}", file=sys.stderr)
     extra = {"texts": TEXTS, "sha256": digest, "tokens": len(texts) * WINDOW}
-    report("quality of weight formats", rows, extra, args.json)
+    result = report("quality of weight formats", rows, extra, args.json)
+    if args.json:
+        page.write(args.json, result, parts(rows, extra), picture(rows))
 
 
 if __name__ == "__main__":
