@@ -26,7 +26,8 @@ def test_every_name_is_a_script(name):
         assert spec is not None
 
 
-def test_a_script_gets_its_own_options(capsys):
+def test_a_script_gets_its_own_options(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "benchmarks.scaling", raising=False)
     with pytest.raises(SystemExit) as exited:
         cli.main(["bench", "scaling", "--most", "many"])
     assert exited.value.code == 2
