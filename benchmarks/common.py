@@ -132,7 +132,7 @@ def machine() -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def report(

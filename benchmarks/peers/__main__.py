@@ -102,15 +102,19 @@ def measured(
     digests: dict[str, dict[str, str]] = {}
     for phase in phases:
         taking = {name: peer for name, peer in peers.items() if phase.takes(name)}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in taking}
+        told = digests.setdefault(phase.name, {})
         for turn in range(1 + repeats):
             print(f"{phase.name}: round {turn} of {repeats}", file=sys.stderr)
             for name, peer in taking.items():
-                rates, digest = phase.measure(peer)
-                first = digests.setdefault(phase.name, {}).setdefault(name, digest)
-                if digest != first:
-                    raise RuntimeError(f"{phase.name}: {name} told {digest} after {first}")
-                for row, rate in rates.items() if turn else ():  # the first warms up
-                    rounds.setdefault(row, {}).setdefault(name, []).append(rate)
+                both, digest = phase.measure(peer)
+                if digest != told.setdefault(name, digest):
+                    raise RuntimeError(f"{phase.name}: {name} told {digest} after {told[name]}")
+                if turn:  # the first warms up
+                    seconds[name].append(both)
+        for name, values in seconds.items():
+            for row, rates in phase.rates(values).items():
+                rounds.setdefault(row, {})[name] = rates
     return rounds, digests
 
 

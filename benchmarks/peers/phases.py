@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.common import prompt_ids
+from benchmarks.common import median, prompt_ids
 from benchmarks.peers.engine import Peer
 from benchmarks.roofline import Model, Work
 
@@ -43,19 +44,28 @@ class Phase(NamedTuple):
         """Return whether an engine takes part."""
         return self.engines is None or engine in self.engines
 
-    def measure(self, peer: Peer) -> tuple[dict[str, float], str]:
-        """Return the rows' tokens a second, and one digest over the answers' (empty if none)."""
+    def measure(self, peer: Peer) -> tuple[tuple[float, float], str]:
+        """Return a round: seconds to the first tokens and to the last, and one digest (or "")."""
         prompts = [prompt_ids(self.prompt, seed) for seed in range(self.batch)]
-        told = peer.generate(prompts, 1)
-        first, digests = told["seconds"], "".join(told.get("digests", ()))
+        told = [peer.generate(prompts, 1)]
+        if self.decode:
+            told.append(peer.generate(prompts, 1 + self.decode))
+        digests = "".join(digest for one in told for digest in one.get("digests", ()))
+        digest = digests and hashlib.sha256(digests.encode()).hexdigest()
+        return (told[0]["seconds"], told[-1]["seconds"]), digest
+
+    def rates(self, rounds: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+        """Return each row's tokens a second, round by round."""
         rates = {}
         if self.prefill:
-            rates[self.prefill] = self.batch * self.prompt / first
+            rates[self.prefill] = [self.batch * self.prompt / first for first, _ in rounds]
         if self.decoded:
-            told = peer.generate(prompts, 1 + self.decode)
-            rates[self.decoded] = self.batch * self.decode / (told["seconds"] - first)
-            digests += "".join(told.get("digests", ()))
-        return rates, digests and hashlib.sha256(digests.encode()).hexdigest()
+            # What disturbs one of two calls must not be taken for what the second took longer.
+            prompts = median([first for first, _ in rounds])
+            rates[self.decoded] = [
+                self.batch * self.decode / (last - prompts) for _, last in rounds
+            ]
+        return rates
 
     def work(self, model: Model, step: int) -> dict[str, tuple[int, Work]]:
         """Return tokens and least work of each row: the prompts in steps of ``step``, or a step."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.limits import Limits
+from benchmarks.peers import __main__ as peers
 from benchmarks.peers.__main__ import measured
 from benchmarks.peers.phases import FAR, NEAR, PHASES, Phase
 from benchmarks.peers.summary import BESIDE, GOALS, OURS, parts, picture, ratios, roofline
@@ -27,7 +32,7 @@ ROUNDS = {
 
 
 class _Peer:
-    """Takes a second for the prompts and half of one for each token after the first."""
+    """Takes a second for the prompts and half of one for each token after, twice if it is long."""
 
     def __init__(self, digest: list[str]) -> None:
         self.digest, self.asked = digest, list[tuple[int, int, int]]()
@@ -35,7 +40,8 @@ class _Peer:
     def generate(self, prompts, tokens):
         self.asked.append((len(prompts), len(prompts[0]), tokens))
         told = {"digests": [self.digest.pop(0)]} if self.digest else {}
-        return {"seconds": 1 + (tokens - 1) / 2, **told}
+        each = 0.5 if len(prompts[0]) < 1000 else 1.0
+        return {"seconds": 1 + (tokens - 1) * each, **told}
 
 
 def test_a_phase_times_prompts_and_what_follows_apart():
@@ -45,6 +51,12 @@ def test_a_phase_times_prompts_and_what_follows_apart():
     assert peer.asked == [(2, 8, 1), (2, 8, 5)] * 3  # the first round warms up
     assert rounds == {"prompts": {"any": [16.0] * 2}, "tokens": {"any": [2 * 4 / 2.0] * 2}}
     assert digests == {"tokens": {"any": ""}}
+
+
+def test_a_call_that_was_disturbed_does_not_hasten_what_follows():
+    phase = Phase("prompts", "tokens", batch=1, prompt=8, decode=4)
+    rates = phase.rates([(1.0, 3.0), (2.9, 3.0), (1.0, 5.0)])
+    assert rates == {"prompts": [8, 8 / 2.9, 8], "tokens": [2.0, 2.0, 1.0]}
 
 
 def test_engines_that_a_phase_does_not_name_are_not_asked():
@@ -110,3 +122,24 @@ def test_the_page_tells_every_figure_and_who_is_missing():
     assert "| decode, batch 1 | detinfer packed | 0.00197 |" in text
     assert " 22% |" in text
     assert ElementTree.fromstring(picture("rates", ROUNDS)).tag.endswith("svg")
+
+
+def test_a_run_writes_figures_page_and_picture(tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def started(names, folder):
+        yield {"detinfer packed": _Peer(["a"] * 99), "openvino": _Peer([])}, {"llama.cpp": "why"}
+
+    path = tmp_path / "results" / "peers.json"
+    monkeypatch.setattr(sys, "argv", ["peers", "--repeats", "2", "--json", str(path)])
+    monkeypatch.setattr(peers, "started", started)
+    monkeypatch.setattr(peers, "measure_limits", lambda: LIMITS)
+    monkeypatch.setattr(peers, "resolve_model", lambda weights: SimpleNamespace(folder=weights))
+    monkeypatch.setattr(peers.Model, "read", lambda folder: MODEL)
+    peers.main()
+    found = json.loads(path.read_text())
+    assert [row["phase"] for row in found["rows"]] == [*found["rounds"]]
+    assert found["rows"][0]["openvino"] == 64 / 32  # tokens after the first, by their seconds
+    assert len(found["ratios"]) == len(found["rows"]) == len(found["roofline"]) == 8
+    assert found["missing"] == {"llama.cpp": "why"}
+    assert "Missing: llama.cpp: why" in path.with_suffix(".md").read_text()
+    assert ElementTree.fromstring(path.with_suffix(".svg").read_text()).tag.endswith("svg")
