@@ -174,12 +174,12 @@ def _figure(name: str, value: Any) -> Any:
 
 def picture(rows: list[dict[str, Any]]) -> str:
     """Draw how far each reading of each file is from what it is compared with."""
-    panels = {
-        row["format"]: [
-            chart.Bar(name, *[10_000 * row[key]] * 3, name == "packed") for name, key in KL.items()
-        ]
-        for row in rows
-    }
+    panels: dict[str, list[chart.Bar]] = {}
+    for row in rows:
+        panels[row["format"]] = []
+        for name, key in KL.items():
+            kl = 10_000 * row[key]
+            panels[row["format"]].append(chart.Bar(name, kl, kl, kl, name == "packed"))
     return chart.bars("KL divergence, ten-thousandths of a nat", panels)
 
 
