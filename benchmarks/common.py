@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from detinfer.config import EngineConfig
+from detinfer.config import WEIGHTS, EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.machine import usable_cores
 from detinfer.params import SamplingParams
@@ -103,6 +103,7 @@ def arguments(description: str, repeats: int) -> argparse.ArgumentParser:
     """Return the flags every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model", nargs="?", help="folder, .gguf file or hub id")
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="as serve has them")
     parser.add_argument("--repeats", type=int, default=repeats, help="timed rounds")
     parser.add_argument("--json", type=Path, help="write results here")
     return parser

@@ -92,7 +92,10 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], repeats=5)
     parser.add_argument("--tokens", type=int, default=192)
     args = parser.parse_args()
-    engines = {"on": Timed(args.model), "off": Timed(args.model, speculation=False)}
+    engines = {
+        name: Timed(args.model, weights=args.weights, speculation=name == "on")
+        for name in ("on", "off")
+    }
     tokenizer = engines["on"].engine.tokenizer
     rows: list[dict[str, Any]] = []
     for kind, texts in (("repetitive", REPETITIVE), ("other", OTHER)):
@@ -142,7 +145,11 @@ def main() -> None:
     report(
         "what speed features save",
         rows,
-        {"model": timed.engine.info.model_name, "repeats": args.repeats},
+        {
+            "model": timed.engine.info.model_name,
+            "weights": args.weights,
+            "repeats": args.repeats,
+        },
         args.json,
     )
 

@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     args = parser.parse_args()
     prompts = [prompt_ids(16, seed) for seed in range(args.requests)]
-    llm = LLM(args.model, max_num_seqs=args.concurrency, allow_fast=False)
+    sequences = args.concurrency
+    llm = LLM(args.model, weights=args.weights, max_num_seqs=sequences, allow_fast=False)
     params = SamplingParams(max_tokens=args.tokens, ignore_eos=True)
     digests = [answer.digest for answer in llm.generate(prompts, params)]
 
@@ -59,7 +60,8 @@ def main() -> None:
 
         return measure
 
-    with serving(args.model, "--no-fast-mode", "--max-num-seqs", str(args.concurrency)) as server:
+    flags = ("--no-fast-mode", "--weights", args.weights, "--max-num-seqs", str(sequences))
+    with serving(args.model, *flags) as server:
         measures = {
             "offline": offline,
             "non-streaming": through(server.port, False),
@@ -75,7 +77,8 @@ def main() -> None:
         }
         for name, values in seconds.items()
     ]
-    extra = {"concurrency": args.concurrency, "repeats": args.repeats, "tokens": args.tokens}
+    asked = ("weights", "concurrency", "repeats", "tokens")
+    extra = {name: getattr(args, name) for name in asked}
     report("throughput over HTTP", rows, extra, args.json)
 
 

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--decode-tokens", type=int, default=32)
     args = parser.parse_args()
-    driver = EngineDriver(model=args.model)
+    driver = EngineDriver(model=args.model, weights=args.weights)
     rows = []
 
     def compare(what: str, batch: int, tokens: int, measure: partial[float]) -> None:
@@ -44,7 +44,11 @@ def main() -> None:
     report(
         "deterministic against fast mode",
         rows,
-        {"model": driver.engine.info.model_name, "repeats": args.repeats},
+        {
+            "model": driver.engine.info.model_name,
+            "weights": args.weights,
+            "repeats": args.repeats,
+        },
         args.json,
     )
 

@@ -57,8 +57,10 @@ def main() -> None:
     prompts = [prompt_ids(16, seed) for seed in range(args.streams)]
     alone: list[float] = []
     streaming: list[float] = []
-    driver = EngineDriver(model=args.model, max_num_seqs=args.streams, allow_fast=False)
-    with serving(args.model, "--no-fast-mode") as server:
+    driver = EngineDriver(
+        model=args.model, weights=args.weights, max_num_seqs=args.streams, allow_fast=False
+    )
+    with serving(args.model, "--no-fast-mode", "--weights", args.weights) as server:
         for _ in range(args.repeats):
             alone.append(driver.decode(prompts, args.tokens, True))
             streaming.append(behind_server(server.port, prompts, args.tokens))
@@ -68,7 +70,8 @@ def main() -> None:
         "behind_server_ms": 1e3 * median(streaming),
         "growth_percent": 100 * (median(streaming) / median(alone) - 1),
     }
-    report("step time while streams are open", [row], {"repeats": args.repeats}, args.json)
+    extra = {"weights": args.weights, "repeats": args.repeats}
+    report("step time while streams are open", [row], extra, args.json)
 
 
 if __name__ == "__main__":
