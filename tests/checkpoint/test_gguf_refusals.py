@@ -5,9 +5,11 @@ import errno
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFEndian, GGUFReader
+from gguf_experts import write_experts
 from gguf_samples import TOKENS, gguf_tensors, metadata, tiny_model, write_gguf
 from packed_samples import SCALES
 
+from detinfer.checkpoint.gguf.convert import convert_gguf
 from detinfer.checkpoint.loader import check_model, resolve_model
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
 
@@ -220,13 +222,14 @@ ROW, KIND, OFFSET = 3, 4, 5
         (ROW, 128, ModelLoadError, r"begins within the bytes of tensor blk.0.ffn_up.weight"),
         (ROW, 2**40, ModelLoadError, "tensor blk.0.ffn_up.weight ends at byte|within the bytes of"),
         (ROW, 2**63 + 32, ModelLoadError, "ends at byte|within the bytes of"),
-        (ROW, 32, ModelLoadError, r"up_proj.weight has shape \[96, 32\], its metadata says"),
+        (ROW, 32, ModelLoadError, "but tensor blk.0.ffn_up.weight ends at .*: expected no gap"),
+        (ROW, 0, ModelLoadError, "but tensor blk.0.ffn_up.weight ends at .*: expected no gap"),
         (KIND, 8, ModelLoadError, "begins within the bytes of tensor blk.0.ffn_up.weight"),
         (KIND, 12, ModelLoadError, "has rows of 64 values, which are no whole blocks of 256"),
         (KIND, 999, UnsupportedModelError, "blk.0.ffn_up.weight is stored in format 999, which"),
         (OFFSET, 0, ModelLoadError, "begins within the bytes of tensor"),
-        (OFFSET, 2**20, ModelLoadError, "tensor blk.0.ffn_up.weight ends at byte"),
-        (OFFSET, 2**64 - 32, ModelLoadError, "tensor blk.0.ffn_up.weight ends at byte"),
+        (OFFSET, 2**20, ModelLoadError, "tensor blk.0.ffn_up.weight ends|expected no gap"),
+        (OFFSET, 2**64 - 32, ModelLoadError, "tensor blk.0.ffn_up.weight ends|expected no gap"),
     ],
 )
 def test_blocks_that_do_not_fit_their_tensor_are_named(
@@ -235,6 +238,54 @@ def test_blocks_that_do_not_fit_their_tensor_are_named(
     path = write_gguf(tmp_path / "m.gguf", kind=GGMLQuantizationType.Q4_0)
     change_info(path, "blk.0.ffn_up.weight", part, value)
     refuse(path, cache, kind, words, weights)
+
+
+def test_a_table_of_one_tensor_less_is_refused(tmp_path, cache):
+    """All others' bytes then begin elsewhere, and are numbers all the same."""
+    path = write_gguf(tmp_path / "m.gguf", kind=GGMLQuantizationType.Q4_0)
+    data = bytearray(path.read_bytes())
+    data[8:16] = (int.from_bytes(data[8:16], "little") - 1).to_bytes(8, "little")
+    path.write_bytes(data)
+    refuse(path, cache, ModelLoadError, r"the file at \d+: expected no bytes after it", "packed")
+
+
+def test_bytes_after_the_last_tensor_are_refused(tmp_path, cache):
+    path = write_gguf(tmp_path / "m.gguf", kind=GGMLQuantizationType.Q4_0)
+    path.write_bytes(path.read_bytes() + bytes(40))
+    refuse(path, cache, ModelLoadError, "expected no bytes after it", "packed")
+
+
+@pytest.mark.parametrize("weights", ["packed", "dequantized"])
+@pytest.mark.parametrize("name", ["token_embd.weight", "output.weight", "blk.0.ffn_up_exps.weight"])
+def test_a_scale_that_is_no_number_is_named_wherever_it_is(tmp_path, cache, name, weights):
+    path = write_experts(tmp_path / "m.gguf", "llama", GGMLQuantizationType.Q4_K)
+    data, tensor = bytearray(path.read_bytes()), place(path, name)
+    last = tensor.data_offset + tensor.n_bytes - 144 + 2
+    data[last : last + 2] = (0x7C00).to_bytes(2, "little")
+    path.write_bytes(data)
+    words = f"tensor {name} (has a scale that is|holds) NaN or infinity"
+    refuse(path, cache, ModelLoadError, words, weights)
+
+
+def test_blocks_of_the_cache_that_were_changed_later_are_made_anew(tmp_path, cache):
+    path = wide(tmp_path / "m.gguf", GGMLQuantizationType.Q4_1)
+    [weights] = resolve_model(str(path), weights="packed").weights
+    whole = weights.read_bytes()
+    for damaged in (whole[:-7], whole[:-1] + bytes([whole[-1] ^ 1])):
+        weights.write_bytes(damaged)
+        resolve_model(str(path), weights="packed")
+        assert weights.read_bytes() == whole
+
+
+def test_a_file_that_changes_while_it_is_converted_is_refused(tmp_path, cache, monkeypatch):
+    path = wide(tmp_path / "m.gguf", GGMLQuantizationType.Q4_1)
+
+    def convert(*given):
+        convert_gguf(*given)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    monkeypatch.setattr("detinfer.checkpoint.loader.convert_gguf", convert)
+    refuse(path, cache, ModelLoadError, "changed while the model was loaded", "packed")
 
 
 @pytest.mark.parametrize("keep", [9, 3000, -5000, -40])

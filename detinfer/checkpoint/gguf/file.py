@@ -65,7 +65,7 @@ def open_gguf(path: Path) -> Any:
 
 
 def _check_places(path: Path, reader: Any, start: int, fields: list[Any]) -> None:
-    """Check that rows are whole blocks, and that tensors lie one after another within the file."""
+    """Check that rows are whole blocks, and that tensors fill the file, one after another."""
     from gguf import GGML_QUANT_SIZES
 
     sizes = {kind.value: size for kind, size in GGML_QUANT_SIZES.items()}
@@ -84,13 +84,23 @@ def _check_places(path: Path, reader: Any, start: int, fields: list[Any]) -> Non
             )
         count = int(np.prod(shape, dtype=object))
         places.append((start + offset, count // values * size, field.name))
+    whole, step = reader.data.size, int(reader.alignment)
     end, before = start, "the header"
     for begin, size, name in sorted(places):
         if begin < end:
             raise ModelLoadError(f"{path}: tensor {name} begins within the bytes of {before}")
-        end, before = begin + size, f"tensor {name}"
-        if end > reader.data.size:
+        if begin + size > whole:
             raise ModelLoadError(
                 f"{path}: not a whole GGUF file, truncated or damaged (tensor {name} ends at byte "
-                f"{end}, the file at {reader.data.size})"
+                f"{begin + size}, the file at {whole})"
             )
+        if begin - end >= step:
+            raise ModelLoadError(
+                f"{path}: tensor {name} begins at byte {begin}, but {before} ends at {end}: "
+                "expected no gap"
+            )
+        end, before = begin + size, f"tensor {name}"
+    if whole - end >= step:
+        raise ModelLoadError(
+            f"{path}: {before} ends at byte {end}, the file at {whole}: expected no bytes after it"
+        )
