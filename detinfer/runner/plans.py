@@ -32,15 +32,15 @@ def run_modules(model: Any, batch: Batch, context: ForwardContext, device: Any =
 def plans_agree(
     modules: Callable[[Batch], Tensor], fused: Callable[[Batch], Tensor], vocab: int
 ) -> bool:
-    """Tell whether both plans give the same bits of logits on a prompt and a chunk after it.
+    """Tell whether both give the same bits of logits: on a prompt, a chunk of it, one token.
 
     Args:
         modules: logits of a batch by the model's own modules, on page 1 of the pool.
         fused: the same by the plan in question.
         vocab: ids there are.
     """
-    ids = (np.arange(24, dtype=np.int32) * 7919 + 1) % vocab
-    for start, stop in ((0, 20), (20, 24)):
+    ids = (np.arange(25, dtype=np.int32) * 7919 + 1) % vocab
+    for start, stop in ((0, 20), (20, 24), (24, 25)):
         batch = Batch(
             input_ids=ids[start:stop],
             positions=np.arange(start, stop, dtype=np.int32),

@@ -102,6 +102,20 @@ def test_a_lookalike_is_told_by_its_bits(architecture: str) -> None:
     assert not agree(runner, fused)
 
 
+@pytest.mark.parametrize("tokens", [1, 4, 20])
+def test_a_last_bit_in_steps_of_one_size_is_told(tokens: int) -> None:
+    """A step of one token may have kernels of its own."""
+    runner, fused = build("llama")
+
+    def wrong(batch: Any) -> torch.Tensor:
+        out = run(fused, batch)
+        if len(batch.input_ids) == tokens:
+            out.view(np.int32)[-1, 7] ^= 1
+        return torch.from_numpy(out)
+
+    assert not plans_agree(runner.forward, wrong, VOCAB)
+
+
 @pytest.mark.parametrize("factor", ["eps", "scale", "residual"])
 def test_a_wrong_constant_is_told_by_its_bits(factor: str) -> None:
     runner, fused = build("llama")
