@@ -132,14 +132,34 @@ def test_a_row_from_the_edges_of_binary32_equals_the_reference():
     for name in FORMATS:
         raw, k = random_blocks(rng, name, 17, 512), 512
         x = rounded_normal(rng, (9, k))
-        for row, scale in enumerate((2.0**-99, 2.0**-101, 2.0**-126, 2.0**-149, 2.0**126, 0, -0.0)):
+        scales = (2.0**-99, 2.0**-101, 2.0**-126, 2.0**-149, 2.0**126, 0, -0.0)
+        for row, scale in enumerate(scales):
             x[row] = np.float32(scale) * np.sign(x[row])
+        x[0, :32] *= F32(0.5)  # at the bound itself, and beside it one float below
+        x[0, 32:64] = np.nextafter(x[0, :32], F32(0))
         x[7, 100:300] = 0
         x[8, 32:64] *= F32(2.0**-98)
         expected = oracle(raw, name, x)
         assert ((expected != 0) & (abs(expected) < 2.0**-126)).sum() == 0
         assert_same_bits(linear(packed.pack(raw, name, 17, k), x), expected, name)
         assert (expected[1:4] == 0).all()
+
+
+def test_a_value_halfway_between_two_integers_is_quantised_as_the_reference_does():
+    """Halves go to the even integer; beside them is where other formulas of q differ."""
+    rng = np.random.default_rng(12)
+    halves = rng.choice(np.arange(-251, 252, 2), (128, 32)).astype(F32) / F32(2)
+    exact = halves * F32(2.0) ** rng.integers(-9, 9, (128, 1)).astype(F32)
+    exact[:, 0] = 127 * exact[:, 0] / halves[:, 0]
+    largest = rng.uniform(0.5, 2, (128, 1)).astype(F32)
+    beside = (halves * largest / F32(127)).astype(F32)
+    beside[:, 0] = largest[:, 0]
+    assert (np.rint(exact / (exact[:, :1] / F32(127))) % 2 == 0)[:, 1:].all()
+    assert (np.rint(beside / (largest / F32(127))) != np.rint(beside * (F32(127) / largest))).any()
+    raw = random_blocks(rng, "Q8_0", 17, 512)
+    for groups in (exact, beside):
+        x = groups.reshape(8, 512)
+        assert_same_bits(linear(packed.pack(raw, "Q8_0", 17, 512), x), oracle(raw, "Q8_0", x))
 
 
 def test_no_rows_give_no_rows():

@@ -11,12 +11,14 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf_samples import gguf_tensors, metadata, tiny_model, write_gguf
+from kernels_anew import step_anew
 from numpy_llama import NumpyLlama
 
 from detinfer.batch import Batch
 from detinfer.checkpoint.loader import resolve_model
 from detinfer.config import EngineConfig
 from detinfer.kernels.constants import BLOCK_FORMATS
+from detinfer.runner import portable_fused
 from detinfer.runner.portable import ModelRunner
 from detinfer.testing import assert_same_bits, same_bits
 
@@ -167,3 +169,16 @@ def test_each_plan_gives_the_contracts_logits(tmp_path: Path, cache: Path, plan:
 def test_sixteen_bit_activations_do_not_depend_on_the_batch(tmp_path: Path, cache: Path) -> None:
     runner = load(write(tmp_path, Kind.Q4_1), dtype="bfloat16")
     assert_same_bits(feed(runner, [7, 1, 11]), feed(runner, [len(IDS)]))
+
+
+@pytest.mark.slow  # compiles the fused step
+def test_a_plan_that_quantises_for_queries_alone_is_not_trusted(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where keys are in blocks and queries are not, no row is quantised; the load tells."""
+    old = "packed = max(layer[Q + TILE], layer[K + TILE], layer[V + TILE]) > BFLOAT16"
+    kernel = step_anew((old, "packed = layer[Q + TILE] > BFLOAT16"))
+    path = write(tmp_path, Kind.Q4_0, kinds={"blk.0.attn_q.weight": Kind.F16})
+    assert load(path, plan="fused").plan == "fused"
+    monkeypatch.setattr(portable_fused, "kernel", kernel)
+    assert load(path).plan == "modules"

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import torch
 from fake_runner import EOS, FakeTokenizer
+from gguf_samples import quantize
 from tiny_models import VOCAB, tiny_config, tiny_model
 
 from detinfer import ops
@@ -29,6 +30,7 @@ LONG = 4290
 WINDOW = 70
 
 _COMMON = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+_WIDE = {"hidden_size": 256, "intermediate_size": 256}  # rows of whole blocks of 256
 
 
 def _windowed(window):
@@ -48,10 +50,15 @@ MODELS = {
         LONG,
     ),
     "experts-4": ("mixtral", {**_COMMON, "num_experts_per_tok": 4}, MAX_LEN),
-    # The first one's weights in quantised blocks, matrix by matrix in formats that take turns.
+    # Weights in quantised blocks, matrix by matrix in formats that take turns.
     "packed": ("qwen2", _windowed(WINDOW), MAX_LEN),
+    "long-packed": ("qwen2", {**_windowed(700), "max_position_embeddings": LONG}, LONG),
+    "packed-k": ("qwen2", {**_windowed(WINDOW), **_WIDE}, MAX_LEN),
+    "packed-experts": ("mixtral", {**_COMMON, **_WIDE, "num_experts_per_tok": 3}, MAX_LEN),
 }
-_PACKED = {"packed": ("Q4_0", "Q8_0", "Q4_1", "Q5_0", "Q5_1")}
+# The embedding and the head have the first, one with offsets.
+_PACKED = dict.fromkeys(("packed", "long-packed"), ("Q4_1", "Q8_0", "Q4_0", "Q5_0", "Q5_1"))
+_PACKED |= dict.fromkeys(("packed-k", "packed-experts"), ("Q4_K", "Q6_K", "Q5_K"))
 
 
 @functools.cache
@@ -72,13 +79,21 @@ def patched_model(name="windowed", loud=None):
 
 
 def _in_blocks(model, kinds):
-    """The matrices of a model as quantised blocks, by name."""
-    matrices = {n: p.detach().numpy() for n, p in model.named_parameters() if p.ndim == 2}
-    packed = {}
-    for (name, values), kind in zip(matrices.items(), itertools.cycle(kinds), strict=False):
-        blocks = gguf.quantize(values, gguf.GGMLQuantizationType[kind])
-        packed[name] = ops.pack_blocks(torch.from_numpy(blocks), kind, *values.shape)
-    return packed
+    """The matrices of a model, but for routers, as quantised blocks by name; of experts a list."""
+
+    def pack(values, kind):
+        blocks = torch.from_numpy(quantize(values, gguf.GGMLQuantizationType[kind]))
+        return ops.pack_blocks(blocks, kind, *values.shape)
+
+    matrices = {
+        name: parameter.detach().numpy()
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not name.endswith("mlp.gate.weight")
+    }
+    return {
+        name: pack(values, kind) if values.ndim == 2 else [pack(one, kind) for one in values]
+        for (name, values), kind in zip(matrices.items(), itertools.cycle(kinds), strict=False)
+    }
 
 
 class TinyModelRunner:
