@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from detinfer import sampling
@@ -14,6 +15,8 @@ from detinfer.engine.outcome import Choice, Outcome
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import ScheduledRow
 from detinfer.logprobs import TokenLogprob
+
+_NOTHING: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 def read_logits(
@@ -47,7 +50,7 @@ def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingR
         params=request.params,
         seed=request.seed or 0,
         position=len(token_ids),
-        masked=np.array(sorted(request.stop_ids) if masked else [], dtype=np.int64),
+        masked=np.array(sorted(request.stop_ids), dtype=np.int64) if masked else _NOTHING,
         token_ids=token_ids,
         prompt_tokens=request.prompt_tokens,
     )
@@ -62,7 +65,7 @@ def _read_alone(logits: Tensor, row: ScheduledRow) -> Outcome | Exception:
 
 def _read(logits: Tensor, rows: Sequence[ScheduledRow], edges: Sequence[int]) -> list[Outcome]:
     """Outcomes of rows whose logits are those from one edge to the next."""
-    scores = [_score(row, logits[edge:]) for row, edge in zip(rows, edges, strict=False)]
+    scores = [_score(row, logits, edge) for row, edge in zip(rows, edges, strict=False)]
     starts = [edge + len(row.scored) for row, edge in zip(rows, edges, strict=False)]
     counts = [end - start for start, end in zip(starts, edges[1:], strict=True)]
     if any(row.scored for row in rows):
@@ -75,14 +78,14 @@ def _read(logits: Tensor, rows: Sequence[ScheduledRow], edges: Sequence[int]) ->
     ]
 
 
-def _score(row: ScheduledRow, logits: Tensor) -> list[TokenLogprob]:
-    """Log-probabilities of a row's prompt tokens; its logits are the first."""
+def _score(row: ScheduledRow, logits: Tensor, start: int) -> list[TokenLogprob]:
+    """Log-probabilities of a row's prompt tokens; its logits begin at row ``start``."""
     if not row.scored:
         return []
     request = row.request
     tokens = [request.token_ids[position + 1] for position in row.scored]
     counts = [request.params.prompt_logprobs] * len(tokens)
-    found = sampling.token_logprobs(logits[: len(tokens)], tokens, counts)
+    found = sampling.token_logprobs(logits[start : start + len(tokens)], tokens, counts)
     return [one for one in found if one is not None]
 
 

@@ -16,33 +16,39 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
     A row asks for its last token's logits when that is the last the request has, for those of every
     token of a draft, and for those of the prompt's positions that are to be scored.
     """
-    counts = np.array([row.num_tokens + len(row.draft) for row in rows], dtype=np.int32)
-    starts = np.array([row.request.num_computed for row in rows], dtype=np.int32)
-    query_start = np.concatenate([np.zeros(1, np.int32), np.cumsum(counts, dtype=np.int32)])
+    # Lists and few arrays: for a row or a few dozens, each call into NumPy costs as much as a row.
     input_ids: list[int] = []
+    positions: list[int] = []
     logit_rows: list[int] = []
-    pages = pages_for(int((starts + counts).max()))
+    query_start = [0]
+    pages = max(pages_for(row.request.num_computed + _length(row)) for row in rows)
     block_tables = np.zeros((len(rows), pages), dtype=np.int32)
-    for i, (request, count, draft, scored) in enumerate(rows):
-        end = request.num_computed + count
-        first = len(input_ids) - request.num_computed
-        logit_rows.extend(first + position for position in scored)
-        input_ids.extend(request.token_ids[request.num_computed : end])
-        input_ids.extend(draft)
+    for i, row in enumerate(rows):
+        request, start = row.request, row.request.num_computed
+        end, stop = start + row.num_tokens, start + _length(row)
+        first = len(input_ids) - start
+        logit_rows.extend(first + position for position in row.scored)
+        input_ids.extend(request.token_ids[start:end])
+        input_ids.extend(row.draft)
+        positions.extend(range(start, stop))
+        query_start.append(len(input_ids))
         if end == len(request.token_ids):
-            logit_rows.extend(range(len(input_ids) - len(draft) - 1, len(input_ids)))
-        assert end + len(draft) < request.longest, f"{request.request_id}: past its last position"
-        used = pages_for(end + len(draft))
+            logit_rows.extend(range(len(input_ids) - len(row.draft) - 1, len(input_ids)))
+        assert stop < request.longest, f"{request.request_id}: past its last position"
+        used = pages_for(stop)
         block_tables[i, :used] = request.block_table[:used]
-    offsets = np.arange(len(input_ids), dtype=np.int32) - np.repeat(query_start[:-1], counts)
     return Batch(
         input_ids=np.array(input_ids, dtype=np.int32),
-        positions=np.repeat(starts, counts) + offsets,
-        query_start=query_start,
+        positions=np.array(positions, dtype=np.int32),
+        query_start=np.array(query_start, dtype=np.int32),
         block_tables=block_tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
         deterministic=any(row.request.params.deterministic for row in rows),
     )
+
+
+def _length(row: ScheduledRow) -> int:
+    return row.num_tokens + len(row.draft)
 
 
 def lay_out(
