@@ -15,6 +15,7 @@ NUMERICS = ("auto", "portable", "native")
 PLANS = ("auto", "modules", "fused")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("auto", "packed", "dequantized")
+QUANTIZE = ("q8_0", "q4_0", "q4_1", "q4_k")
 _CHOICES = {
     "device": DEVICES,
     "numerics": NUMERICS,
@@ -39,6 +40,8 @@ class EngineConfig:
         weights: what a GGUF file's quantised blocks become: packed keeps and multiplies them as
             integers (profile portable alone), dequantized makes bfloat16 of them; auto is packed
             under portable, dequantized under native, and nothing for files without blocks.
+        quantize: format that the linear layers of a Hugging Face checkpoint are rounded to, once,
+            to be multiplied as integers (profile portable); None leaves them as they are.
         max_model_len: longest sequence (prompt + output) in tokens.
         max_num_seqs: most sequences in one step; 64 on CPU, 256 on CUDA.
         max_num_batched_tokens: most tokens in one step, longer prompts are split into chunks; 512
@@ -59,6 +62,7 @@ class EngineConfig:
     plan: str = "auto"
     dtype: str = "auto"
     weights: str = "auto"
+    quantize: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
@@ -76,6 +80,8 @@ class EngineConfig:
             raise ConfigError(f"model: got {self.model!r}, expected a path, a hub id or None")
         for name, known in _CHOICES.items():
             _choice(self, name, known)
+        if self.quantize is not None:
+            _choice(self, "quantize", QUANTIZE)
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory"):
             _integer(self, name, low=1, optional=True)
         _integer(self, "threads", low=None, optional=True)  # the bounds are the machine's
@@ -92,6 +98,21 @@ class EngineConfig:
                 "for the CPU's portable only)"
             )
 
+        if self.quantize is not None:
+            self._check_quantize()
+
+    def _check_quantize(self) -> None:
+        if self.weights == "dequantized":
+            raise ConfigError(
+                f"quantize: got {self.quantize!r} with weights 'dequantized', expected auto or "
+                "packed"
+            )
+        if self.resolve().profile == "native":
+            raise ConfigError(
+                f"quantize: got {self.quantize!r} with profile native, expected None (blocks are "
+                "multiplied in the CPU's portable only)"
+            )
+
     def resolve(self) -> ResolvedConfig:
         """Return the settings with what the device decides filled in."""
         device = "cpu" if self.device == "auto" else self.device
@@ -106,6 +127,7 @@ class EngineConfig:
             plan=self.plan,
             dtype="float32" if undecided else self.dtype,
             weights="dequantized" if profile == "native" else self.weights,
+            quantize=self.quantize,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs or (64 if on_cpu else 256),
             max_num_batched_tokens=self.max_num_batched_tokens or (512 if on_cpu else 8192),
@@ -127,6 +149,7 @@ class ResolvedConfig:
         plan: auto is fused where the model has such a plan.
         dtype: of activations and KV cache; auto, in profile native alone, is the checkpoint's.
         weights: auto, in profile portable alone, is packed where a file has blocks.
+        quantize: None is not at all.
         max_model_len: None is the model's own.
         kv_cache_memory: 0, on CUDA alone, is nine tenths of what the weights leave free.
         threads: None is every core that may be used.
@@ -138,6 +161,7 @@ class ResolvedConfig:
     plan: str
     dtype: str
     weights: str
+    quantize: str | None
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -39,7 +39,16 @@ def test_every_flag_reaches_its_field():
         *("serve", "org/model", "--device", "cpu", "--numerics", "portable", "--plan", "fused"),
         *("--dtype", "bfloat16", "--weights", "packed"),
         *("--max-model-len", "100", "--max-num-seqs", "3"),
-        *("--max-num-batched-tokens", "64", "--kv-cache-memory", "2GiB", "--threads", "2"),
+        *(
+            "--quantize",
+            "q4_k",
+            "--max-num-batched-tokens",
+            "64",
+            "--kv-cache-memory",
+            "2GiB",
+            "--threads",
+            "2",
+        ),
         *("--no-default-deterministic", "--no-fast-mode"),
         *("--no-prefix-caching", "--no-speculation"),
         *("--host", "::1", "--port", "0", "--api-key", "a", "--api-key", "b"),
@@ -52,6 +61,7 @@ def test_every_flag_reaches_its_field():
         plan="fused",
         dtype="bfloat16",
         weights="packed",
+        quantize="q4_k",
         max_model_len=100,
         max_num_seqs=3,
         max_num_batched_tokens=64,
@@ -103,6 +113,16 @@ def test_sizes(text, expected):
         (["serve", "--shutdown-timeout", "nan"], "got 'nan', expected seconds in 0..86400"),
         (["serve", "--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
         (["serve", "--weights", "q4_0"], "--weights: invalid choice: 'q4_0'"),
+        (["serve", "--quantize", "q4"], "--quantize: invalid choice: 'q4' (choose from"),
+        (["pull", "--quantize", "q4_0"], "quantize: got 'q4_0', but the default model is a GGUF"),
+        (
+            ["serve", "a/b", "--quantize", "q8_0", "--weights", "dequantized"],
+            "quantize: got 'q8_0' with weights 'dequantized', expected auto or packed",
+        ),
+        (
+            ["serve", "a/b", "--quantize", "q8_0", "--device", "cuda"],
+            "quantize: got 'q8_0' with profile native, expected None",
+        ),
         (
             ["serve", "--device", "cuda", "--numerics", "portable"],
             "numerics: got 'portable' with device 'cuda', expected native",
@@ -257,13 +277,13 @@ def test_help_loads_nothing_heavy(command):
 def test_pull_prints_where_the_model_is(monkeypatch, capsys):
     asked = []
 
-    def resolve(model, progress):
-        asked.append((model, progress))
+    def resolve(model, quantize, progress):
+        asked.append((model, quantize, progress))
         return SimpleNamespace(name="tiny", folder="/models/tiny")
 
     monkeypatch.setattr("detinfer.checkpoint.loader.resolve_model", resolve)
-    assert cli.main(["pull", "org/tiny"]) == 0
-    assert asked == [("org/tiny", True)]
+    assert cli.main(["pull", "org/tiny", "--quantize", "q4_0"]) == 0
+    assert asked == [("org/tiny", "q4_0", True)]
     assert capsys.readouterr().out == "tiny: /models/tiny\n"
 
 

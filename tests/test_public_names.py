@@ -48,6 +48,7 @@ DEFAULTS = {
         "plan": "auto",
         "dtype": "auto",
         "weights": "auto",
+        "quantize": None,
         "max_model_len": None,
         "max_num_seqs": None,
         "max_num_batched_tokens": None,
@@ -87,8 +88,8 @@ ANSWERS = {
 METHODS = {LLM: "chat generate", AsyncEngine: "start generate stats ended shutdown pid"}
 
 ENGINE_FLAGS = (
-    "MODEL -m --model --device --numerics --plan --dtype --weights --max-model-len --max-num-seqs "
-    "--max-num-batched-tokens --kv-cache-memory --threads --default-deterministic "
+    "MODEL -m --model --device --numerics --plan --dtype --weights --quantize --max-model-len "
+    "--max-num-seqs --max-num-batched-tokens --kv-cache-memory --threads --default-deterministic "
     "--no-default-deterministic --fast-mode --no-fast-mode --prefix-caching --no-prefix-caching "
     "--speculation --no-speculation"
 )
@@ -103,7 +104,7 @@ COMMANDS = {
     "check": f"{ENGINE_FLAGS} --url --runs -p --prompt --max-tokens --mode --concurrency "
     "--fast-neighbours --report --seed",
     "doctor": "MODEL -m --model --json --compile-audit --full",
-    "pull": "MODEL -m --model",
+    "pull": "MODEL -m --model --quantize",
     "bench": "NAME OPTIONS",
 }
 

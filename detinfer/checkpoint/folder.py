@@ -13,7 +13,7 @@ from detinfer.errors import ModelLoadError, UnsupportedModelError
 
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _INTEGERS = {"BOOL", "U8", "I8", "I16", "I32", "I64"}  # masks and counters, never weights
 _MISTRALS_OWN = (
     "consolidated.safetensors is in Mistral's own layout: take config.json and model*.safetensors "
@@ -124,11 +124,11 @@ def find_weights(folder: Path) -> tuple[tuple[Path, ...], str]:
                 f"weights file {path}: {_INDEX} puts {missing[0]} here, but it is not"
             )
         dtypes |= {info.dtype for info in header.values()}
-    if strange := sorted(dtypes - _FLOATS.keys() - _INTEGERS):
+    if strange := sorted(dtypes - FLOATS.keys() - _INTEGERS):
         raise UnsupportedModelError(
-            f"{folder}: weights of dtype {strange[0]}; supported are {', '.join(_FLOATS.values())}"
+            f"{folder}: weights of dtype {strange[0]}; supported are {', '.join(FLOATS.values())}"
         )
-    return files, "+".join(sorted(_FLOATS[dtype] for dtype in dtypes & _FLOATS.keys()))
+    return files, "+".join(sorted(FLOATS[dtype] for dtype in dtypes & FLOATS.keys()))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +15,6 @@ from detinfer.checkpoint.folder import (
     peek_config,
     quiet_transformers,
     read_config,
-    read_json,
 )
 from detinfer.checkpoint.gguf.convert import (
     CONVERTER_VERSION,
@@ -29,8 +25,10 @@ from detinfer.checkpoint.gguf.convert import (
 )
 from detinfer.checkpoint.gguf.file import check_magic
 from detinfer.checkpoint.hub import fetch_from_hub
+from detinfer.checkpoint.model_files import ModelFiles
 from detinfer.checkpoint.progress import progress_bar
-from detinfer.checkpoint.stamps import Stamps, check_unchanged, take_stamps
+from detinfer.checkpoint.quantized_folder import quantized
+from detinfer.checkpoint.stamps import check_unchanged, take_stamps
 from detinfer.checkpoint.store import build_once
 from detinfer.checkpoint.tokenizer import explain_tokenizer, settle
 from detinfer.errors import ConfigError, ModelLoadError
@@ -40,40 +38,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-# Fields of config.json that cannot change a logit; any other, known or not, counts.
-_IDLE_FIELDS = {
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """A model on this machine, ready for ``from_pretrained`` with ``use_safetensors=True``.
-
-    Attributes:
-        folder: holds config.json, the weights and the tokenizer.
-        name: what to call the model: the hub id, or the folder's or file's name.
-        weights: the safetensors files, in order of name.
-        weight_format: how weights are stored, and from what: ``"bfloat16"``,
-            ``"bfloat16 from gguf Q4_1+Q8_0"``, ``"packed Q4_1+Q8_0, bfloat16 from gguf F32"``.
-        stamps: of the folder's files, taken before any was read.
-    """
-
-    folder: Path
-    name: str
-    weights: tuple[Path, ...]
-    weight_format: str
-    stamps: Stamps = field(default_factory=dict, compare=False)
 
 
 def resolve_model(
-    model: str | None = None, *, weights: str = "auto", progress: bool = False
+    model: str | None = None,
+    *,
+    weights: str = "auto",
+    quantize: str | None = None,
+    progress: bool = False,
 ) -> ModelFiles:
     """Find a model, fetching and converting it if it is not on this machine yet.
 
@@ -81,23 +53,26 @@ def resolve_model(
         model: a folder, a ``.gguf`` file or a hub id ``org/name``; None is the default model.
         weights: whether a GGUF file's blocks stay ``packed`` (as with ``auto``) or are
             ``dequantized``; see ``EngineConfig``.
+        quantize: what format a checkpoint's weights are rounded to; see ``EngineConfig``.
         progress: show what takes long on stderr.
 
     Raises:
         ModelLoadError: there is no such model, or it cannot be fetched, or its files are damaged.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
-        ConfigError: the cache folder cannot be written; the model has no blocks to keep packed.
+        ConfigError: the cache folder cannot be written; the model has no blocks to keep packed, or
+            has been quantised already.
     """
+    path = _local_path(model)
+    _check_blocks(model, path, weights, quantize)
     if model is None:
         return _default(weights, progress)
-    path = _local_path(model)
-    if path is None or path.is_dir():
-        _refuse_packed(model, weights)
+    if path is not None and not path.is_dir():
+        return _from_gguf(path.resolve(), weights, progress)
     if path is None:
-        return _from_folder(fetch_from_hub(model, progress), model)
-    if path.is_dir():
-        return _from_folder(path, path.resolve().name)
-    return _from_gguf(path.resolve(), weights, progress)
+        files = _from_folder(fetch_from_hub(model, progress), model)
+    else:
+        files = _from_folder(path, path.resolve().name)
+    return files if quantize is None else quantized(files, quantize, progress)
 
 
 def has_default_model() -> bool:
@@ -105,19 +80,16 @@ def has_default_model() -> bool:
     return _converted_folder(default_model.GGUF_SHA256, packed=True).is_dir()
 
 
-def check_model(model: str | None, weights: str = "auto") -> None:
+def check_model(model: str | None, weights: str = "auto", quantize: str | None = None) -> None:
     """Refuse what ``resolve_model`` would, as far as it shows in a moment and without a network.
 
     Raises:
         ModelLoadError: there is no such model, or its files are damaged.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
-        ConfigError: a model without blocks to keep packed.
+        ConfigError: a model without blocks to keep packed, or that has been quantised already.
     """
-    if model is None:
-        return
     path = _local_path(model)
-    if path is None or path.is_dir():
-        _refuse_packed(model, weights)
+    _check_blocks(model, path, weights, quantize)
     if path is None:
         return
     if path.is_dir():
@@ -155,26 +127,10 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def weights_digest(files: ModelFiles) -> str:
-    """SHA-256, in hex, over names and contents of the weight files.
-
-    Files are read once; after that their size and times tell whether they have changed.
-    """
-    return _digest(files.weights)
-
-
-def config_digest(files: ModelFiles) -> str:
-    """SHA-256, in hex, over the configuration's fields that logits or stopping depend on."""
-    config = read_json(files.folder / "config.json")
-    generation: dict[str, object] = {}
-    if (files.folder / "generation_config.json").is_file():
-        generation = read_json(files.folder / "generation_config.json")
-    fields = {key: value for key, value in config.items() if key not in _IDLE_FIELDS}
-    return _hash_json([fields, generation.get("eos_token_id")])
-
-
-def _local_path(model: str) -> Path | None:
-    """Return a folder or ``.gguf`` file on this machine; None if the name is a hub id."""
+def _local_path(model: str | None) -> Path | None:
+    """Return a folder or ``.gguf`` file on this machine; None for a hub id or the default."""
+    if model is None:
+        return None
     path = os.path.expanduser(model)
     if os.path.isdir(path) and model:
         return Path(path)
@@ -208,7 +164,7 @@ def _from_gguf(path: Path, weights: str, progress: bool) -> ModelFiles:
 
     def build(new: Path) -> None:
         convert_gguf(path, new, report, packed)
-        check_unchanged(path, stamps)  # else the folder would hold another file than it is named by
+        check_unchanged(stamps, path)  # else the folder would hold another file than it is named by
 
     with progress_bar(progress) as report:
         build_once(folder, build, what=str(path))
@@ -218,12 +174,24 @@ def _from_gguf(path: Path, weights: str, progress: bool) -> ModelFiles:
     return files
 
 
+def _check_blocks(model: str | None, path: Path | None, weights: str, quantize: str | None) -> None:
+    """Refuse to quantise what is in blocks already, or to keep blocks where none will be."""
+    if model is None or (path is not None and not path.is_dir()):
+        if quantize is not None:
+            raise ConfigError(
+                f"quantize: got {quantize!r}, but {model or 'the default model'} is a GGUF file, "
+                "quantised when it was made: expected a Hugging Face folder or hub id"
+            )
+    elif quantize is None:
+        _refuse_packed(model, weights)
+
+
 def _refuse_packed(model: str, weights: str) -> None:
     """Refuse to keep blocks of a model that has none."""
     if weights == PACKED:
         raise ConfigError(
             f"weights: got 'packed', but {model} has no quantised blocks that could stay packed: "
-            "only GGUF files have (Q4_K_M, Q8_0 and others)"
+            "only GGUF files have (Q4_K_M, Q8_0 and others), and what --quantize makes"
         )
 
 
@@ -243,12 +211,3 @@ def _from_folder(folder: Path, name: str) -> ModelFiles:
 def _converted_folder(sha256: str, packed: bool) -> Path:
     kept = f"-{PACKED}" if packed else ""
     return cache_dir() / "models" / f"gguf-{sha256[:16]}-{CONVERTER_VERSION}{kept}"
-
-
-def _digest(paths: tuple[Path, ...]) -> str:
-    return _hash_json([[path.name, cached_sha256(path)] for path in paths])
-
-
-def _hash_json(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

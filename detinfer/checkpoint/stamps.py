@@ -23,13 +23,14 @@ def take_stamps(path: Path) -> Stamps:
     return {file: stamp(file) for file in _files(path)}
 
 
-def check_unchanged(path: Path, before: Stamps) -> None:
-    """Refuse what was read of a file or folder since its stamps were taken, if any has changed.
+def check_unchanged(before: Stamps, *paths: Path) -> None:
+    """Refuse what was read of files and folders since their stamps were taken, if any has changed.
 
     Raises:
         ModelLoadError: naming a file that was written, replaced, added or removed.
     """
-    after = {file: stamp(file) if file in before else [] for file in _files(path)}
+    found = (file for path in paths for file in _files(path))
+    after = {file: stamp(file) if file in before else [] for file in found}
     for file in sorted({*before, *after}):
         if before.get(file) != after.get(file):
             raise ModelLoadError(f"{file}: changed while the model was loaded; start again")

@@ -13,7 +13,16 @@ from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
 from detinfer.cli.parser import add_model_argument
-from detinfer.config import DEVICES, DTYPES, NUMERICS, PLANS, WEIGHTS, EngineConfig, ServerConfig
+from detinfer.config import (
+    DEVICES,
+    DTYPES,
+    NUMERICS,
+    PLANS,
+    QUANTIZE,
+    WEIGHTS,
+    EngineConfig,
+    ServerConfig,
+)
 from detinfer.logs import FORMATS, LEVELS
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -78,6 +87,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "a GGUF file's quantised blocks: kept and multiplied as integers, or made bfloat16",
         choices=WEIGHTS,
     )
+    add_quantize_flag(group)
     add("--max-model-len", "longest sequence, in tokens", type=integer(1), metavar="N")
     add(
         "--max-num-seqs",
@@ -109,6 +119,12 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "--speculation",
         "guess tokens that repeat earlier ones and verify several at once, to the same bits",
     )
+
+
+def add_quantize_flag(parser: Any) -> None:
+    """Add ``--quantize``, which ``pull`` has too."""
+    text = "round the linear layers of a Hugging Face checkpoint to this format, once"
+    _add(parser, EngineConfig(), "--quantize", text, choices=QUANTIZE)
 
 
 def _add(group: Any, defaults: object, flag: str, text: str, **options: Any) -> None:

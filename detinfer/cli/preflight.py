@@ -33,7 +33,7 @@ def check_start(config: EngineConfig) -> None:
     check_folders()
     from detinfer.checkpoint.loader import check_model
 
-    check_model(config.model, resolved.weights)
+    check_model(config.model, resolved.weights, resolved.quantize)
 
 
 def _check_gpu() -> None:

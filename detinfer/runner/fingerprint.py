@@ -10,7 +10,8 @@ from importlib.metadata import version
 from typing import Any
 
 from detinfer import __version__
-from detinfer.checkpoint.loader import ModelFiles, config_digest, load_tokenizer, weights_digest
+from detinfer.checkpoint.loader import load_tokenizer
+from detinfer.checkpoint.model_files import ModelFiles, config_digest, weights_digest
 from detinfer.checkpoint.tokenizer import tokenizer_digest
 from detinfer.errors import ConfigError
 

@@ -12,7 +12,8 @@ import torch
 from detinfer import ops
 from detinfer.checkpoint.folder import one_line, quiet_transformers, read_json
 from detinfer.checkpoint.generation_defaults import generation_defaults
-from detinfer.checkpoint.loader import ModelFiles, load_tokenizer, resolve_model
+from detinfer.checkpoint.loader import load_tokenizer, resolve_model
+from detinfer.checkpoint.model_files import ModelFiles
 from detinfer.checkpoint.stamps import check_unchanged
 from detinfer.checkpoint.tensors import StoredTensor, check_layers, check_whole, open_tensors
 from detinfer.checkpoint.weight_file import read_header
@@ -59,18 +60,20 @@ def stored_dtype(files: ModelFiles) -> torch.dtype:
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get("".join(stored), torch.float32)
 
 
-def read_source(model: str | None, weights: str = "auto") -> Source:
+def read_source(model: str | None, weights: str = "auto", quantize: str | None = None) -> Source:
     """Find and read a model.
 
     Args:
         model: see ``EngineConfig``.
         weights: see ``EngineConfig``.
+        quantize: see ``EngineConfig``.
 
     Raises:
         ModelLoadError: it cannot be found or read, is not whole, or changed while it was read.
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
     """
-    files = resolve_model(model, weights=weights, progress=sys.stderr.isatty())
+    progress = sys.stderr.isatty()
+    files = resolve_model(model, weights=weights, quantize=quantize, progress=progress)
     check_weights(files.name, sum(path.stat().st_size for path in files.weights))
     tokenizer = load_tokenizer(files)
     source = Source(
@@ -82,7 +85,7 @@ def read_source(model: str | None, weights: str = "auto") -> Source:
         generation_defaults(files.folder),
         read_packed(files),
     )
-    check_unchanged(files.folder, files.stamps)
+    check_unchanged(files.stamps, files.folder, *{path.parent for path in files.weights})
     return source
 
 

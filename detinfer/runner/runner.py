@@ -47,7 +47,7 @@ class Runner(ABC):
     def __init__(self, config: ResolvedConfig, source: Source | None = None) -> None:
         check_environment()
         self._settle(config)
-        source = source or read_source(config.model, config.weights)
+        source = source or read_source(config.model, config.weights, config.quantize)
         self.tokenizer, self.model_name = source.tokenizer, source.name
         self.generation_defaults = source.generation_defaults
         self.torch_dtype = source.dtype if config.dtype == "auto" else getattr(torch, config.dtype)

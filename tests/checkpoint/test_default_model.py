@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from detinfer.checkpoint import default_model as source
-from detinfer.checkpoint.loader import load_tokenizer, resolve_model, weights_digest
+from detinfer.checkpoint.loader import load_tokenizer, resolve_model
+from detinfer.checkpoint.model_files import weights_digest
 from detinfer.checkpoint.progress import silent
 from detinfer.errors import ModelLoadError
 

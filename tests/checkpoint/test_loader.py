@@ -15,13 +15,8 @@ from gguf_samples import tiny_model, write_gguf
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import save_file
 
-from detinfer.checkpoint.loader import (
-    check_model,
-    config_digest,
-    load_tokenizer,
-    resolve_model,
-    weights_digest,
-)
+from detinfer.checkpoint.loader import check_model, load_tokenizer, resolve_model
+from detinfer.checkpoint.model_files import config_digest, weights_digest
 from detinfer.errors import DetinferError, ModelLoadError, UnsupportedModelError
 
 

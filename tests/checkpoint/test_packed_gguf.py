@@ -23,6 +23,7 @@ from safetensors.torch import load_file as load_torch
 from detinfer.checkpoint import loader
 from detinfer.checkpoint.gguf.convert import round_to_bfloat16
 from detinfer.checkpoint.loader import check_model, resolve_model
+from detinfer.checkpoint.model_files import weights_digest
 from detinfer.checkpoint.weight_file import read_header
 from detinfer.config import EngineConfig
 from detinfer.errors import ConfigError, ModelLoadError, UnsupportedModelError
@@ -99,7 +100,7 @@ def test_packed_and_dequantized_are_two_models_in_the_cache(tmp_path, cache):
         resolve_model(str(path), weights=weights) for weights in ("packed", "dequantized", "auto")
     )
     assert packed.folder != widened.folder
-    assert loader.weights_digest(packed) != loader.weights_digest(widened)
+    assert weights_digest(packed) != weights_digest(widened)
     assert auto == packed
 
 
@@ -108,7 +109,7 @@ def test_a_file_without_blocks_is_the_same_model_either_way(tmp_path, cache):
     path = write(tmp_path / "m.gguf", Kind.F16)
     widened = resolve_model(str(path), weights="dequantized")
     auto = resolve_model(str(path))
-    assert loader.weights_digest(auto) == loader.weights_digest(widened)
+    assert weights_digest(auto) == weights_digest(widened)
     assert auto.weight_format == widened.weight_format
     with pytest.raises(ConfigError, match="has no quantised blocks that could stay packed"):
         resolve_model(str(path), weights="packed")

@@ -26,13 +26,14 @@ class NumpyLlama:
         folder: with config.json and model.safetensors.
         cos: of the rotary angles, by position. [positions, head_dim / 2]
         sin: likewise.
+        weights: the file of weights, if it is another.
     """
 
-    def __init__(self, folder: Path, cos: Array, sin: Array) -> None:
+    def __init__(self, folder: Path, cos: Array, sin: Array, weights: Path | None = None) -> None:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self.cos, self.sin = cos, sin
         self.weights: dict[str, Any] = {}
-        with safe_open(folder / "model.safetensors", "pt") as file:
+        with safe_open(weights or folder / "model.safetensors", "pt") as file:
             formats = file.metadata()
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
