@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from detinfer.errors import (
     UnsupportedModelError,
 )
 from detinfer.kernels.constants import BLOCK_FORMATS
-from detinfer.machine import check_weights
+from detinfer.machine import check_weights, usable_cores
 from detinfer.models.attention import ATTN_IMPLEMENTATION
 from detinfer.models.rope_table import MAX_POSITIONS
 from detinfer.runner.fingerprint import file_parts
@@ -141,7 +142,7 @@ def load_model(files: ModelFiles) -> Any:
 
 
 def read_packed(files: ModelFiles) -> dict[str, Any]:
-    """Pack the weights that the files have in quantised blocks, one at a time.
+    """Pack the weights that the files have in quantised blocks, one at a time on each core.
 
     Returns:
         ``ops.pack_blocks``'s weights by the name of their parameter; of stacked experts a list.
@@ -149,8 +150,9 @@ def read_packed(files: ModelFiles) -> dict[str, Any]:
     Raises:
         ModelLoadError: a file cannot be read.
     """
-    with open_tensors(files.weights) as tensors:
-        return {name: _pack(tensor) for name, tensor in tensors.items() if tensor.is_packed}
+    with open_tensors(files.weights) as tensors, ThreadPoolExecutor(usable_cores()) as pool:
+        blocks = {name: tensor for name, tensor in tensors.items() if tensor.is_packed}
+        return dict(zip(blocks, pool.map(_pack, blocks.values()), strict=True))
 
 
 def _pack(tensor: StoredTensor) -> Any:

@@ -193,17 +193,30 @@ def _q5_k(raw: Bytes) -> Bytes:
 
 
 def _q6_k(raw: Bytes) -> Bytes:
-    halves = raw[..., :128].reshape(PANEL, -1, 2, 64)
-    low = np.stack([halves & 15, halves >> 4], axis=3).reshape(PANEL, -1, 32)  # [64, blocks, 32]
-    pairs = raw[..., 128:192].reshape(PANEL, -1, 2, 1, 32)
-    pairs = pairs >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
-    # Of operand o of four, value 4 o + j at bits 2 o, 2 o + 1 of byte j.
-    split = pairs.reshape(PANEL, -1, 2, 4, 4) << np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    high = np.bitwise_or.reduce(split, axis=3).reshape(PANEL, -1, 8)
     scale = raw[..., 192:208].reshape(PANEL, -1, 2)
-    integers = _halves(low[..., :16], low[..., 16:])
+    integers, high = _six_low(raw[..., :128]), _six_high(raw[..., 128:192])
     blocks = _words(scale[..., :1], scale[..., 1:], integers, high)
     return _with_heads(_words(raw[..., 208:]), blocks)
+
+
+def _six_low(raw: Bytes) -> Bytes:
+    """Low four bits of 256 integers, eight in a 64-bit word. -> [64, blocks, 16]"""
+    low = np.uint64(0x0F0F0F0F0F0F0F0F)
+    words = np.ascontiguousarray(raw).view(np.uint64).reshape(PANEL, -1, 2, 1, 2, 4)
+    both = np.concatenate([words & low, words >> np.uint64(4) & low], axis=3)  # four blocks a half
+    packed = both[..., :2] | both[..., 2:] << np.uint64(4)
+    return packed.view(np.uint8).reshape(PANEL, -1, 16)
+
+
+def _six_high(raw: Bytes) -> Bytes:
+    """High two bits of 256 integers: of operand o, value 4 o + j at bits 2 o, 2 o + 1 of byte j."""
+    words = np.ascontiguousarray(raw).view(np.uint32).reshape(PANEL, -1, 2, 2, 4)
+    made = np.zeros((*words.shape[:3], 4, 2), np.uint32)  # [64, superblocks, 2, 4 blocks, 2]
+    for block in range(4):
+        pairs = words >> np.uint32(2 * block) & np.uint32(0x03030303)
+        for operand in range(4):
+            made[..., block, :] |= pairs[..., operand] << np.uint32(2 * operand)
+    return made.view(np.uint8).reshape(PANEL, -1, 8)
 
 
 _PACKERS: dict[str, Callable[[Bytes], Bytes]] = {
