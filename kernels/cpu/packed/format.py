@@ -204,7 +204,7 @@ def _six_low(raw: Bytes) -> Bytes:
     low = np.uint64(0x0F0F0F0F0F0F0F0F)
     words = np.ascontiguousarray(raw).view(np.uint64).reshape(PANEL, -1, 2, 1, 2, 4)
     both = np.concatenate([words & low, words >> np.uint64(4) & low], axis=3)  # four blocks a half
-    packed = both[..., :2] | both[..., 2:] << np.uint64(4)
+    packed: Bytes = both[..., :2] | both[..., 2:] << np.uint64(4)
     return packed.view(np.uint8).reshape(PANEL, -1, 16)
 
 
