@@ -277,14 +277,16 @@ def test_help_loads_nothing_heavy(command):
 def test_pull_prints_where_the_model_is(monkeypatch, capsys):
     asked = []
 
-    def resolve(model, quantize, progress):
-        asked.append((model, quantize, progress))
+    def resolve(model, weights, quantize, progress):
+        asked.append((model, weights, quantize, progress))
         return SimpleNamespace(name="tiny", folder="/models/tiny")
 
     monkeypatch.setattr("detinfer.checkpoint.loader.resolve_model", resolve)
     assert cli.main(["pull", "org/tiny", "--quantize", "q4_0"]) == 0
-    assert asked == [("org/tiny", "q4_0", True)]
+    assert asked == [("org/tiny", "auto", "q4_0", True)]
     assert capsys.readouterr().out == "tiny: /models/tiny\n"
+    assert cli.main(["pull", "tiny.gguf", "--weights", "dequantized"]) == 0
+    assert asked[1:] == [("tiny.gguf", "dequantized", None, True)]
 
 
 class _StubEngine:

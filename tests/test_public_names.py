@@ -104,7 +104,7 @@ COMMANDS = {
     "check": f"{ENGINE_FLAGS} --url --runs -p --prompt --max-tokens --mode --concurrency "
     "--fast-neighbours --report --seed",
     "doctor": "MODEL -m --model --json --compile-audit --full",
-    "pull": "MODEL -m --model --quantize",
+    "pull": "MODEL -m --model --weights --quantize",
     "bench": "NAME OPTIONS",
 }
 

@@ -13,8 +13,8 @@ try:
     from detinfer import __version__
     from detinfer.cli.flags import (
         add_engine_flags,
-        add_quantize_flag,
         add_server_flags,
+        add_weights_flags,
         engine_config,
         integer,
         server_config,
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     pull = commands.add_parser("pull", help="fetch a model now")
     add_model_argument(pull, "a hub id")
-    add_quantize_flag(pull)
+    add_weights_flags(pull)
     pull.set_defaults(run=_pull)
 
     bench = commands.add_parser("bench", help="measure, in a checkout of the source")
@@ -276,7 +276,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _pull(args: argparse.Namespace) -> int:
     from detinfer.checkpoint.loader import resolve_model
 
-    files = resolve_model(args.model, quantize=args.quantize, progress=True)
+    files = resolve_model(args.model, weights=args.weights, quantize=args.quantize, progress=True)
     print(f"{files.name}: {files.folder}")
     return 0
 

@@ -82,12 +82,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--numerics", "profile of the arithmetic contract", choices=NUMERICS)
     add("--plan", "how a forward pass runs; all give the same bits", choices=PLANS)
     add("--dtype", "dtype of activations and KV cache", choices=DTYPES)
-    add(
-        "--weights",
-        "a GGUF file's quantised blocks: kept and multiplied as integers, or made bfloat16",
-        choices=WEIGHTS,
-    )
-    add_quantize_flag(group)
+    add_weights_flags(group)
     add("--max-model-len", "longest sequence, in tokens", type=integer(1), metavar="N")
     add(
         "--max-num-seqs",
@@ -121,8 +116,10 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_quantize_flag(parser: Any) -> None:
-    """Add ``--quantize``, which ``pull`` has too."""
+def add_weights_flags(parser: Any) -> None:
+    """Add what decides how weights are stored, which ``pull`` has too."""
+    text = "a GGUF file's quantised blocks: kept and multiplied as integers, or made bfloat16"
+    _add(parser, EngineConfig(), "--weights", text, choices=WEIGHTS)
     text = "round the linear layers of a Hugging Face checkpoint to this format, once"
     _add(parser, EngineConfig(), "--quantize", text, choices=QUANTIZE)
 
