@@ -36,6 +36,7 @@ BENCHMARKS = (
     "peers",
     "scaling",
     "quality",
+    "large",
     "slowdown",
     "features",
     "streams",
