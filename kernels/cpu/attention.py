@@ -16,7 +16,7 @@ from detinfer.kernels.cpu.elementary import exp32
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.microkernel import tile_f32, tile_narrow
 from detinfer.kernels.cpu.rounding import enter, leave
-from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
+from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
 from detinfer.kernels.cpu.vector import LANES, WIDE, div, f32_at, fma
 
 PAGE = 64
@@ -221,23 +221,23 @@ def attention(threads, q, k, v, query_start, positions, tables, items, k_cache, 
     for r in range(query_start.size - 1):
         sequence[query_start[r] : query_start[r + 1]] = r
     team = regions(2)
-    for _thread in prange(threads):
+    for thread in prange(threads):
         before = enter()
-        writing = team.ctypes.data
+        writing = team.ctypes.data + end_of(thread, threads)
         attending = writing + REGION
-        t = take(writing)
+        t = take(writing, tokens)
         while t < tokens:
             write_cache(k0 + t * kv_heads * k_dim * 4, v0 + t * kv_heads * v_dim * 4,
                         positions[t], tables[sequence[t]], kv_heads, k_dim, v_dim, kc,
                         vc)  # fmt: skip
-            t = done_take(writing)
+            t = done_take(writing, tokens)
         wait(writing, tokens)
-        i = take(attending)
+        i = take(attending, items.shape[0])
         while i < items.shape[0]:
             r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
             attend(q0 + first * heads * k_dim * 4, out0 + first * heads * v_dim * 4, rows,
                     positions[first], head, heads, kv_heads, k_dim, v_dim, tables[r], kc, vc,
                     scale, window, softcap, sinks, zero)  # fmt: skip
-            i = done_take(attending)
+            i = done_take(attending, items.shape[0])
         wait(attending, items.shape[0])
         leave(before)

@@ -6,7 +6,12 @@ them. A thread that the system has set aside holds up nothing but the item in it
 comes back it finds finished regions and catches up. OpenMP's regions, in contrast, end only when
 every thread has come: on busy cores that costs a scheduler slice each.
 
+Half of the threads take items from the front and half from the back. So over a step's regions
+rows and panels stay with the half of the cores that has them in its caches, which lie far apart on
+some machines; and still nobody waits for items that another could do.
+
 Which thread does an item cannot change a bit; items of one region never touch each other's results.
+A *region* is the address of its counters, plus BACK for a thread that takes from the back.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from detinfer.kernels.cpu.vector import ADDRESS, I32, I64, const64, row_intrinsi
 
 LINE = 64  # bytes of a cache line: the two counters of a region stay apart
 REGION = 2 * LINE  # bytes of a region: items taken, items done
+BACK = 1
 SPINS = 2000  # reads before a waiting thread offers its core to others
 _HAS_PAUSE = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -37,11 +43,18 @@ def regions(count):
 
 
 def _counter(b, region, offset):
-    return b.inttoptr(b.add(region, const64(offset)), I64.as_pointer())
+    start = b.and_(region, const64(~BACK))
+    return b.inttoptr(b.add(start, const64(offset)), I64.as_pointer())
 
 
-def _take(b, region):
-    return b.atomic_rmw("add", _counter(b, region, 0), const64(1), "acq_rel")
+def _take(b, region, count):
+    # One counter of two halves: how many were taken from the front, and from the back.
+    back = b.trunc(region, ir.IntType(1))
+    one = b.select(back, const64(1 << 32), const64(1))
+    taken = b.atomic_rmw("add", _counter(b, region, 0), one, "acq_rel")
+    front, rear = b.and_(taken, const64(0xFFFFFFFF)), b.lshr(taken, const64(32))
+    item = b.select(back, b.sub(b.sub(count, const64(1)), rear), front)
+    return b.select(b.icmp_signed("<", b.add(front, rear), count), item, count)
 
 
 def _done(b, region):
@@ -63,7 +76,8 @@ def _yield_core(b):
     b.call(cgutils.get_or_insert_function(b.module, kind, "sched_yield"), [])
 
 
-take = row_intrinsic(types.int64, [ADDRESS], _take)
+# take(region, count): an item that nobody has taken; ``count`` where none of so many is left.
+take = row_intrinsic(types.int64, [ADDRESS, ADDRESS], _take)
 _mark_done = row_intrinsic(types.void, [ADDRESS], _done)
 _items_done = row_intrinsic(types.int64, [ADDRESS], _done_count)
 _relax = row_intrinsic(types.void, [], _pause)
@@ -71,10 +85,16 @@ _offer_core = row_intrinsic(types.void, [], _yield_core)
 
 
 @kernel
-def done_take(region):
+def end_of(thread, threads):
+    """Which end a thread of a team takes its items from, to be added to its regions."""
+    return BACK if 2 * thread >= threads else 0
+
+
+@kernel
+def done_take(region, count):
     """Hand in an item and take the next."""
     _mark_done(region)
-    return take(region)
+    return take(region, count)
 
 
 @kernel

@@ -92,11 +92,14 @@ class Emit:
     def store(self, value, address, offset=None) -> None:
         self.b.store(value, self.pointer(address, offset, kind=value.type), align=4)
 
-    def prefetch(self, address) -> None:
-        """Ask for the cache line of an address, which may lie past all memory."""
+    def prefetch(self, address, once: bool = False) -> None:
+        """Ask for the cache line of an address, which may lie past all memory.
+
+        A line that is read ``once`` pushes none out of the larger caches.
+        """
         pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
-        read, keep, data = (ir.Constant(I32, value) for value in (0, 3, 1))
+        read, keep, data = (ir.Constant(I32, value) for value in (0, 0 if once else 3, 1))
         function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
         self.b.call(function, [self.b.inttoptr(address, pointer), read, keep, data])
 

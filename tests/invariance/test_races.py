@@ -15,9 +15,9 @@ from detinfer.engine.engine import Engine
 from detinfer.params import SamplingParams
 from detinfer.runner import portable_fused as fused
 
-PREPARE = "    t = take(region)\n    while t < m:\n        prepare_token("
+PREPARE = "    t = take(region, m)\n    while t < m:\n        prepare_token("
 DAWDLE = (
-    "    t = take(region)\n    while t < m:\n        if t == m - 1:\n"
+    "    t = take(region, m)\n    while t < m:\n        if t == m - 1:\n"
     "            for _ in range(1000000):\n                _relax()\n        prepare_token("
 )
 QUANTISE = "        if quantised:\n            quantise_row(result + at,"

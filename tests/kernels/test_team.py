@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit, prange
 
-from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
+from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
 from detinfer.testing import thread_count
 
 ITEMS, STEPS = 7, 300
@@ -15,15 +15,16 @@ ITEMS, STEPS = 7, 300
 @njit(parallel=True)
 def count(programs, first, done, early):
     """Run the same program ``programs`` times; ``done[s, i]`` counts how often an item was done."""
-    for _program in prange(programs):
+    for program in prange(programs):
         for step in range(STEPS):
-            item = take(first + step * REGION)
+            region = first + step * REGION + end_of(program, programs)
+            item = take(region, ITEMS)
             while item < ITEMS:
                 if step and done[step - 1].sum() != ITEMS:
                     early[step] += 1
                 done[step, item] += 1
-                item = done_take(first + step * REGION)
-            wait(first + step * REGION, ITEMS)
+                item = done_take(region, ITEMS)
+            wait(region, ITEMS)
 
 
 def run(programs: int) -> tuple[np.ndarray, np.ndarray]:

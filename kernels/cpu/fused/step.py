@@ -43,7 +43,7 @@ from detinfer.kernels.cpu.norms import rms_norm_row
 from detinfer.kernels.cpu.packed.embedding import call_row
 from detinfer.kernels.cpu.packed.rows import quantise_row
 from detinfer.kernels.cpu.rounding import enter, leave
-from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
+from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
 from detinfer.kernels.cpu.vector import f32_at
 
 LAYER_REGIONS, OTHER_REGIONS = 11, 4  # what _run numbers off
@@ -56,7 +56,7 @@ def _panels(n, m):
 
 @kernel
 def _embed(region, ids, n, w, row_code, size, factor, out):
-    t = take(region)
+    t = take(region, ids.size)
     while t < ids.size:
         if row_code > BFLOAT16:
             call_row(row_code, ids[t], n, w, size, out + t * n * 4)
@@ -66,7 +66,7 @@ def _embed(region, ids, n, w, row_code, size, factor, out):
             row = f32_at(out + t * n * 4, n)
             for i in range(n):
                 row[i] = row[i] * factor
-        t = done_take(region)
+        t = done_take(region, ids.size)
     wait(region, ids.size)
 
 
@@ -79,14 +79,14 @@ def _norm(region, x, rows, n, w, eps, variant, out, quantised):
     if w == 0 and quantised == 0:
         return x
     result = out if w else x
-    row = take(region)
+    row = take(region, rows)
     while row < rows:
         at = row * n * 4
         if w:
             rms_norm_row(x + at, n, w, eps, variant, result + at)
         if quantised:
             quantise_row(result + at, row, rows, n, quantised)
-        row = done_take(region)
+        row = done_take(region, rows)
     wait(region, rows)
     return result
 
@@ -94,22 +94,22 @@ def _norm(region, x, rows, n, w, eps, variant, out, quantised):
 @kernel
 def _norm_and_add(region, h, x, rows, n, w, eps, variant, factor):
     """Add norm(x) * factor to h, row by row; x is overwritten."""
-    row = take(region)
+    row = take(region, rows)
     while row < rows:
         at = x + row * n * 4
         rms_norm_row(at, n, w, eps, variant, at)
         add_rows(h + row * n * 4, at, n, factor)
-        row = done_take(region)
+        row = done_take(region, rows)
     wait(region, rows)
 
 
 @kernel
 def _linear(region, x, quantised, m, k, linear, n, add, factor, out, zeros):
     count = _panels(n, m)
-    item = take(region)
+    item = take(region, count)
     while item < count:
         linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros)
-        item = done_take(region)
+        item = done_take(region, count)
     wait(region, count)
 
 
@@ -130,7 +130,7 @@ def _queries_keys_values(region, x, quantised, m, k, layer, q_width, kv_width, q
     q_items, kv_items = _panels(q_width, m), _panels(kv_width, m)
     one, add = np.float32(1), np.bool_(False)
     count = q_items + 2 * kv_items
-    item = take(region)
+    item = take(region, count)
     while item < count:
         at, linear, width, out = item, layer[Q : Q + SIZE], q_width, q
         if item >= q_items + kv_items:
@@ -138,7 +138,7 @@ def _queries_keys_values(region, x, quantised, m, k, layer, q_width, kv_width, q
         elif item >= q_items:
             at, linear, width, out = at - q_items, layer[K : K + SIZE], kv_width, keys
         linear_item(at, x, quantised, m, k, linear, width, add, one, out, zeros)
-        item = done_take(region)
+        item = done_take(region, count)
     wait(region, count)
 
 
@@ -146,73 +146,72 @@ def _queries_keys_values(region, x, quantised, m, k, layer, q_width, kv_width, q
 def _gated(region, x, quantised, m, k, layer, n, gelu, out, out_quantised, zeros):
     count = _panels(n, m)
     gate, up = layer[GATE : GATE + SIZE], layer[UP : UP + SIZE]
-    item = take(region)
+    item = take(region, count)
     while item < count:
         gated_item(item, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, zeros)
-        item = done_take(region)
+        item = done_take(region, count)
     wait(region, count)
 
 
 @kernel
 def _prepare(region, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
              positions, sequences, tables):  # fmt: skip
-    t = take(region)
+    t = take(region, m)
     while t < m:
         prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
                        positions[t], tables[sequences[t]])  # fmt: skip
-        t = done_take(region)
+        t = done_take(region, m)
     wait(region, m)
 
 
 @kernel
 def _attend(region, items, q, out, positions, heads, kv_heads, head_dim, tables, layer, scale,
             softcap, zeros):  # fmt: skip
-    i = take(region)
+    i = take(region, items.shape[0])
     while i < items.shape[0]:
         r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
         at = first * heads * head_dim * 4
         attend(q + at, out + at, rows, positions[first], head, heads, kv_heads, head_dim,
                head_dim, tables[r], layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
                softcap, np.int64(0), zeros)  # fmt: skip
-        i = done_take(region)
+        i = done_take(region, items.shape[0])
     wait(region, items.shape[0])
 
 
 @kernel
 def _quantise(region, x, rows, n, quantised):
-    row = take(region)
+    row = take(region, rows)
     while row < rows:
         quantise_row(x + row * n * 4, row, rows, n, quantised)
-        row = done_take(region)
+        row = done_take(region, rows)
     wait(region, rows)
 
 
 @kernel
 def _final_norm(region, h, logit_rows, n, w, eps, variant, out, quantised):
     """Norm the rows that need logits, closed up; quantised too where there is a place for it."""
-    i = take(region)
+    i = take(region, logit_rows.size)
     while i < logit_rows.size:
         rms_norm_row(h + logit_rows[i] * n * 4, n, w, eps, variant, out + i * n * 4)
         if quantised:
             quantise_row(out + i * n * 4, i, logit_rows.size, n, quantised)
-        i = done_take(region)
+        i = done_take(region, logit_rows.size)
     wait(region, logit_rows.size)
 
 
 @kernel
 def _finish(region, rows, out, vocab, divisor, factor, softcap):
-    row = take(region)
+    row = take(region, rows)
     while row < rows:
         finish_logits(out + row * vocab * 4, vocab, divisor, factor, softcap)
-        row = done_take(region)
+        row = done_take(region, rows)
     wait(region, rows)
 
 
 @kernel
-def _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
+def _run(first, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
          h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
-    """Return what every thread of the team runs; ``team`` holds the regions' counters."""
-    first = team.ctypes.data
+    """Return what every thread of the team runs; ``first`` is its first region."""
     (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu, embedding,
      embedding_row, embedding_panel, final_norm, head, head_tile, head_panel) = dims  # fmt: skip
     (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
@@ -277,8 +276,9 @@ def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, 
     h0, x0, q0, k0, v0 = h.ctypes.data, x.ctypes.data, q.ctypes.data, k.ctypes.data, v.ctypes.data
     a0, i0, zero, out0 = a.ctypes.data, inner.ctypes.data, zeros.ctypes.data, logits.ctypes.data
     xq0, iq0 = x_q.ctypes.data, inner_q.ctypes.data
-    for _thread in prange(threads):
+    for thread in prange(threads):
         before = enter()
-        _run(team, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
+        first = team.ctypes.data + end_of(thread, threads)
+        _run(first, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
              h0, x0, q0, k0, v0, a0, i0, xq0, iq0, zero, out0)  # fmt: skip
         leave(before)

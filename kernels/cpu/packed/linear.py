@@ -18,7 +18,7 @@ from detinfer.kernels.cpu.packed.format import PANEL, to_panels
 from detinfer.kernels.cpu.packed.rows import TILE_ROWS, quantise_row, quantised_bytes, tile_offset
 from detinfer.kernels.cpu.packed.tile import PART, call_tile, tile_pointer
 from detinfer.kernels.cpu.rounding import enter, leave
-from detinfer.kernels.cpu.team import REGION, done_take, regions, take, wait
+from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
 
 Array = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -109,16 +109,17 @@ def linear(threads, x, quantised, w, size, tile, n, bias, out):
     team = regions(2)
     x0, q0, out0 = x.ctypes.data, quantised.ctypes.data, out.ctypes.data
     items = (n + PANEL - 1) // PANEL * row_blocks(m)
-    for _thread in prange(threads):
+    for thread in prange(threads):
         before = enter()
-        region, parts = team.ctypes.data, np.empty(8 * PART // 4, np.float32)
-        row = take(region)
+        region = team.ctypes.data + end_of(thread, threads)
+        parts = np.empty(8 * PART // 4, np.float32)
+        row = take(region, m)
         while row < m:
             quantise_row(x0 + row * k * 4, row, m, k, q0)
-            row = done_take(region)
+            row = done_take(region, m)
         wait(region, m)
-        item = take(region + REGION)
+        item = take(region + REGION, items)
         while item < items:
             linear_item(item, q0, m, k, w, size, tile, n, bias, out0, parts.ctypes.data)
-            item = done_take(region + REGION)
+            item = done_take(region + REGION, items)
         leave(before)

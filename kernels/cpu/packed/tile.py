@@ -114,12 +114,15 @@ def _fold(b, form: Format, block: Block, v, rows, records, integers, out) -> Non
         e.store(chain, out, at)
 
 
-def _prefetch(b, form: Format, block, part, parts: int) -> None:
-    """Ask for one of so many parts of the block that is AHEAD of the one at ``block``."""
+def _prefetch(b, form: Format, rows, block, part, parts: int) -> None:
+    """Ask for one of so many parts of the block that is AHEAD of the one at ``block``.
+
+    Where there is one row no other tile reads the panel, and what else a step reads stays cached.
+    """
     lines = -(-form.block // (LINE * parts))
     start = b.add(block, b.mul(part, const64(lines * LINE)))
     for line in range(lines):
-        Emit(b).prefetch(b.add(start, const64(AHEAD * form.block + line * LINE)))
+        Emit(b).prefetch(b.add(start, const64(AHEAD * form.block + line * LINE)), rows == 1)
 
 
 def _segment(b, form: Format, rows, x, w, first, count, out) -> None:
@@ -136,7 +139,7 @@ def _segment(b, form: Format, rows, x, w, first, count, out) -> None:
             column = b.mul(part.index, const64(together * COLUMNS))
             columns = [b.add(column, const64(v * COLUMNS)) for v in range(together)]
             blocks = [Block(b, form, w, number, column, COLUMNS) for column in columns]
-            _prefetch(b, form, blocks[0].at, part.index, VECTORS // together)
+            _prefetch(b, form, rows, blocks[0].at, part.index, VECTORS // together)
             integers = _integers(b, form, blocks, rows, records)
             for v, block in enumerate(blocks):
                 _fold(b, form, block, v, rows, records, integers, out)
