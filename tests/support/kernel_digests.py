@@ -1,5 +1,7 @@
 """Prints, as JSON, a SHA-256 of the outputs of each kernel family on fixed inputs.
 
+Those of packed weights are compared with the reference here, at every number of rows up to 70.
+
 A process of its own for test_instruction_sets.py: Numba reads its target CPU when first imported.
 """
 
@@ -14,13 +16,19 @@ from packed_samples import FORMATS, extreme_blocks, random_blocks
 
 from detinfer import ops
 from detinfer.backends import portable
-from detinfer.kernels import reference
+from detinfer.kernels import reference, reference_packed
+from detinfer.kernels.constants import BLOCK_FORMATS
 from detinfer.kernels.cpu import matmul
 from detinfer.kernels.cpu.packed import linear as packed
 from detinfer.kernels.cpu.packed.dot import dot_product
+from detinfer.kernels.cpu.packed.rows import quantised_bytes
 from detinfer.params import SamplingParams
 from detinfer.sampling import SamplingRow, choose
-from detinfer.testing import SPECIAL, bits, rounded_normal, to_torch
+from detinfer.testing import SPECIAL, assert_same_bits, bits, rounded_normal, to_torch
+
+# Of a row, by values of a format's block: one block, odd numbers of them, and each way to cut it.
+DEPTHS = {32: (32, 96, 512, 544, 1504), 256: (256, 768, 1024)}
+WIDTHS = (1, 63, 65, 130)
 
 
 def linears(rng):
@@ -35,16 +43,33 @@ def linears(rng):
 
 def packed_linears(rng):
     for name in FORMATS:
-        for raw in (random_blocks(rng, name, 130, 768), extreme_blocks(name, 130, 768, 0xFF)):
-            weight = packed.pack(raw, name, 130, 768)
-            x, out = rounded_normal(rng, (13, 768)), np.empty((13, 130), np.float32)
+        for k in DEPTHS[BLOCK_FORMATS[name][0]]:
+            raw, x = random_blocks(rng, name, 130, k), rounded_normal(rng, (70, k))
             x[0], x[1, : len(SPECIAL)] = 127, SPECIAL
-            for m in (13, 1, 4):
-                weight.linear(x[:m], None, out[:m])
-                yield out[:m].copy()
-            rows = np.empty((130, 768), np.float32)
+            for n in WIDTHS:
+                yield _compared(raw[:n], name, k, x)
+            blocks = reference_packed.unpack(raw, name)
+            rows, weight = np.empty((130, k), np.float32), packed.pack(raw, name, 130, k)
             weight.rows(np.arange(130), rows)
+            assert_same_bits(rows, reference_packed.rows(blocks), f"rows of {name}, k={k}")
             yield rows
+        for fill in (0x7F, 0xFF):
+            yield _compared(
+                extreme_blocks(name, 17, 256, fill), name, 256, np.sign(x[:7, :256]) * 127
+            )
+
+
+def _compared(raw, name, k, x):
+    """The reference's result, which each number of rows gave, one to three threads in turn."""
+    weight = packed.pack(raw, name, len(raw), k)
+    expected = reference_packed.linear(x, reference_packed.unpack(raw, name))
+    for m in range(1, len(x) + 1):
+        out = np.full((m, weight.n), np.nan, np.float32)
+        scratch = np.empty(m * quantised_bytes(weight.k), np.uint8)
+        packed.linear(1 + m % 3, x[:m], scratch, weight.address, weight.panel_bytes, weight.tile,
+                      weight.n, 0, out)  # fmt: skip
+        assert_same_bits(out, expected[:m], f"{name}, {m} x {weight.n} x {k}")
+    return expected
 
 
 def norms(rng):
