@@ -224,7 +224,7 @@ def attention(
         batch.query_start,
         batch.positions,
         batch.block_tables,
-        batch.work(spec.kv_heads, heads // spec.kv_heads),
+        *batch.work(spec.kv_heads, heads // spec.kv_heads, spec.v_dim),
         cache.keys[layer],
         cache.values[layer],
         spec.kv_heads,

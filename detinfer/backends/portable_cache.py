@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +14,25 @@ from torch import Tensor
 from detinfer.backends import LayerCacheSpec
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.cpu import attention as _attention
+from detinfer.kernels.cpu.attention_state import state_floats
+from detinfer.kernels.cpu.attention_work import work_items
+from detinfer.kernels.cpu.jit import numba
+
+_LINE = 16  # floats of a cache line
+Work = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
 def page_bytes(spec: LayerCacheSpec, dtype: torch.dtype) -> int:
     """Bytes of one page of 64 tokens; binary32 whatever the activation dtype."""
     v_pad: int = _attention.padded(spec.v_dim)
     return spec.kv_heads * PAGE_SIZE * (spec.k_dim + v_pad) * 4
+
+
+def _zeros(*shape: int) -> npt.NDArray[np.float32]:
+    """Zeros that begin at a cache line: a vector that lies across two is read twice."""
+    floats = np.zeros(math.prod(shape) + _LINE, np.float32)
+    start = -floats.ctypes.data // 4 % _LINE
+    return floats[start : start + math.prod(shape)].reshape(shape)
 
 
 class KVCache:
@@ -33,12 +47,9 @@ class KVCache:
         self, specs: Sequence[LayerCacheSpec], num_pages: int, dtype: torch.dtype = torch.float32
     ) -> None:
         self.specs, self.num_pages, self.dtype = tuple(specs), num_pages, dtype
-        self.keys = [
-            np.zeros((num_pages, s.kv_heads, s.k_dim, PAGE_SIZE), np.float32) for s in specs
-        ]
+        self.keys = [_zeros(num_pages, s.kv_heads, s.k_dim, PAGE_SIZE) for s in specs]
         self.values = [
-            np.zeros((num_pages, s.kv_heads, PAGE_SIZE, _attention.padded(s.v_dim)), np.float32)
-            for s in specs
+            _zeros(num_pages, s.kv_heads, PAGE_SIZE, _attention.padded(s.v_dim)) for s in specs
         ]
 
     def write(self, layer: int, k: Tensor, v: Tensor, batch: BatchTensors) -> None:
@@ -79,15 +90,17 @@ class BatchTensors:
         self.positions, self.query_start, self.block_tables = (
             np.ascontiguousarray(a, dtype=np.int32) for a in (positions, query_start, block_tables)
         )
-        self._work: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        self._work: dict[tuple[int, int, int], Work] = {}
 
-    def work(self, kv_heads: int, group: int) -> npt.NDArray[np.int64]:
-        """Work items for a head layout, made once a batch."""
-        key = (kv_heads, group)
+    def work(self, kv_heads: int, group: int, v_dim: int) -> Work:
+        """Work items for a head layout and room for what they merge, made once a batch."""
+        key = (kv_heads, group, v_dim)
         if key not in self._work:
-            self._work[key] = _attention.work_items(
-                self.query_start, self.positions, kv_heads, group
+            items, slots, rows = work_items(
+                self.query_start, self.positions, kv_heads, group, numba.get_num_threads()
             )
+            floats = state_floats(rows * group, _attention.padded(v_dim))
+            self._work[key] = items, np.empty((slots, floats), np.float32)
         return self._work[key]
 
     @functools.cached_property

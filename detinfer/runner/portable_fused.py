@@ -39,7 +39,7 @@ class FusedStep:
         spec, heads = pattern.spec, pattern.heads
         embedding, head = pattern.embedding.packed, pattern.head.packed
         self.layers = np.array([self._row(layer, cache) for layer in pattern.layers], np.int64)
-        self.heads, self.kv_heads = heads, spec.kv_heads
+        self.heads, self.kv_heads, self.head_dim = heads, spec.kv_heads, spec.k_dim
         dims = {
             "hidden": embedding.k,
             "heads": heads,
@@ -100,7 +100,7 @@ class FusedStep:
         kernel.step(
             numba.get_num_threads(),
             ids, batch.positions, batch.sequences, batch.block_tables,
-            batch.work(self.kv_heads, self.heads // self.kv_heads), logit_rows,
+            *batch.work(self.kv_heads, self.heads // self.kv_heads, self.head_dim), logit_rows,
             self.layers, self.dims, self.factors, *self._scratch, ZEROS, out,
         )  # fmt: skip
 

@@ -8,18 +8,20 @@ chain.
 
 from __future__ import annotations
 
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
 from detinfer.kernels.cpu.jit import kernel
-from detinfer.kernels.cpu.vector import ADDRESS, I64, LANES, Emit, const64, row_intrinsic
+from detinfer.kernels.cpu.vector import ADDRESS, I32, I64, LANES, Emit, const64, row_intrinsic
 
 TILE_ROWS = 6  # by four vectors: 24 accumulators of the 32 registers AVX-512 has
 
 
 def _rows(
-    b, rows, vectors, bf16, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k
-):
+    b, rows, vectors, bf16, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k,
+    ahead, factors,
+):  # fmt: skip
     """Emit a tile of a fixed number of rows."""
     e, one = Emit(b), Emit(b, 1)
     cells = [(r, v) for r in range(rows) for v in range(vectors)]
@@ -28,6 +30,9 @@ def _rows(
         return b.add(b.mul(stride, const64(r)), const64(v * LANES))
 
     first = [e.load(start, offset(start_stride, r, v)) for r, v in cells]
+    if factors is not None:
+        scales = [e.splat(one.load(factors, const64(r))) for r in range(rows)]
+        first = [e.mul(value, scales[r]) for (r, _), value in zip(cells, first, strict=True)]
     entry = b.block
     loop = b.function.append_basic_block("k_loop")
     done = b.function.append_basic_block("k_done")
@@ -46,6 +51,10 @@ def _rows(
     for phi, before, after in zip(sums, first, new, strict=True):
         phi.add_incoming(before, entry)
         phi.add_incoming(after, loop)
+    if ahead is not None:
+        line = b.add(ahead, b.mul(i, const64(vectors * LANES * 4)))
+        for v in range(vectors):
+            _prefetch(b, b.add(line, const64(v * LANES * 4)))
     following = b.add(i, const64(1))
     i.add_incoming(following, loop)
     b.cbranch(b.icmp_signed("<", following, k), loop, done)
@@ -58,14 +67,32 @@ def _rows(
         e.store(value, out, offset(out_stride, r, v))
 
 
-def make_tile(vectors: int, bf16: bool):
+def _prefetch(b, address):
+    """Ask for a cache line that is read soon."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [b.inttoptr(address, byte), *(ir.Constant(I32, value) for value in (0, 3, 1))])
+
+
+def make_tile(vectors: int, bf16: bool, ahead: bool = False, scaled: bool = False):
     """Make ``tile(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)``.
 
     ``out[r, j] = start[r, j]; for i < k: out[r, j] = fma(x[r, i], w[i, j], out[r, j])``. Addresses
     are in bytes, strides in elements; x is binary32, w binary32 or bf16.
+
+    Args:
+        vectors: sixteens of columns.
+        bf16: whether w is.
+        ahead: with one more argument, the address of k rows of as many columns, contiguous, that
+            are read next: the caches are asked for them meanwhile.
+        scaled: with another, the address of a factor for each row's start. [m]
     """
 
-    def emit(b, m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
+    def emit(b, m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k, *more):
+        following = more[0] if ahead else None
+        factors = more[-1] if scaled else None
+
         def tile(rows, row):
             def at(base, stride):
                 return b.add(base, b.mul(b.mul(row, stride), const64(4)))
@@ -73,6 +100,7 @@ def make_tile(vectors: int, bf16: bool):
             _rows(
                 b, rows, vectors, bf16, at(x, x_stride), x_stride, w, w_stride,
                 at(start, start_stride), start_stride, at(out, out_stride), out_stride, k,
+                following, at(factors, const64(1)) if scaled else None,
             )  # fmt: skip
 
         whole, left = b.sdiv(m, const64(TILE_ROWS)), b.srem(m, const64(TILE_ROWS))
@@ -82,7 +110,7 @@ def make_tile(vectors: int, bf16: bool):
             with b.if_then(b.icmp_signed("==", left, const64(rows))):
                 tile(rows, b.sub(m, left))
 
-    return row_intrinsic(types.void, [ADDRESS] * 10, emit)
+    return row_intrinsic(types.void, [ADDRESS] * (10 + ahead + scaled), emit)
 
 
 _f32, _bf16, _narrow = make_tile(4, False), make_tile(4, True), make_tile(1, False)

@@ -165,20 +165,6 @@ def _prepare(region, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, 
 
 
 @kernel
-def _attend(region, items, q, out, positions, heads, kv_heads, head_dim, tables, layer, scale,
-            softcap, zeros):  # fmt: skip
-    i = take(region, items.shape[0])
-    while i < items.shape[0]:
-        r, first, rows, head = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
-        at = first * heads * head_dim * 4
-        attend(q + at, out + at, rows, positions[first], head, heads, kv_heads, head_dim,
-               head_dim, tables[r], layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
-               softcap, np.int64(0), zeros)  # fmt: skip
-        i = done_take(region, items.shape[0])
-    wait(region, items.shape[0])
-
-
-@kernel
 def _quantise(region, x, rows, n, quantised):
     row = take(region, rows)
     while row < rows:
@@ -209,8 +195,8 @@ def _finish(region, rows, out, vocab, divisor, factor, softcap):
 
 
 @kernel
-def _run(first, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
-         h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
+def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, layers, dims,
+         factors, h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
     """Return what every thread of the team runs; ``first`` is its first region."""
     (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu, embedding,
      embedding_row, embedding_panel, final_norm, head, head_tile, head_panel) = dims  # fmt: skip
@@ -230,8 +216,9 @@ def _run(first, ids, positions, sequences, tables, items, logit_rows, layers, di
                              k, v, zeros)  # fmt: skip
         _prepare(region + 2 * REGION, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps,
                  variant, wide, positions, sequences, tables)  # fmt: skip
-        _attend(region + 3 * REGION, items, q, a, positions, heads, kv_heads, head_dim, tables,
-                layer, scale, attention_softcap, zeros)  # fmt: skip
+        attend(region + 3 * REGION, items, partials, q, a, positions, heads, kv_heads, head_dim,
+               head_dim, tables, layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
+               attention_softcap, np.int64(0), zeros)  # fmt: skip
         if layer[OUT + TILE] > BFLOAT16:
             _quantise(region + 4 * REGION, a, m, q_width, x_q)
         _linear_and_add(region + 5 * REGION, a, x_q, m, q_width, layer[OUT : OUT + SIZE], hidden,
@@ -257,15 +244,15 @@ def _run(first, ids, positions, sequences, tables, items, logit_rows, layers, di
 
 
 @parallel_kernel
-def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
-         h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
+def step(threads, ids, positions, sequences, tables, items, partials, logit_rows, layers, dims,
+         factors, h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
     """Logits of ``logit_rows`` after running every layer over a batch.
 
     Args:
         threads: size of the team.
         ids, positions, sequences: token id, position and sequence of each flat row. [T]
         tables: page ids. [R, max pages]
-        items: from ``attention.work_items``.
+        items, partials: as ``attend`` has them.
         layers: a row of table.COLUMNS each. [layers, columns] int64
         dims, factors: table.DIMS (int64) and FACTORS (binary32).
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.
@@ -279,6 +266,6 @@ def step(threads, ids, positions, sequences, tables, items, logit_rows, layers, 
     for thread in prange(threads):
         before = enter()
         first = team.ctypes.data + end_of(thread, threads)
-        _run(first, ids, positions, sequences, tables, items, logit_rows, layers, dims, factors,
-             h0, x0, q0, k0, v0, a0, i0, xq0, iq0, zero, out0)  # fmt: skip
+        _run(first, ids, positions, sequences, tables, items, partials, logit_rows, layers, dims,
+             factors, h0, x0, q0, k0, v0, a0, i0, xq0, iq0, zero, out0)  # fmt: skip
         leave(before)
