@@ -1,0 +1,7 @@
+"""Kinds of puzzles: how one is written, what its rules are, where new ones come from."""
+
+from __future__ import annotations
+
+from detinfer.recursive.tasks.sudoku import Sudoku
+
+TASKS = {task.name: task for task in (Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 3))}

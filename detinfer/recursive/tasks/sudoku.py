@@ -1,0 +1,124 @@
+"""Sudoku of any box size: 4x4, 6x6, 9x9."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Generator, Tensor
+
+from detinfer.kernels.cpu import sudoku as search
+
+Boards = npt.NDArray[np.int8]
+NODES = 200_000  # guesses after which a board is not counted any further: a second's work at most
+
+
+class Puzzles(NamedTuple):
+    """Puzzles with one solution each.
+
+    Attributes:
+        boards: 0 where a cell is empty. [N, cells] int8
+        answers: [N, cells] int8
+        difficulty: dead ends of a search for the answer, on average. [N] float64
+    """
+
+    boards: Boards
+    answers: Boards
+    difficulty: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sudoku:
+    """The rules of a board whose rows, columns and boxes hold every value once.
+
+    Attributes:
+        high, wide: sides of a box, in cells.
+    """
+
+    high: int
+    wide: int
+
+    @property
+    def name(self) -> str:
+        """Return what the task is called."""
+        return f"sudoku{self.size}"
+
+    @property
+    def size(self) -> int:
+        """Return the number of values, and of cells in a row."""
+        return self.high * self.wide
+
+    @property
+    def cells(self) -> int:
+        """Return the number of cells of a board."""
+        return self.size * self.size
+
+    @property
+    def vocab(self) -> int:
+        """Return the number of things a cell can hold, nothing among them."""
+        return self.size + 1
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """Cells of each row, then column, then box. [3, size, size]"""
+        table: npt.NDArray[np.int64] = search.units(self.size, self.high, self.wide)
+        return table.reshape(3, self.size, self.size)
+
+    def holds(self, boards: Boards, answers: Boards) -> npt.NDArray[np.bool_]:
+        """Whether answers keep a board's clues and break no rule. [N, cells] -> [N]"""
+        kept = ((boards == 0) | (boards == answers)).all(1)
+        values = np.sort(answers[:, self.units.reshape(-1, self.size)], axis=-1)
+        right = (values == np.arange(1, self.size + 1)).all((1, 2))
+        return np.asarray(kept & right)
+
+    def clash(self, board: Boards) -> str | None:
+        """Name two equal clues in one row, column or box, or nothing."""
+        for kind, groups in zip(("row", "column", "box"), self.units, strict=True):
+            for index, cells in enumerate(groups):
+                values = board[cells]
+                for value in range(1, self.size + 1):
+                    if np.count_nonzero(values == value) > 1:
+                        return f"{kind} {index + 1} has {value} more than once"
+        return None
+
+    def solutions(self, board: Boards, limit: int = 2) -> int:
+        """How many solutions a board has, up to a limit; -1 where it cannot be told soon."""
+        scratch = np.empty(self.cells, np.int8)
+        return int(search.solutions(board, self.size, self.high, self.wide, limit, NODES, scratch))
+
+    def generate(self, seed: int, first: int, count: int) -> Puzzles:
+        """Make minimal puzzles with one solution, the same for the same numbers anywhere."""
+        boards = np.empty((count, self.cells), np.int8)
+        answers, dead_ends = np.empty_like(boards), np.empty(count, np.int64)
+        search.generate(seed, first, self.size, self.high, self.wide, boards, answers, dead_ends)
+        return Puzzles(boards, answers, dead_ends / search.RATINGS)
+
+    def disguise(self, boards: Tensor, answers: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+        """Return the same puzzles under symmetries drawn for each. [B, cells] int64"""
+        count = len(boards)
+        rows = self._lines(count, self.size // self.high, self.high, random)
+        columns = self._lines(count, self.size // self.wide, self.wide, random)
+        at = rows.unsqueeze(2) * self.size + columns.unsqueeze(1)
+        if self.high == self.wide:
+            turned = torch.rand(count, 1, 1, generator=random) < 0.5
+            at = torch.where(turned, at.transpose(1, 2), at)
+        at = at.flatten(1)
+        values = torch.cat(
+            [torch.zeros(count, 1, dtype=torch.int64), 1 + _orders(count, self.size, random)], 1
+        )
+        return values.gather(1, boards.gather(1, at)), values.gather(1, answers.gather(1, at))
+
+    @staticmethod
+    def _lines(count: int, bands: int, lines: int, random: Generator) -> Tensor:
+        """Orders of rows or columns that keep those of a band together. [count, size]"""
+        band = _orders(count, bands, random).unsqueeze(2)
+        inside = _orders(count * bands, lines, random).view(count, bands, lines)
+        return (band * lines + inside).flatten(1)
+
+
+def _orders(count: int, items: int, random: Generator) -> Tensor:
+    """Random orders of ``items`` things. [count, items]"""
+    return torch.rand(count, items, generator=random).argsort(stable=True, dim=1)

@@ -1,0 +1,48 @@
+"""What a training does, number by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one training; with the seed they decide every weight.
+
+    Attributes:
+        steps: of the optimiser.
+        batch: puzzles at once.
+        rate: the learning rate, once it is warm.
+        warmup: steps until then.
+        hold: share of all steps after which the rate falls to ``floor`` of itself, linearly.
+        floor: see there.
+        decay: of weights, by AdamW.
+        average: of the weights' moving average, which is what is kept.
+        most: supervision steps given to a puzzle before the next one takes its place.
+        explore: share of puzzles that may not halt before a number of steps drawn for each.
+        shown: up to this share of the answer is shown in half of the puzzles, so that there are
+            easy ones among the minimal ones from the start.
+        pool: puzzles that are generated; each comes back under another symmetry every time.
+    """
+
+    steps: int
+    batch: int = 64
+    rate: float = 1.5e-3
+    warmup: int = 200
+    hold: float = 0.6
+    floor: float = 0.02
+    decay: float = 0.1
+    average: float = 0.999
+    most: int = 8
+    explore: float = 0.1
+    shown: float = 0.35
+    pool: int = 50_000
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, the first of which is 1."""
+        left = (1 - step / self.steps) / (1 - self.hold)
+        return self.rate * min(1.0, step / self.warmup) * min(1.0, max(self.floor, left))
+
+    def average_at(self, step: int) -> float:
+        """Return how much of the moving average stays; early weights are forgotten sooner."""
+        return min(self.average, (1 + step) / (10 + step))

@@ -1,0 +1,71 @@
+"""A training is a function of its seed, stopped and taken up again or not; and it learns."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from detinfer.recursive import train
+from detinfer.recursive.config import RecursiveConfig
+from detinfer.recursive.training import recipes
+from detinfer.recursive.training.recipe import Recipe
+from detinfer.recursive.weights import load_weights
+
+TINY = (RecursiveConfig("sudoku4", 5, 16, 24, "units", 3, 32), Recipe(50, batch=32, pool=300))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "sudoku4", TINY)
+    monkeypatch.setattr(train, "EVERY", 20)
+
+
+def trained(folder, *options):
+    assert train.main(["sudoku4", "--out", str(folder), "--tests", "50", *options]) == 0
+    return json.loads((folder / "card.json").read_text())
+
+
+def test_a_seed_decides_every_weight(tmp_path):
+    one, again = trained(tmp_path / "one"), trained(tmp_path / "again")
+    other = trained(tmp_path / "other", "--seed", "1")
+    assert one["digest"] == again["digest"] != other["digest"]
+    config, _ = load_weights(tmp_path / "one" / "weights.safetensors")
+    assert config == TINY[0]
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "whole")
+    advance = train.Trainer.advance
+
+    def killed(self):
+        if self.step == 31:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(train.Trainer, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "stopped")
+    started = []
+
+    def watched(self):
+        started.append(self.step)
+        return advance(self)
+
+    monkeypatch.setattr(train.Trainer, "advance", watched)
+    resumed = trained(tmp_path / "stopped")
+    assert started[0] == 20, "it went on from its last checkpoint"
+    assert resumed["digest"] == whole["digest"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, capsys):
+    trained(tmp_path)
+    assert train.main(["sudoku4", "--out", str(tmp_path), "--seed", "1"]) == 2
+    assert "has a checkpoint of another recipe, seed or threads" in capsys.readouterr().err
+
+
+def test_it_learns(tmp_path):
+    card = trained(tmp_path, "--steps", "300")
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["cells"] > log[0]["cells"] + 0.2
+    assert card["by_steps"][0] < card["by_steps"][-1] > 0.8, "steps improve an answer"
