@@ -16,12 +16,14 @@ PLANS = ("auto", "modules", "fused")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("auto", "packed", "dequantized")
 QUANTIZE = ("q8_0", "q4_0", "q4_1", "q4_k")
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16")
 _CHOICES = {
     "device": DEVICES,
     "numerics": NUMERICS,
     "plan": PLANS,
     "dtype": DTYPES,
     "weights": WEIGHTS,
+    "kv_cache_dtype": KV_CACHE_DTYPES,
 }
 
 
@@ -36,7 +38,7 @@ class EngineConfig:
         model: folder, ``.gguf`` file or hub id; None is the default model.
         device: where to compute; auto is the CPU.
         numerics: profile of the arithmetic contract; auto is portable on CPU, native on CUDA.
-        dtype: dtype of activations and KV cache; auto is float32 on CPU, the checkpoint's on CUDA.
+        dtype: dtype of activations; auto is float32 on CPU, the checkpoint's on CUDA.
         weights: what a GGUF file's quantised blocks become: packed keeps and multiplies them as
             integers (profile portable alone), dequantized makes bfloat16 of them; auto is packed
             under portable, dequantized under native, and nothing for files without blocks.
@@ -48,6 +50,8 @@ class EngineConfig:
             on CPU, 8192 on CUDA.
         kv_cache_memory: bytes of the KV page pool; 1 GiB on CPU, nine tenths of what the weights
             leave free on CUDA.
+        kv_cache_dtype: what keys and values are rounded to, once, when they are cached; auto is
+            float32 in profile portable, the activations' in profile native, which has no other.
         speculation: whether tokens are guessed from earlier ones and verified several at once.
         prefix_caching: whether a prompt starts from pages that earlier requests have computed.
         threads: CPU threads of the engine; None is the number of usable cores.
@@ -67,6 +71,7 @@ class EngineConfig:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_memory: int | None = None
+    kv_cache_dtype: str = "auto"
     prefix_caching: bool = True
     speculation: bool = True
     threads: int | None = None
@@ -97,7 +102,11 @@ class EngineConfig:
                 "weights: got 'packed' with profile native, expected dequantized (packed is built "
                 "for the CPU's portable only)"
             )
-
+        if self.kv_cache_dtype != "auto" and self.resolve().profile == "native":
+            raise ConfigError(
+                f"kv_cache_dtype: got {self.kv_cache_dtype!r} with profile native, expected auto "
+                "(its pages have the dtype of the activations)"
+            )
         if self.quantize is not None:
             self._check_quantize()
 
@@ -119,19 +128,20 @@ class EngineConfig:
         on_cpu = device == "cpu"
         by_device = "portable" if on_cpu else "native"
         profile = by_device if self.numerics == "auto" else self.numerics
-        undecided = self.dtype == "auto" and profile == "portable"
+        decided = {"auto": "float32"} if profile == "portable" else {}
         return ResolvedConfig(
             model=self.model,
             device=device,
             profile=profile,
             plan=self.plan,
-            dtype="float32" if undecided else self.dtype,
+            dtype=decided.get(self.dtype, self.dtype),
             weights="dequantized" if profile == "native" else self.weights,
             quantize=self.quantize,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs or (64 if on_cpu else 256),
             max_num_batched_tokens=self.max_num_batched_tokens or (512 if on_cpu else 8192),
             kv_cache_memory=self.kv_cache_memory or (1 << 30 if on_cpu else 0),
+            kv_cache_dtype=decided.get(self.kv_cache_dtype, self.kv_cache_dtype),
             prefix_caching=self.prefix_caching,
             speculation=self.speculation,
             threads=self.threads,
@@ -147,11 +157,12 @@ class ResolvedConfig:
         device: cpu or cuda.
         profile: portable or native.
         plan: auto is fused where the model has such a plan.
-        dtype: of activations and KV cache; auto, in profile native alone, is the checkpoint's.
+        dtype: of activations; auto, in profile native alone, is the checkpoint's.
         weights: auto, in profile portable alone, is packed where a file has blocks.
         quantize: None is not at all.
         max_model_len: None is the model's own.
         kv_cache_memory: 0, on CUDA alone, is nine tenths of what the weights leave free.
+        kv_cache_dtype: auto, in profile native alone, is the activations'.
         threads: None is every core that may be used.
     """
 
@@ -166,6 +177,7 @@ class ResolvedConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_cache_memory: int
+    kv_cache_dtype: str
     prefix_caching: bool
     speculation: bool
     threads: int | None

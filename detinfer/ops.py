@@ -219,7 +219,7 @@ def summarise(logits: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uin
 
 
 def page_bytes(spec: LayerCacheSpec, dtype: torch.dtype) -> int:
-    """Bytes of one layer's page of 64 tokens, of activations in ``dtype``."""
+    """Bytes of one layer's page of 64 tokens, kept in ``dtype``."""
     return _kernels().page_bytes(spec, dtype)
 
 

@@ -170,6 +170,14 @@ def layer_norm(
 # Rule 3
 
 
+def cached(x: Array, dtype: str) -> Array:
+    """Return what pages in float32 or bfloat16 give back of keys or values."""
+    if dtype == "float32":
+        return x
+    rounded = round_bf16(x)
+    return np.where(np.isfinite(rounded), rounded, F32(np.nan))
+
+
 @_ieee
 def attention(
     q: Array,
@@ -181,12 +189,14 @@ def attention(
     softcap: float = 0.0,
     sinks: Array | None = None,
     dtype: str = "float32",
+    cache_dtype: str = "float32",
 ) -> Array:
     """Causal attention of one sequence's query rows over its keys.
 
     q [T, H, Dk] at ``positions`` [T]; k [S, Hkv, Dk] and v [S, Hkv, Dv] by absolute position;
-    sinks [H]; window 0 sees every earlier key. -> [T, H, Dv].
+    sinks [H]; window 0 sees every earlier key; pages in ``cache_dtype``. -> [T, H, Dv].
     """
+    k, v = cached(k, cache_dtype), cached(v, cache_dtype)
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
     # Keys past the last stand for a stale page: no result may depend on them.

@@ -58,6 +58,16 @@ def test_none_is_taken_only_where_it_is_the_default(config, field):
             config(**{field.name: None})
 
 
+@pytest.mark.parametrize("device", [{"device": "cuda"}, {"numerics": "native"}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_profile_native_has_no_other_cache_than_its_own(device, dtype):
+    refusal = rf"^kv_cache_dtype: got '{dtype}' with profile native, expected auto \("
+    with pytest.raises(ConfigError, match=refusal):
+        EngineConfig(kv_cache_dtype=dtype, **device)
+    assert EngineConfig(**device).resolve().kv_cache_dtype == "auto"
+    assert EngineConfig().resolve().kv_cache_dtype == "float32"
+
+
 @pytest.fixture
 def cgroup(tmp_path, monkeypatch):
     def limits(maximum, current, inactive=0):

@@ -53,6 +53,7 @@ DEFAULTS = {
         "max_num_seqs": None,
         "max_num_batched_tokens": None,
         "kv_cache_memory": None,
+        "kv_cache_dtype": "auto",
         "prefix_caching": True,
         "speculation": True,
         "threads": None,
@@ -89,9 +90,9 @@ METHODS = {LLM: "chat generate", AsyncEngine: "start generate stats ended shutdo
 
 ENGINE_FLAGS = (
     "MODEL -m --model --device --numerics --plan --dtype --weights --quantize --max-model-len "
-    "--max-num-seqs --max-num-batched-tokens --kv-cache-memory --threads --default-deterministic "
-    "--no-default-deterministic --fast-mode --no-fast-mode --prefix-caching --no-prefix-caching "
-    "--speculation --no-speculation"
+    "--max-num-seqs --max-num-batched-tokens --kv-cache-memory --kv-cache-dtype --threads "
+    "--default-deterministic --no-default-deterministic --fast-mode --no-fast-mode "
+    "--prefix-caching --no-prefix-caching --speculation --no-speculation"
 )
 COMMANDS = {
     "serve": f"{ENGINE_FLAGS} --host --port --api-key --api-key-file --share-prefix-cache "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,50 +14,64 @@ from torch import Tensor
 
 from detinfer.backends import LayerCacheSpec
 from detinfer.kernels.constants import PAGE_SIZE
-from detinfer.kernels.cpu import attention as _attention
 from detinfer.kernels.cpu.attention_state import state_floats
 from detinfer.kernels.cpu.attention_work import work_items
 from detinfer.kernels.cpu.jit import numba
+from detinfer.kernels.cpu.pages import padded
 
-_LINE = 16  # floats of a cache line
+_LINE = 64  # bytes
 Work = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
 def page_bytes(spec: LayerCacheSpec, dtype: torch.dtype) -> int:
-    """Bytes of one page of 64 tokens; binary32 whatever the activation dtype."""
-    v_pad: int = _attention.padded(spec.v_dim)
-    return spec.kv_heads * PAGE_SIZE * (spec.k_dim + v_pad) * 4
+    """Bytes of one page of 64 tokens, kept in ``dtype``."""
+    v_pad: int = padded(spec.v_dim)
+    return spec.kv_heads * PAGE_SIZE * (spec.k_dim + v_pad) * dtype.itemsize
 
 
-def _zeros(*shape: int) -> npt.NDArray[np.float32]:
+def _zeros(dtype: npt.DTypeLike, *shape: int) -> npt.NDArray[Any]:
     """Zeros that begin at a cache line: a vector that lies across two is read twice."""
-    floats = np.zeros(math.prod(shape) + _LINE, np.float32)
-    start = -floats.ctypes.data // 4 % _LINE
-    return floats[start : start + math.prod(shape)].reshape(shape)
+    size = np.dtype(dtype).itemsize
+    numbers = np.zeros(math.prod(shape) + _LINE // size, dtype)
+    start = -numbers.ctypes.data % _LINE // size
+    return numbers[start : start + math.prod(shape)].reshape(shape)
 
 
 class KVCache:
     """The page pool of every attention layer, allocated once (untouched pages cost no memory).
 
+    Args:
+        specs: of the layers.
+        num_pages: in the pool.
+        dtype: of activations.
+        kept: float32, or bfloat16, to which keys and values are rounded when they are written.
+
     Attributes:
-        keys: per layer. [pages, kv_heads, k_dim, 64] float32
-        values: per layer. [pages, kv_heads, 64, v_dim padded to 16] float32
+        size: bytes of one number in a page.
+        keys: per layer. [pages, kv_heads, k_dim, 64] float32, or uint16 for bfloat16
+        values: per layer, likewise. [pages, kv_heads, 64, v_dim padded to 16]
     """
 
     def __init__(
-        self, specs: Sequence[LayerCacheSpec], num_pages: int, dtype: torch.dtype = torch.float32
+        self,
+        specs: Sequence[LayerCacheSpec],
+        num_pages: int,
+        dtype: torch.dtype = torch.float32,
+        kept: torch.dtype = torch.float32,
     ) -> None:
-        self.specs, self.num_pages, self.dtype = tuple(specs), num_pages, dtype
-        self.keys = [_zeros(num_pages, s.kv_heads, s.k_dim, PAGE_SIZE) for s in specs]
+        self.specs, self.num_pages, self.dtype, self.kept = tuple(specs), num_pages, dtype, kept
+        self.size = kept.itemsize
+        number = {torch.float32: np.float32, torch.bfloat16: np.uint16}[kept]
+        self.keys = [_zeros(number, num_pages, s.kv_heads, s.k_dim, PAGE_SIZE) for s in specs]
         self.values = [
-            _zeros(num_pages, s.kv_heads, PAGE_SIZE, _attention.padded(s.v_dim)) for s in specs
+            _zeros(number, num_pages, s.kv_heads, PAGE_SIZE, padded(s.v_dim)) for s in specs
         ]
 
     def write(self, layer: int, k: Tensor, v: Tensor, batch: BatchTensors) -> None:
         """Store keys and values [T, kv_heads, dim] of a batch (the stock path's cache write)."""
         pages, slots = batch.pages, batch.slots
-        self.keys[layer][pages, :, :, slots] = k.float().numpy()
-        self.values[layer][pages, :, slots, : v.shape[-1]] = v.float().numpy()
+        self.keys[layer][pages, :, :, slots] = self._numbers(k)
+        self.values[layer][pages, :, slots, : v.shape[-1]] = self._numbers(v)
 
     def gather(
         self, layer: int, table: npt.NDArray[np.int32], length: int
@@ -66,10 +81,16 @@ class KVCache:
         k = self.keys[layer][pages].transpose(1, 0, 3, 2).reshape(spec.kv_heads, -1, spec.k_dim)
         v = self.values[layer][pages].transpose(1, 0, 2, 3)
         v = v.reshape(spec.kv_heads, k.shape[1], -1)[:, :length, : spec.v_dim]
-        return (
-            torch.from_numpy(k[:, :length]).to(self.dtype),
-            torch.from_numpy(np.ascontiguousarray(v)).to(self.dtype),
-        )
+        return self._tensor(k[:, :length]), self._tensor(np.ascontiguousarray(v))
+
+    def _numbers(self, x: Tensor) -> npt.NDArray[Any]:
+        """Round to what pages hold."""
+        kept = x.to(self.kept)
+        return (kept.view(torch.uint16) if kept.dtype == torch.bfloat16 else kept).numpy()
+
+    def _tensor(self, numbers: npt.NDArray[Any]) -> Tensor:
+        """Widen to activations what pages hold."""
+        return torch.from_numpy(numbers).view(self.kept).to(self.dtype)
 
 
 class BatchTensors:
@@ -99,7 +120,7 @@ class BatchTensors:
             items, slots, rows = work_items(
                 self.query_start, self.positions, kv_heads, group, numba.get_num_threads()
             )
-            floats = state_floats(rows * group, _attention.padded(v_dim))
+            floats = state_floats(rows * group, padded(v_dim))
             self._work[key] = items, np.empty((slots, floats), np.float32)
         return self._work[key]
 

@@ -16,6 +16,7 @@ from detinfer.cli.parser import add_model_argument
 from detinfer.config import (
     DEVICES,
     DTYPES,
+    KV_CACHE_DTYPES,
     NUMERICS,
     PLANS,
     QUANTIZE,
@@ -81,7 +82,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--device", "where to compute", choices=DEVICES)
     add("--numerics", "profile of the arithmetic contract", choices=NUMERICS)
     add("--plan", "how a forward pass runs; all give the same bits", choices=PLANS)
-    add("--dtype", "dtype of activations and KV cache", choices=DTYPES)
+    add("--dtype", "dtype of activations", choices=DTYPES)
     add_weights_flags(group)
     add("--max-model-len", "longest sequence, in tokens", type=integer(1), metavar="N")
     add(
@@ -101,6 +102,11 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "the KV cache: bytes, or 2GiB (default 1GiB on CPU, most of what is free on CUDA)",
         type=size,
         metavar="SIZE",
+    )
+    add(
+        "--kv-cache-dtype",
+        "what keys and values are rounded to when cached; bfloat16 takes half the memory",
+        choices=KV_CACHE_DTYPES,
     )
     add("--threads", "CPU threads; all usable cores if not set", type=integer(1), metavar="N")
     add("--default-deterministic", "what a request gets that does not say")

@@ -75,6 +75,7 @@ class EngineInfo:
     allow_fast: bool
     plan: str
     dtype: str
+    kv_cache_dtype: str
     profile: str
     fingerprint: dict[str, str]
     system_fingerprint: str
@@ -98,6 +99,7 @@ def describe(runner: Runner, config: ResolvedConfig) -> EngineInfo:
         allow_fast=config.allow_fast,
         plan=runner.plan,
         dtype=runner.dtype,
+        kv_cache_dtype=runner.kv_cache_dtype,
         profile=runner.profile.name,
         fingerprint=dict(runner.fingerprint.parts),
         system_fingerprint=runner.fingerprint.system_fingerprint,

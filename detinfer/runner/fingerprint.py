@@ -101,7 +101,8 @@ def make_fingerprint(
 
     Args:
         files: the model, or its ``file_parts``.
-        dtype: dtype of activations and KV cache, ``"float32"`` and so on.
+        dtype: of activations, ``"float32"`` and so on; of the KV cache too, where it is another
+            than ``auto`` would make it.
         rope: how the frequencies were pinned, as the loader of the model puts it.
         length: tokens of prompt and answer together, for a request without ``max_tokens``.
         contract: profile and version of the arithmetic contract.

@@ -38,7 +38,8 @@ class ModelRunner(Runner):
         numba.set_num_threads(self.threads)
 
     def _allocate(self, report: PatchReport) -> None:
-        self.cache = ops.KVCache(report.cache_specs, self.num_pages, self.torch_dtype)
+        kept = getattr(torch, self.kv_cache_dtype)
+        self.cache = ops.KVCache(report.cache_specs, self.num_pages, self.torch_dtype, kept)
         self._logits = torch.empty(0, self.vocab_size)
 
     def _fused_plan(self, calls: list[AttentionCall]) -> FusedStep:

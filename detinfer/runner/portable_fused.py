@@ -58,6 +58,7 @@ class FusedStep:
             "head": head.address,
             "head_tile": head.tile,
             "head_panel": head.panel_bytes,
+            "cache_size": cache.size,
         }
         self.dims = np.array([dims[name] for name in table.DIMS], np.int64)
         self._keep += [embedding, head]

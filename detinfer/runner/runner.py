@@ -37,6 +37,7 @@ class Runner(ABC):
     Attributes:
         plan: ``fused`` where the whole step is one call, else ``modules``.
         num_pages: pages of 64 tokens in the pool.
+        kv_cache_dtype: what they hold.
         fingerprint: what the bits depend on.
     """
 
@@ -52,6 +53,8 @@ class Runner(ABC):
         self.generation_defaults = source.generation_defaults
         self.torch_dtype = source.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
+        same = config.kv_cache_dtype == "auto"
+        self.kv_cache_dtype = self.dtype if same else config.kv_cache_dtype
         self.model = source.model
         text_config = self.model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size
@@ -67,12 +70,15 @@ class Runner(ABC):
                 config.allow_fast,
                 source.packed,
             )
-            page = sum(ops.page_bytes(spec, self.torch_dtype) for spec in report.cache_specs)
+            kept = getattr(torch, self.kv_cache_dtype)
+            page = sum(ops.page_bytes(spec, kept) for spec in report.cache_specs)
             self.num_pages = num_pages(config.kv_cache_memory or self._free_memory(), page)
             self._allocate(report)
+            # No profile's auto: the fingerprints of old have no word of the cache.
+            rounded = ", KV cache bfloat16" if config.kv_cache_dtype == "bfloat16" else ""
             self.fingerprint = make_fingerprint(
                 source.parts,
-                dtype=self.dtype,
+                dtype=self.dtype + rounded,
                 rope=report.rope,
                 length=longest_sequence(self.max_model_len, self.num_pages),
                 contract=self.contract,

@@ -1,8 +1,7 @@
 """Paged attention: prompt, chunk and decoded token in one kernel (docs/arithmetic.md, rule 3).
 
-A page holds 64 positions of every head: keys as [kv_heads, k_dim, 64], values as
-[kv_heads, 64, v_dim padded to 16]. Threads are dealt tiles: some queries of a sequence, whose rows
-are (query position, head of the group), and one kv head. Six rows at a time go through a page.
+Threads are dealt tiles: some queries of a sequence, whose rows are (query position, head of the
+group), and one kv head. Six rows at a time go through a page (pages.py).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from detinfer.kernels.cpu.attention_state import (
     sink,
     state_floats,
 )
-from detinfer.kernels.cpu.attention_tiles import PAGE, multiply_keys, multiply_values
+from detinfer.kernels.cpu.attention_tiles import multiply_keys, multiply_values
 from detinfer.kernels.cpu.attention_work import (
     DONE,
     FIRST,
@@ -34,33 +33,12 @@ from detinfer.kernels.cpu.attention_work import (
 )
 from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.microkernel import TILE_ROWS
+from detinfer.kernels.cpu.pages import PAGE, padded, write_cache
 from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
-from detinfer.kernels.cpu.vector import LANES, f32_at
+from detinfer.kernels.cpu.vector import f32_at
 
 LINE = 64  # bytes
-
-
-@kernel
-def padded(v_dim):
-    """Values are stored in whole vectors."""
-    return (v_dim + LANES - 1) // LANES * LANES
-
-
-@kernel
-def write_cache(k, v, position, table, kv_heads, k_dim, v_dim, k_cache, v_cache):
-    """One token's keys and values into its page; addresses, rows [kv_heads * dim]."""
-    v_pad = padded(v_dim)
-    page, slot = np.int64(table[position // PAGE]), position % PAGE
-    for head in range(kv_heads):
-        keys = f32_at(k_cache + (page * kv_heads + head) * k_dim * PAGE * 4, k_dim * PAGE)
-        source = f32_at(k + head * k_dim * 4, k_dim)
-        for d in range(k_dim):
-            keys[d * PAGE + slot] = source[d]
-        start = ((page * kv_heads + head) * PAGE + slot) * v_pad
-        values, source = f32_at(v_cache + start * 4, v_pad), f32_at(v + head * v_dim * 4, v_dim)
-        for d in range(v_dim):
-            values[d] = source[d]
 
 
 @kernel
@@ -79,48 +57,48 @@ def _live(position, rows, window, start, stop):
 @kernel
 def _block(queries, shape, position, rule, keys, values, scores, state, zeros, ahead):
     """One block of 64 keys; ``position`` is the first query's, counted from the block's start."""
-    rows, group, k_dim, v_pad = shape
+    rows, group, k_dim, v_pad, size = shape
     window, scale, softcap = rule
     first, last = _live(position, rows, window, 0, PAGE)
     same = _seen(position + first, window) == _seen(position + last - 1, window)
     run = (last - first) * group if same else group
-    m, size, factors = state, rows * group * 4, scores - LINE
+    m, column, factors = state, rows * group * 4, scores - LINE
     for start in range(first * group, last * group, run):
         low, high = _seen(position + start // group, window)
         for row in range(start, start + run, TILE_ROWS):
             count = min(TILE_ROWS, start + run - row)
-            multiply_keys(count, queries + row * k_dim * 4, keys, k_dim, high, scores, zeros,
+            multiply_keys(count, queries + row * k_dim * 4, keys, size, k_dim, high, scores, zeros,
                            values)  # fmt: skip
             factor = scale
             if softcap > np.float32(0):
                 cap_scores(count, scores, scale, softcap)
                 factor = np.float32(1)
             at = m + row * 4
-            weigh(count, scores, at, at + size, factors, factor, low, high)
+            weigh(count, scores, at, at + column, factors, factor, low, high)
             following = ahead if row + count == last * group else values
-            multiply_values(count, scores, values, v_pad, low, high, factors,
-                             m + 2 * size + row * v_pad * 4, following)  # fmt: skip
+            multiply_values(count, scores, values, size, v_pad, low, high, factors,
+                             m + 2 * column + row * v_pad * 4, following)  # fmt: skip
 
 
 @kernel
 def _segment(queries, shape, position, rule, pages, start, stop, scores, state, zeros):
     """Pages [start, stop) of one segment: ``state`` becomes m, l and o of the rows."""
-    rows, group, k_dim, v_pad = shape
+    rows, group, k_dim, v_pad, size = shape
     table, head, kv_heads, k_cache, v_cache = pages
     clear(state, rows * group, v_pad)
     page = np.int64(table[start]) * kv_heads + head
     for block in range(start, stop):
         following = np.int64(table[min(block + 1, stop - 1)]) * kv_heads + head
-        _block(queries, shape, position - block * PAGE, rule, k_cache + page * k_dim * PAGE * 4,
-               v_cache + page * PAGE * v_pad * 4, scores, state, zeros,
-               k_cache + following * k_dim * PAGE * 4)  # fmt: skip
+        _block(queries, shape, position - block * PAGE, rule, k_cache + page * k_dim * PAGE * size,
+               v_cache + page * PAGE * v_pad * size, scores, state, zeros,
+               k_cache + following * k_dim * PAGE * size)  # fmt: skip
         page = following
 
 
 @kernel
 def _merge(state, shape, position, window, sunk, segment, total):
     """Merge a segment into the total of the rows that see it."""
-    rows, group, _, v_pad = shape
+    rows, group, _, v_pad, _ = shape
     start = segment * SEGMENT_PAGES * PAGE
     first, last = _live(position, rows, window, start, start + SEGMENT_PAGES * PAGE)
     for row in range(first * group, last * group):
@@ -135,7 +113,7 @@ def _merge(state, shape, position, window, sunk, segment, total):
 def _attend_item(items, i, partials, floats, scratch, q, out, shape, heads, v_dim, position, rule,
                  pages, sinks, zeros):  # fmt: skip
     """One item; whoever does the last part of a cut tile merges them all."""
-    rows, group, k_dim, v_pad = shape
+    rows, group, k_dim, v_pad, _ = shape
     item, window, head, size = items[i], rule[0], pages[1], shape[0] * shape[1]
     scores = (scratch + LINE - 1) // LINE * LINE + LINE
     total = scores + TILE_ROWS * PAGE * 4
@@ -175,7 +153,7 @@ def _attend_item(items, i, partials, floats, scratch, q, out, shape, heads, v_di
 
 @kernel
 def attend(region, items, partials, q, out, positions, heads, kv_heads, k_dim, v_dim, tables,
-           k_cache, v_cache, scale, window, softcap, sinks, zeros):  # fmt: skip
+           k_cache, v_cache, size, scale, window, softcap, sinks, zeros):  # fmt: skip
     """Causal attention of a step's queries over their pages: a region of ``items``.
 
     Args:
@@ -183,6 +161,7 @@ def attend(region, items, partials, q, out, positions, heads, kv_heads, k_dim, v
         items: from ``work_items``.  partials: ``state_floats`` for each of its slots.
         q, out: addresses. [T, heads, k_dim], [T, heads, v_dim]
         tables: each sequence's page ids.
+        k_cache, v_cache: addresses of this layer's pages.  size: bytes of a number there.
         window: 0 for none.  softcap: 0 for none.  sinks: address of [heads] values, or 0.
     """
     group, v_pad, most = heads // kv_heads, padded(v_dim), 0
@@ -193,7 +172,7 @@ def attend(region, items, partials, q, out, positions, heads, kv_heads, k_dim, v
     i = take(region, items.shape[0])
     while i < items.shape[0]:
         first, table = items[i, FIRST], tables[items[i, SEQUENCE]]
-        shape = (items[i, ROWS], group, k_dim, v_pad)
+        shape = (items[i, ROWS], group, k_dim, v_pad, size)
         _attend_item(items, i, partials.ctypes.data, partials.shape[1], scratch.ctypes.data,
                      q + first * heads * k_dim * 4, out + first * heads * v_dim * 4, shape, heads,
                      v_dim, positions[first], (window, scale, softcap),
@@ -205,21 +184,19 @@ def attend(region, items, partials, q, out, positions, heads, kv_heads, k_dim, v
 
 @parallel_kernel
 def attention(threads, q, k, v, query_start, positions, tables, items, partials, k_cache, v_cache,
-              kv_heads, scale, window, softcap, sinks, zeros, out):  # fmt: skip
+              size, kv_heads, scale, window, softcap, sinks, zeros, out):  # fmt: skip
     """Write ``k`` and ``v`` [T, kv_heads, dim] to their pages, then attend causally.
 
     Args:
         threads: size of the team.
         q: [T, heads, k_dim].  out: [T, heads, v_dim].  All contiguous binary32.
         items: from ``work_items``.  partials: a row for each of its slots.
-        k_cache: this layer's pages. [pages, kv_heads, k_dim, 64]
-        v_cache: likewise. [pages, kv_heads, 64, v_pad]
+        k_cache, v_cache, size: as ``attend`` has them.
         sinks: address of [heads] values, or 0.  zeros: 64 zeros.
     """
     tokens, heads, k_dim = q.shape
     v_dim = out.shape[2]
     q0, k0, v0, out0 = q.ctypes.data, k.ctypes.data, v.ctypes.data, out.ctypes.data
-    kc, vc = np.int64(k_cache.ctypes.data), np.int64(v_cache.ctypes.data)
     zero = zeros.ctypes.data
     sequence = np.empty(tokens, np.int64)
     for r in range(query_start.size - 1):
@@ -231,10 +208,11 @@ def attention(threads, q, k, v, query_start, positions, tables, items, partials,
         t = take(writing, tokens)
         while t < tokens:
             write_cache(k0 + t * kv_heads * k_dim * 4, v0 + t * kv_heads * v_dim * 4,
-                        positions[t], tables[sequence[t]], kv_heads, k_dim, v_dim, kc,
-                        vc)  # fmt: skip
+                        positions[t], tables[sequence[t]], kv_heads, k_dim, v_dim, k_cache,
+                        v_cache, size)  # fmt: skip
             t = done_take(writing, tokens)
         wait(writing, tokens)
         attend(writing + REGION, items, partials, q0, out0, positions, heads, kv_heads, k_dim,
-               v_dim, tables, kc, vc, scale, window, softcap, sinks, zero)  # fmt: skip
+               v_dim, tables, k_cache, v_cache, size, scale, window, softcap, sinks,
+               zero)  # fmt: skip
         leave(before)

@@ -15,6 +15,7 @@ from numba.core import cgutils
 from detinfer.kernels.cpu.jit import kernel
 from detinfer.kernels.cpu.vector import ADDRESS, I32, I64, LANES, Emit, const64, row_intrinsic
 
+LINE = 64  # bytes the caches hold together
 TILE_ROWS = 6  # by four vectors: 24 accumulators of the 32 registers AVX-512 has
 
 
@@ -52,9 +53,10 @@ def _rows(
         phi.add_incoming(before, entry)
         phi.add_incoming(after, loop)
     if ahead is not None:
-        line = b.add(ahead, b.mul(i, const64(vectors * LANES * 4)))
-        for v in range(vectors):
-            _prefetch(b, b.add(line, const64(v * LANES * 4)))
+        width = vectors * LANES * (2 if bf16 else 4)
+        line = b.add(ahead, b.mul(i, const64(width)))
+        for at in range(0, width, LINE):
+            _prefetch(b, b.add(line, const64(at)))
     following = b.add(i, const64(1))
     i.add_incoming(following, loop)
     b.cbranch(b.icmp_signed("<", following, k), loop, done)
@@ -75,7 +77,7 @@ def _prefetch(b, address):
     b.call(function, [b.inttoptr(address, byte), *(ir.Constant(I32, value) for value in (0, 3, 1))])
 
 
-def make_tile(vectors: int, bf16: bool, ahead: bool = False, scaled: bool = False):
+def make_tile(vectors: int, bf16: bool | None, ahead: bool = False, scaled: bool = False):
     """Make ``tile(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)``.
 
     ``out[r, j] = start[r, j]; for i < k: out[r, j] = fma(x[r, i], w[i, j], out[r, j])``. Addresses
@@ -83,17 +85,17 @@ def make_tile(vectors: int, bf16: bool, ahead: bool = False, scaled: bool = Fals
 
     Args:
         vectors: sixteens of columns.
-        bf16: whether w is.
+        bf16: whether w is; with None one more argument tells, the bytes of a number of w.
         ahead: with one more argument, the address of k rows of as many columns, contiguous, that
             are read next: the caches are asked for them meanwhile.
         scaled: with another, the address of a factor for each row's start. [m]
     """
 
     def emit(b, m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k, *more):
-        following = more[0] if ahead else None
+        following = more[told] if ahead else None
         factors = more[-1] if scaled else None
 
-        def tile(rows, row):
+        def tile(rows, row, bf16):
             def at(base, stride):
                 return b.add(base, b.mul(b.mul(row, stride), const64(4)))
 
@@ -103,17 +105,28 @@ def make_tile(vectors: int, bf16: bool, ahead: bool = False, scaled: bool = Fals
                 following, at(factors, const64(1)) if scaled else None,
             )  # fmt: skip
 
-        whole, left = b.sdiv(m, const64(TILE_ROWS)), b.srem(m, const64(TILE_ROWS))
-        with cgutils.for_range(b, whole) as loop:
-            tile(TILE_ROWS, b.mul(loop.index, const64(TILE_ROWS)))
-        for rows in range(1, TILE_ROWS):
-            with b.if_then(b.icmp_signed("==", left, const64(rows))):
-                tile(rows, b.sub(m, left))
+        def tiles(bf16):
+            whole, left = b.sdiv(m, const64(TILE_ROWS)), b.srem(m, const64(TILE_ROWS))
+            with cgutils.for_range(b, whole) as loop:
+                tile(TILE_ROWS, b.mul(loop.index, const64(TILE_ROWS)), bf16)
+            for rows in range(1, TILE_ROWS):
+                with b.if_then(b.icmp_signed("==", left, const64(rows))):
+                    tile(rows, b.sub(m, left), bf16)
 
-    return row_intrinsic(types.void, [ADDRESS] * (10 + ahead + scaled), emit)
+        if bf16 is not None:
+            tiles(bf16)
+            return
+        with b.if_else(b.icmp_signed("==", more[0], const64(2))) as (half, whole):
+            with half:
+                tiles(True)
+            with whole:
+                tiles(False)
+
+    told = bf16 is None
+    return row_intrinsic(types.void, [ADDRESS] * (10 + told + ahead + scaled), emit)
 
 
-_f32, _bf16, _narrow = make_tile(4, False), make_tile(4, True), make_tile(1, False)
+_f32, _bf16 = make_tile(4, False), make_tile(4, True)
 
 
 @kernel
@@ -126,9 +139,3 @@ def tile_f32(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, 
 def tile_bf16(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
     """``m`` rows x 64 columns, bf16 weights; see ``make_tile``."""
     _bf16(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)
-
-
-@kernel
-def tile_narrow(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k):
-    """``m`` rows x 16 columns, binary32 weights; see ``make_tile``."""
-    _narrow(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)

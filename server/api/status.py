@@ -71,6 +71,7 @@ async def server_info(request: Request) -> Response:
                 "num_pages": info.num_pages,
                 "plan": info.plan,
                 "dtype": info.dtype,
+                "kv_cache_dtype": info.kv_cache_dtype,
                 "numerics": info.profile,
                 "allow_fast": info.allow_fast,
                 "default_deterministic": service.default_deterministic,

@@ -158,6 +158,7 @@ def _build(page: _Page, info: EngineInfo | None) -> None:
         profile="" if info is None else info.profile,
         plan="" if info is None else info.plan,
         dtype="" if info is None else info.dtype,
+        kv_cache_dtype="" if info is None else info.kv_cache_dtype,
     )
 
 

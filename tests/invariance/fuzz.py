@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
     parser.add_argument("--plan", choices=("fused", "modules"), default="fused")
     parser.add_argument("--model", choices=MODELS, default="windowed")
+    parser.add_argument("--kv-cache-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--json", type=Path, help="where to write a record of the run")
     args = parser.parse_args()
 
@@ -33,7 +34,8 @@ def main():
         if args.json:
             record = {
                 "command": f"python tests/invariance/fuzz.py --steps {args.steps} "
-                f"--seed {args.seed} --plan {args.plan} --model {args.model}",
+                f"--seed {args.seed} --plan {args.plan} --model {args.model} "
+                f"--kv-cache-dtype {args.kv_cache_dtype}",
                 "seconds": round(time.monotonic() - start, 1),
                 "counts": counts,
                 "failure": failed and {"episode": failed.seed, "operations": failed.operations},
@@ -48,7 +50,8 @@ def main():
             save()  # a run of hours that is interrupted has still shown something
 
     try:
-        fuzz(World(args.plan, args.model), args.steps, args.seed, progress=progress)
+        world = World(args.plan, args.model, kv_cache_dtype=args.kv_cache_dtype)
+        fuzz(world, args.steps, args.seed, progress=progress)
     except Failure as failure:
         failed = failure
     print("\n" + (f"{failed}\n" if failed else "") + json.dumps(counts, indent=2))

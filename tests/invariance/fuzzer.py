@@ -76,12 +76,14 @@ class World:
         plan: of the model: ``fused``, or ``modules``, whose ops a test can replace.
         model: of ``tiny_runner.MODELS``.
         faults: share of operations after which a step fails.
+        kv_cache_dtype: of the pages.
     """
 
-    def __init__(self, plan="fused", model="windowed", faults=0.0):
+    def __init__(self, plan="fused", model="windowed", faults=0.0, kv_cache_dtype="float32"):
         self.faults = faults
-        self.runner = TinyModelRunner(POOL, plan, model=model)
-        self._alone = TinyModelRunner(4, plan, model=model)
+        options = {"model": model, "kv_cache_dtype": kv_cache_dtype}
+        self.runner = TinyModelRunner(POOL, plan, **options)
+        self._alone = TinyModelRunner(4, plan, **options)
         self._answers = {}
 
     def alone(self, number):

@@ -7,10 +7,10 @@ from fuzzer import Failure, World, fuzz
 STEPS = {"fused": 3000, "modules": 400}  # within which a defect is found
 
 
-def _fuzzed(model):
+def _fuzzed(model, **options):
     def hunt(plan):
         try:
-            return fuzz(World(plan, model), STEPS[plan], shrinking=False)["compared"]
+            return fuzz(World(plan, model, **options), STEPS[plan], shrinking=False)["compared"]
         except Failure as failure:
             raise failure.error from None  # an answer must tell, not a crash
 
@@ -20,6 +20,7 @@ def _fuzzed(model):
 HUNTS = {
     "fuzz": _fuzzed("windowed"),
     "experts": _fuzzed("experts-3"),
+    "rounded": _fuzzed("windowed", kv_cache_dtype="bfloat16"),
     "long": scale.long_contexts,
     "crowd": scale.crowd,
     "end": scale.model_end,

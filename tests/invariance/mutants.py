@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from kernel_inputs import before_rounding
 
 from detinfer import sampling
 from detinfer.backends import portable
@@ -132,6 +133,12 @@ def off_by_one_window(patch):
         return attention(q, *rest, window=window - (decoding and window > 0), **options)
 
     patch.setattr(portable, "attention", mutated)
+
+
+@mutant("modules", hunt="rounded", unseen_by_check="its pages round nothing")
+def keys_of_the_step_not_rounded(patch):
+    """A step's tokens attend over their own keys and values as they are, before they are cached."""
+    patch.setattr(portable, "attention", before_rounding(attention))
 
 
 def attention_in_blocks(anchor):

@@ -45,6 +45,14 @@ def test_nor_do_those_of_experts_in_blocks():
     assert fuzz(World("modules", "packed-experts"), steps=60)["compared"] > 2
 
 
+def test_answers_of_a_cache_in_bfloat16_do_not_depend_on_what_happens_around_them():
+    for plan, steps in (("fused", 400), ("modules", 100)):
+        counts = fuzz(World(plan, kv_cache_dtype="bfloat16"), steps)
+        assert counts["compared"] > steps / 25
+        assert counts["prefix_hits"], counts
+        assert counts["accepted_tokens"], counts
+
+
 @pytest.mark.slow
 def test_many_thousand_steps():
     counts = fuzz(World(), steps=40_000, seed=1000)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_inputs import Tokens, sequence
+from kernel_inputs import Tokens, numbers, sequence
 
 from detinfer import ops
 from detinfer.kernels import reference
@@ -23,6 +23,13 @@ from detinfer.testing import (
 F32 = np.float32
 PAGE = 64
 SCALE = 0.37
+kept = "float32"  # what pages hold, and the reference's
+
+
+@pytest.fixture(autouse=True, params=["float32", "bfloat16"])
+def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with both."""
+    monkeypatch.setitem(globals(), "kept", request.param)
 
 
 class World:
@@ -34,9 +41,10 @@ class World:
         spec = ops.LayerCacheSpec(kv_heads, k_dim, sequences[0].v.shape[2])
         needed = [-(-len(s) // PAGE) for s in sequences]
         pages = sum(needed) + spare
-        self.cache = ops.KVCache([spec, spec], pages, getattr(torch, dtype))
-        for pool in (*self.cache.keys, *self.cache.values):
-            pool.fill(np.nan)
+        dtypes = getattr(torch, dtype), getattr(torch, kept)
+        self.cache = ops.KVCache([spec, spec], pages, *dtypes)
+        for pool in numbers(self.cache):
+            pool.fill_(np.nan)
         order = np.random.default_rng(pages).permutation(np.arange(1, pages)).tolist()
         for s, count in zip(sequences, needed, strict=True):
             s.pages, order = order[:count], order[count:]
@@ -74,7 +82,7 @@ def chunked(s: Tokens, size: int, world: World | None = None, **options: Any) ->
 def expected(s: Tokens, positions: Any = None, **options: Any) -> np.ndarray:
     """The reference's rows at some positions, or all."""
     positions = np.arange(len(s)) if positions is None else np.asarray(positions)
-    options = {"scale": SCALE, **options}
+    options = {"scale": SCALE, "cache_dtype": kept, **options}
     return reference.attention(s.q[positions], positions, s.k, s.v, **options)
 
 
@@ -262,8 +270,8 @@ def test_a_windowed_query_does_not_see_a_broken_token_it_left_behind():
 def test_stale_pages_and_slots_are_never_read(stale):
     s = sequence(100)
     world = World([s])
-    for pool in (*world.cache.keys, *world.cache.values):
-        pool.fill(stale)
+    for pool in numbers(world.cache):
+        pool.fill_(stale)
     assert_same_bits(chunked(s, 37, world), expected(s))
 
 
@@ -292,11 +300,12 @@ def test_other_layers_and_pages_are_left_alone():
     s = sequence(100)
     world = World([s])
     chunked(s, 100, world)
-    assert np.isnan(world.cache.keys[0]).all()
-    assert np.isnan(world.cache.values[0]).all()
+    other_keys, keys, other_values, values = numbers(world.cache)
+    assert other_keys.isnan().all()
+    assert other_values.isnan().all()
     unused = [p for p in range(world.cache.num_pages) if p not in s.pages]
-    assert np.isnan(world.cache.keys[1][unused]).all()
-    assert np.isnan(world.cache.values[1][unused]).all()
+    assert keys[unused].isnan().all()
+    assert values[unused].isnan().all()
 
 
 def test_the_cache_gives_back_what_attention_wrote():
@@ -304,8 +313,8 @@ def test_the_cache_gives_back_what_attention_wrote():
     world = World([s])
     chunked(s, 33, world)
     k, v = world.cache.gather(1, np.array(s.pages, np.int32), 100)
-    assert_same_bits(k, s.k.transpose(1, 0, 2))
-    assert_same_bits(v, s.v.transpose(1, 0, 2))
+    assert_same_bits(k, reference.cached(s.k, kept).transpose(1, 0, 2))
+    assert_same_bits(v, reference.cached(s.v, kept).transpose(1, 0, 2))
 
 
 def test_extreme_scores():
@@ -319,13 +328,14 @@ def test_extreme_scores():
         assert_same_bits(chunked(s, size), expected(s), f"chunks of {size}")
 
 
-# A key of +Inf score makes its row NaN, one of -Inf (masked by a model) takes no weight.
+# A key of +Inf score makes its row NaN, one of -Inf (masked by a model) takes no weight; pages of
+# bfloat16 have NaN for both.
 def test_infinite_scores():
     s = sequence(70)
     s.q[:] = abs(s.q)
     s.k[:] = abs(s.k)
     s.k[3] = -np.inf
-    assert np.isfinite(expected(s)[4:]).all()
+    assert np.isfinite(expected(s)[4:]).all() == (kept == "float32")
     s.k[60] = np.inf
     assert np.isnan(expected(s)[60:]).all()
     for size in (70, 1):
@@ -342,6 +352,14 @@ def test_blocks_that_follow_the_chunk_fail_the_same_comparison(monkeypatch, name
     assert_same_bits(got, expected(s, [1024]))
     monkeypatch.setattr(reference, name, {"BLOCK": 32, "SEGMENT": 1024}[name])
     assert not same_bits(got, expected(s, [1024]))
+
+
+def test_the_other_pages_fail_the_same_comparison():
+    s = sequence(130)
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[kept]
+    got = chunked(s, 130)
+    assert_same_bits(got, expected(s))
+    assert not same_bits(got, expected(s, cache_dtype=other))
 
 
 def test_torch_attention_fails_the_same_comparison():

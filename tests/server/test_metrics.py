@@ -89,6 +89,7 @@ def test_build_info_says_what_is_served(make_client):
     assert loading.labels["version"] == ready.labels["version"] == detinfer.__version__
     assert loading.labels["system_fingerprint"] == ""
     about = {"system_fingerprint": INFO.system_fingerprint, "profile": "portable", "plan": "fused"}
+    about |= {"dtype": "float32", "kv_cache_dtype": "float32"}
     assert about.items() <= ready.labels.items()
 
 

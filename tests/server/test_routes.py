@@ -35,6 +35,7 @@ def test_version_and_server_info(client):
     assert info["system_fingerprint"] == INFO.system_fingerprint
     assert info["fingerprint"] == INFO.fingerprint
     assert info["engine"]["max_model_len"] == 256
+    assert info["engine"]["kv_cache_dtype"] == "float32"
     assert info["stats"] == {"running": 0, "waiting": 0}
 
 

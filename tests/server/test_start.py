@@ -45,10 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def generate(folder: str, **environment: str) -> list[str]:
+def generate(folder: str, *flags: str, **environment: str) -> list[str]:
     """The lines on stderr; the last is the digest's."""
     done = subprocess.run(
-        [*COMMAND, "generate", folder, "--prompt", "a a", "--max-tokens", "3"],
+        [*COMMAND, "generate", folder, "--prompt", "a a", "--max-tokens", "3", *flags],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -65,10 +65,11 @@ def test_generate_says_nothing_but_our_own_lines(first_lines: list[str]) -> None
     assert [line for line in first_lines if not OURS.match(line)] == []
 
 
-def test_serve_says_nothing_but_our_own_lines(folder: str) -> None:
-    lines = []
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_serve_says_nothing_but_our_own_lines(folder: str, dtype: str) -> None:
+    lines, flags = [], ("--kv-cache-dtype", dtype)
     process = subprocess.Popen(
-        [*COMMAND, "serve", folder, "--port", "0", "--no-access-log"],
+        [*COMMAND, "serve", folder, "--port", "0", "--no-access-log", *flags],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -79,6 +80,9 @@ def test_serve_says_nothing_but_our_own_lines(folder: str) -> None:
             if ready := re.search(r"ready on (http://\S+)", line):
                 body = {"prompt": "a a", "max_tokens": 3, "temperature": 1}
                 assert httpx.post(f"{ready[1]}/generate", json=body, timeout=120).is_success
+                body["temperature"] = 0
+                answer = httpx.post(f"{ready[1]}/generate", json=body, timeout=120).json()
+                engine = httpx.get(f"{ready[1]}/server_info", timeout=120).json()["engine"]
                 process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
     finally:
@@ -86,6 +90,9 @@ def test_serve_says_nothing_but_our_own_lines(folder: str) -> None:
         process.communicate()
     assert any("ready on" in line for line in lines)
     assert [line for line in lines if not LOGGED.match(line)] == []
+    assert engine["kv_cache_dtype"] == dtype
+    told = f"digest {answer['digest']}  {answer['system_fingerprint']}  length"
+    assert generate(folder, *flags)[-1] == told
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ INFO = EngineInfo(
     allow_fast=True,
     plan="fused",
     dtype="float32",
+    kv_cache_dtype="float32",
     profile="portable",
     fingerprint={"weights": "w" * 8, "contract": "portable-1"},
     system_fingerprint="detinfer-0.1.0-portable-1-0123456789ab",

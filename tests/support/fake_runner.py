@@ -69,7 +69,7 @@ class FakeRunner:
         self.profile = PORTABLE
         self.model_name = "fake"
         self.plan = "modules"
-        self.dtype = "float32"
+        self.dtype = self.kv_cache_dtype = "float32"
         self.generation_defaults = {}
         self.fingerprint = SimpleNamespace(
             parts={"profile": "portable"}, system_fingerprint="detinfer-test"

@@ -96,7 +96,11 @@ def logits(rng):
 
 
 def attentions(rng):
-    cache = ops.KVCache([ops.LayerCacheSpec(2, 24, 17)], 12)
+    for kept in (torch.float32, torch.bfloat16):
+        yield from attended(rng, ops.KVCache([ops.LayerCacheSpec(2, 24, 17)], 12, kept=kept))
+
+
+def attended(rng, cache):
     table = np.array([[3, 7, 1, 9, 2, 11, 5, 8, 4, 6]], np.int32)
     for start, stop in ((0, 70), (70, 71), (71, 550), (550, 551)):
         tokens = stop - start

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from detinfer import ops
 from detinfer.kernels import constants
 from detinfer.testing import SPECIAL, rounded_normal
 
@@ -42,6 +45,31 @@ def whole_range(step: int, drawn: int) -> np.ndarray:
     ranges = [rng.uniform(-width, width, drawn).astype(F32) for width in (1, 5, 100)]
     x = np.concatenate([patterns, *around, *(-a for a in around), *ranges, SPECIAL])
     return np.append(x, np.array([np.nan, -np.nan, np.inf, -np.inf], F32))
+
+
+def numbers(cache: ops.KVCache) -> list[torch.Tensor]:
+    """What the pages of each layer hold, as numbers: keys of each, then values of each."""
+    return [torch.from_numpy(pool).view(cache.kept) for pool in (*cache.keys, *cache.values)]
+
+
+def before_rounding(attention: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a defect: a step reads its own keys and values as they were before they are cached."""
+
+    def attend(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cache: ops.KVCache,
+        *rest: Any,
+        **options: Any,
+    ) -> torch.Tensor:
+        attention(q, k, v, cache, *rest, **options)  # what later steps read
+        exact = ops.KVCache(cache.specs, cache.num_pages)
+        for ours, theirs in zip(numbers(exact), numbers(cache), strict=True):
+            ours.copy_(theirs)
+        return attention(q, k, v, exact, *rest, **options)
+
+    return attend
 
 
 @dataclass

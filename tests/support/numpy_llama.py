@@ -27,9 +27,18 @@ class NumpyLlama:
         cos: of the rotary angles, by position. [positions, head_dim / 2]
         sin: likewise.
         weights: the file of weights, if it is another.
+        cache_dtype: of keys and values.
     """
 
-    def __init__(self, folder: Path, cos: Array, sin: Array, weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cos: Array,
+        sin: Array,
+        weights: Path | None = None,
+        cache_dtype: str = "float32",
+    ) -> None:
+        self.cache_dtype = cache_dtype
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self.cos, self.sin = cos, sin
         self.weights: dict[str, Any] = {}
@@ -61,8 +70,8 @@ class NumpyLlama:
             cos, sin = self.cos[positions, None], self.sin[positions, None]
             q, k = reference.rope(q, cos, sin), reference.rope(k, cos, sin)
             scale = config["head_dim"] ** -0.5
-            o = reference.attention(q, positions, k, v, scale).reshape(len(ids), -1)
-            x = x + self._linear(f"{own}self_attn.o_proj", o)
+            o = reference.attention(q, positions, k, v, scale, cache_dtype=self.cache_dtype)
+            x = x + self._linear(f"{own}self_attn.o_proj", o.reshape(len(ids), -1))
             h = self._norm(f"{own}post_attention_layernorm", x)
             routed = f"{own}mlp.gate.weight" in self.weights
             x = x + (self._experts(f"{own}mlp.", h) if routed else self._mlp(f"{own}mlp.", h))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from kernel_inputs import numbers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from detinfer import ops
@@ -155,8 +156,8 @@ class TinyRunner:
         self.model = model
         self.report: PatchReport = patch_model(model, dtype, MAX_LEN, allow_fast)
         self.cache = ops.KVCache(self.report.cache_specs, PAGES, dtype)
-        for pages in (*self.cache.keys, *self.cache.values):
-            pages.fill(np.nan)  # a stale page that is read shows
+        for pages in numbers(self.cache):
+            pages.fill_(torch.nan)  # a stale page that is read shows
 
     def forward(self, batch: Batch) -> torch.Tensor:
         tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)

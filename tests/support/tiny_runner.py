@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from fake_runner import EOS, FakeTokenizer
 from gguf_samples import quantize
+from kernel_inputs import numbers
 from tiny_models import VOCAB, tiny_config, tiny_model
 
 from detinfer import ops
@@ -99,6 +100,13 @@ def _in_blocks(model, kinds):
 class TinyModelRunner:
     """What the engine needs of a runner, around the patched model and pages of its own.
 
+    Args:
+        num_pages: of its pool.
+        plan: ``fused``, or ``modules``, whose ops a test can replace.
+        loud: as in ``patched_model``.
+        model: of ``MODELS``.
+        kv_cache_dtype: of its pages.
+
     Attributes:
         threads: of the next steps.
         split_chunks: rows so far that left a part of their prompt to a later step.
@@ -111,11 +119,15 @@ class TinyModelRunner:
     generation_defaults: ClassVar[dict] = {}
     fingerprint = SimpleNamespace(parts={"profile": "portable"}, system_fingerprint="tiny")
 
-    def __init__(self, num_pages, plan="fused", loud=None, model="windowed"):
+    def __init__(
+        self, num_pages, plan="fused", loud=None, model="windowed", kv_cache_dtype="float32"
+    ):
         self.tokenizer = FakeTokenizer()
         self.num_pages, self.plan = num_pages, plan
         self.model, report, self.max_model_len = patched_model(model, loud)
-        self.cache = ops.KVCache(report.cache_specs, num_pages)
+        self.kv_cache_dtype = kv_cache_dtype
+        kept = getattr(torch, kv_cache_dtype)
+        self.cache = ops.KVCache(report.cache_specs, num_pages, kept=kept)
         self._fused = FusedStep(self.model, report.calls, self.cache) if plan == "fused" else None
         self.threads = 1
         self.split_chunks = 0
@@ -148,8 +160,8 @@ class TinyModelRunner:
     def spoil(self, pages):
         """Fill pages with NaN: whoever reads what nobody has written shows it."""
         pages = list(pages)
-        for memory in (*self.cache.keys, *self.cache.values):
-            memory[pages] = np.nan
+        for memory in numbers(self.cache):
+            memory[pages] = torch.nan
 
 
 def make_tiny_engine(config):

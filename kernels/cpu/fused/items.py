@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from detinfer.kernels.cpu.activation import gate_row, tanh_row
-from detinfer.kernels.cpu.attention import write_cache
 from detinfer.kernels.cpu.finish import accumulate_rows, write_rows
 from detinfer.kernels.cpu.fused.table import (
     BFLOAT16,
@@ -22,6 +21,7 @@ from detinfer.kernels.cpu.norms import rms_norm_row
 from detinfer.kernels.cpu.packed.linear import block_rows
 from detinfer.kernels.cpu.packed.rows import TILE_ROWS, quantise_groups, tile_offset
 from detinfer.kernels.cpu.packed.tile import call_tile
+from detinfer.kernels.cpu.pages import write_cache
 from detinfer.kernels.cpu.vector import div, f32_at
 
 
@@ -101,7 +101,7 @@ def _rotate(x, heads, head_dim, rotary, cos, sin):
 
 @kernel
 def prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-                   position, table):  # fmt: skip
+                   position, table, cache_size):  # fmt: skip
     """Norm and rotate one token's queries and keys, then write its keys and values to the cache."""
     q_row, k_row = q + t * heads * head_dim * 4, k + t * kv_heads * head_dim * 4
     for row, count, weight in ((q_row, heads, layer[Q_NORM]), (k_row, kv_heads, layer[K_NORM])):
@@ -115,7 +115,7 @@ def prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, var
         _rotate(q_row, heads, head_dim, rotary, cos, sin)
         _rotate(k_row, kv_heads, head_dim, rotary, cos, sin)
     write_cache(k_row, v + t * kv_heads * head_dim * 4, position, table, kv_heads, head_dim,
-                head_dim, layer[K_CACHE], layer[V_CACHE])  # fmt: skip
+                head_dim, layer[K_CACHE], layer[V_CACHE], cache_size)  # fmt: skip
 
 
 @kernel

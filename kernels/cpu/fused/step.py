@@ -155,11 +155,11 @@ def _gated(region, x, quantised, m, k, layer, n, gelu, out, out_quantised, zeros
 
 @kernel
 def _prepare(region, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-             positions, sequences, tables):  # fmt: skip
+             positions, sequences, tables, cache_size):  # fmt: skip
     t = take(region, m)
     while t < m:
         prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, variant, wide,
-                       positions[t], tables[sequences[t]])  # fmt: skip
+                       positions[t], tables[sequences[t]], cache_size)  # fmt: skip
         t = done_take(region, m)
     wait(region, m)
 
@@ -199,7 +199,8 @@ def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, 
          factors, h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
     """Return what every thread of the team runs; ``first`` is its first region."""
     (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu, embedding,
-     embedding_row, embedding_panel, final_norm, head, head_tile, head_panel) = dims  # fmt: skip
+     embedding_row, embedding_panel, final_norm, head, head_tile, head_panel,
+     cache_size) = dims  # fmt: skip
     (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
      final_softcap) = factors  # fmt: skip
     m, count = ids.size, logit_rows.size
@@ -215,10 +216,10 @@ def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, 
         _queries_keys_values(region + REGION, source, x_q, m, hidden, layer, q_width, kv_width, q,
                              k, v, zeros)  # fmt: skip
         _prepare(region + 2 * REGION, m, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps,
-                 variant, wide, positions, sequences, tables)  # fmt: skip
+                 variant, wide, positions, sequences, tables, cache_size)  # fmt: skip
         attend(region + 3 * REGION, items, partials, q, a, positions, heads, kv_heads, head_dim,
-               head_dim, tables, layer[K_CACHE], layer[V_CACHE], scale, layer[WINDOW],
-               attention_softcap, np.int64(0), zeros)  # fmt: skip
+               head_dim, tables, layer[K_CACHE], layer[V_CACHE], cache_size, scale,
+               layer[WINDOW], attention_softcap, np.int64(0), zeros)  # fmt: skip
         if layer[OUT + TILE] > BFLOAT16:
             _quantise(region + 4 * REGION, a, m, q_width, x_q)
         _linear_and_add(region + 5 * REGION, a, x_q, m, q_width, layer[OUT : OUT + SIZE], hidden,

@@ -26,6 +26,6 @@ WINDOW, COS, SIN, K_CACHE, V_CACHE = (COLUMNS.index(name) for name in OTHERS)
 # What all layers share, as the step unpacks it: integers, then binary32.
 DIMS = ("hidden", "heads", "kv_heads", "head_dim", "rotary", "inner", "vocab", "norm_variant",
         "wide_qk_norm", "gelu", "embedding", "embedding_row", "embedding_panel", "final_norm",
-        "head", "head_tile", "head_panel")  # fmt: skip
+        "head", "head_tile", "head_panel", "cache_size")  # fmt: skip
 FACTORS = ("eps", "scale", "attention_softcap", "embedding", "residual", "logits_divisor",
            "logits_factor", "final_softcap")  # fmt: skip
