@@ -25,7 +25,7 @@ DAWDLE_TOO = (
     "        if row == rows - 1:\n            for _ in range(1000000):\n                _relax()\n"
 ) + QUANTISE
 QUANTISED = "    wait(region, rows)\n    return result\n"
-BARRIER = "    wait(region, m)\n\n\n@kernel\ndef _attend("
+BARRIER = "    wait(region, m)\n\n\n@kernel\ndef _quantise("
 
 
 def hunt(model="windowed"):
