@@ -131,6 +131,7 @@ def test_every_neighbour_can_be_served(longest, seqs, tokens):
         allow_fast=True,
         plan="",
         dtype="",
+        kv_cache_dtype="float32",
         profile="",
         fingerprint={},
         system_fingerprint="",
