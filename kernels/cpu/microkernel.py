@@ -8,12 +8,11 @@ chain.
 
 from __future__ import annotations
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
 from detinfer.kernels.cpu.jit import kernel
-from detinfer.kernels.cpu.vector import ADDRESS, I32, I64, LANES, Emit, const64, row_intrinsic
+from detinfer.kernels.cpu.vector import ADDRESS, I64, LANES, Emit, const64, row_intrinsic
 
 LINE = 64  # bytes the caches hold together
 TILE_ROWS = 6  # by four vectors: 24 accumulators of the 32 registers AVX-512 has
@@ -56,7 +55,7 @@ def _rows(
         width = vectors * LANES * (2 if bf16 else 4)
         line = b.add(ahead, b.mul(i, const64(width)))
         for at in range(0, width, LINE):
-            _prefetch(b, b.add(line, const64(at)))
+            e.prefetch(b.add(line, const64(at)))
     following = b.add(i, const64(1))
     i.add_incoming(following, loop)
     b.cbranch(b.icmp_signed("<", following, k), loop, done)
@@ -67,14 +66,6 @@ def _rows(
         value.add_incoming(before, entry)
         value.add_incoming(after, loop)
         e.store(value, out, offset(out_stride, r, v))
-
-
-def _prefetch(b, address):
-    """Ask for a cache line that is read soon."""
-    byte = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(address, byte), *(ir.Constant(I32, value) for value in (0, 3, 1))])
 
 
 def make_tile(vectors: int, bf16: bool | None, ahead: bool = False, scaled: bool = False):

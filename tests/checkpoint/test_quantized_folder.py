@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from folders import edit_tensors, write_folder
 from gguf_samples import write_gguf
+from interrupted import killed_midway, without_disk_space
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -178,50 +176,12 @@ def test_a_damaged_copy_is_made_again(tmp_path: Path, cache: Path) -> None:
     assert path.read_bytes() == before
 
 
-STALL = """
-import contextlib, sys, time
-from detinfer.checkpoint import quantized_folder
-from detinfer.checkpoint.loader import resolve_model
-@contextlib.contextmanager
-def stall(wanted):
-    def report(phase, done, total):
-        if 0.3 < done / total < 0.9:
-            print(phase, flush=True)
-            time.sleep(120)
-    yield report
-quantized_folder.progress_bar = stall
-resolve_model(sys.argv[1], quantize="q8_0")
-"""
-FULL = """
-import resource, sys
-import torch, transformers
-from detinfer.errors import ModelLoadError
-from detinfer.checkpoint.loader import resolve_model
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    resolve_model(sys.argv[1], quantize="q8_0")
-except ModelLoadError as error:
-    print(error)
-"""
-
-
-def python(code: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, str(folder)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
-
-
 def test_killed_midway_it_leaves_nothing_that_is_taken_for_whole(
     tmp_path: Path, cache: Path
 ) -> None:
     folder = write_folder(tmp_path / "m", **WIDE)
-    child = python(STALL, folder)
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == "quantising weights\n"
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=60)
+    at = killed_midway("detinfer.checkpoint.quantized_folder", folder, "q8_0")
+    assert at == "quantising weights\n"
     assert list((cache / "models").glob(".*.partial-*/model.safetensors"))
     assert not list((cache / "models").glob("quantized-*"))
     made = resolve_model(str(folder), quantize="q8_0").weights[0].parent
@@ -230,9 +190,7 @@ def test_killed_midway_it_leaves_nothing_that_is_taken_for_whole(
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
-    out, errors = python(FULL, write_folder(tmp_path / "m", **WIDE)).communicate(timeout=120)
-    assert "no disk space left" in out, errors
-    assert out.count("\n") == 1
+    without_disk_space(write_folder(tmp_path / "m", **WIDE), "q8_0")
     assert not [path for path in (cache / "models").iterdir() if path.is_dir()]
 
 

@@ -3,14 +3,12 @@
 import errno
 import logging
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from gguf_samples import write_gguf
+from interrupted import killed_midway, python, without_disk_space
 
 from detinfer.checkpoint import files
 from detinfer.checkpoint.loader import resolve_model
@@ -33,19 +31,6 @@ def fill(new: Path) -> None:
 def beside(folder: Path) -> list[str]:
     """What lies beside the folder, its lock aside."""
     return sorted(f.name for f in folder.parent.iterdir() if not f.name.endswith(".lock"))
-
-
-def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A child that runs ``code`` that may import what tests share."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"PYTHONPATH": path},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_whole_folder_is_built_once(folder):
@@ -214,26 +199,7 @@ build_once(Path(sys.argv[1]), build, "tiny")
 
 def test_a_conversion_killed_midway_is_cleaned_up_and_done_again(tmp_path, cache):
     path = write_gguf(tmp_path / "m.gguf")
-    code = """
-import contextlib, sys, time
-from detinfer.checkpoint import loader
-@contextlib.contextmanager
-def stall(wanted):
-    def report(phase, done, total):
-        if 0.3 < done / total < 0.9:
-            print(phase, flush=True)
-            time.sleep(120)
-    yield report
-loader.progress_bar = stall
-loader.resolve_model(sys.argv[1])
-"""
-    child = python(code, str(path))
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == "converting weights\n"
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=60)
+    assert killed_midway("detinfer.checkpoint.loader", path) == "converting weights\n"
     # Midway: the weights are there in part, under a name that nothing takes for a model.
     (partial,) = (cache / "models").glob(".*.partial-*/model.safetensors")
     assert partial.stat().st_size > 0
@@ -246,18 +212,5 @@ loader.resolve_model(sys.argv[1])
 
 def test_a_disk_that_fills_up_midway_is_one_line_and_leaves_nothing(tmp_path, cache):
     path = write_gguf(tmp_path / "m.gguf")
-    code = """
-import resource, sys
-import torch, transformers
-from detinfer.errors import ModelLoadError
-from detinfer.checkpoint.loader import resolve_model
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    resolve_model(sys.argv[1])
-except ModelLoadError as error:
-    print(error)
-"""
-    out, errors = python(code, str(path)).communicate(timeout=120)
-    assert "no disk space left" in out, errors
-    assert out.count("\n") == 1
+    without_disk_space(path)
     assert beside(cache / "models" / "x") == []
