@@ -12,11 +12,12 @@ class Recipe:
     Attributes:
         steps: of the optimiser.
         batch: puzzles at once.
-        rate: the learning rate, once it is warm.
-        warmup: steps until then.
-        hold: share of all steps after which the rate falls to ``floor`` of itself, linearly.
+        rate: the learning rate of AdamW, once it is warm.
+        matrix_rate: that of Muon, which trains the layers' matrices.
+        warmup: steps until they are warm.
+        hold: share of all steps after which rates fall to ``floor`` of themselves, linearly.
         floor: see there.
-        decay: of weights, by AdamW.
+        decay: of weights, by both.
         average: of the weights' moving average, which is what is kept.
         most: supervision steps given to a puzzle before the next one takes its place.
         explore: share of puzzles that may not halt before a number of steps drawn for each.
@@ -28,6 +29,7 @@ class Recipe:
     steps: int
     batch: int = 64
     rate: float = 1.5e-3
+    matrix_rate: float = 0.02
     warmup: int = 200
     hold: float = 0.6
     floor: float = 0.02
@@ -38,10 +40,10 @@ class Recipe:
     shown: float = 0.35
     pool: int = 50_000
 
-    def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, the first of which is 1."""
+    def share_at(self, step: int) -> float:
+        """Return the share of its learning rates that a step is given; the first step is 1."""
         left = (1 - step / self.steps) / (1 - self.hold)
-        return self.rate * min(1.0, step / self.warmup) * min(1.0, max(self.floor, left))
+        return min(1.0, step / self.warmup) * min(1.0, max(self.floor, left))
 
     def average_at(self, step: int) -> float:
         """Return how much of the moving average stays; early weights are forgotten sooner."""

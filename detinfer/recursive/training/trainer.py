@@ -24,7 +24,7 @@ from detinfer.recursive.training.recipe import Recipe
 Weights = dict[str, Tensor]
 BUFFERS = ("H_init", "L_init", "puzzle_emb.weights")  # drawn or zero, and not trained
 HALTING_LOSS, HALTING_BIAS = 0.5, -5.0
-GRADIENT_NORM, BETAS = 1.0, (0.9, 0.95)
+GRADIENT_NORM, BETAS, MOMENTUM = 1.0, (0.9, 0.95), 0.95
 
 
 class Figures(NamedTuple):
@@ -75,12 +75,22 @@ class Trainer:
         self.trained = [
             weight.requires_grad_() for name, weight in self.weights.items() if name not in BUFFERS
         ]
-        self._optimiser = torch.optim.AdamW(self.trained, betas=BETAS, weight_decay=recipe.decay)
+        self._optimisers = self._make_optimisers()
         self._network = network(config, self.weights, pool.task)
         batch = recipe.batch
         self._boards, self._answers = pool.draw(batch, self.random)
         self._y, self._z = (state.clone() for state in self._network.start(batch))
         self._age, self._least = torch.zeros(batch), torch.ones(batch)
+
+    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Muon for the layers' matrices, AdamW for what stands before and after them."""
+        matrices = [w for name, w in self.weights.items() if name.startswith("L_level.")]
+        others = [w for w in self.trained if all(w is not matrix for matrix in matrices)]
+        decay = self.recipe.decay
+        return (
+            torch.optim.Muon(matrices, momentum=MOMENTUM, weight_decay=decay),
+            torch.optim.AdamW(others, betas=BETAS, weight_decay=decay),
+        )
 
     def advance(self) -> Figures:
         """Give every puzzle of the batch one supervision step, and the weights one update."""
@@ -105,13 +115,17 @@ class Trainer:
         return Figures(loss.item(), right.float().mean().item(), solved.float().mean().item())
 
     def _update(self, loss: Tensor) -> None:
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.recipe.rate_at(self.step)
-        self._optimiser.zero_grad()
+        recipe, share = self.recipe, self.recipe.share_at(self.step)
+        for weight in self.trained:
+            weight.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained, GRADIENT_NORM)
-        self._optimiser.step()
-        stays = self.recipe.average_at(self.step)
+        rates = recipe.matrix_rate, recipe.rate
+        for optimiser, rate in zip(self._optimisers, rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * share
+            optimiser.step()
+        stays = recipe.average_at(self.step)
         with torch.no_grad():
             for name, weight in self.weights.items():
                 self.average[name].lerp_(weight, 1 - stays)
@@ -137,7 +151,7 @@ class Trainer:
             "random": self.random.get_state(),
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "average": self.average,
-            "optimiser": self._optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             "batch": [
                 self._boards, self._answers, self._y, self._z, self._age, self._least
             ],
@@ -151,7 +165,8 @@ class Trainer:
             for name, weight in state["weights"].items():
                 self.weights[name].copy_(weight)
         self.average = state["average"]
-        self._optimiser.load_state_dict(state["optimiser"])
+        for optimiser, past in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(past)
         (self._boards, self._answers, self._y, self._z, self._age, self._least) = state["batch"]
 
 
