@@ -29,7 +29,7 @@ class Recipe:
     steps: int
     batch: int = 64
     rate: float = 1.5e-3
-    matrix_rate: float = 0.02
+    matrix_rate: float = 0.01
     warmup: int = 200
     hold: float = 0.6
     floor: float = 0.02
