@@ -8,5 +8,5 @@ from detinfer.recursive.training.recipe import Recipe
 RECIPES = {
     "sudoku4": (RecursiveConfig("sudoku4", 5, 16, 48, "units", 6, 128), Recipe(400)),
     "sudoku6": (RecursiveConfig("sudoku6", 7, 36, 72, "units", 6, 192), Recipe(2000)),
-    "sudoku9": (RecursiveConfig("sudoku9", 10, 81, 96, "units", 6, 256), Recipe(6000)),
+    "sudoku9": (RecursiveConfig("sudoku9", 10, 81, 96, "units", 6, 256), Recipe(4000)),
 }
