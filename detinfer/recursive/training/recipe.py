@@ -31,7 +31,7 @@ class Recipe:
     rate: float = 1.5e-3
     matrix_rate: float = 0.01
     warmup: int = 200
-    hold: float = 0.6
+    hold: float = 0.3
     floor: float = 0.02
     decay: float = 0.1
     average: float = 0.999
