@@ -19,9 +19,9 @@ from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.machine import check_logits, check_pool
 from detinfer.params import SamplingParams, noise_seed
+from detinfer.rounding import contract_rounding
 from detinfer.runner import make_runner
 from detinfer.runner.compile_progress import compile_progress
-from detinfer.runner.rounding import contract_rounding
 from detinfer.runner.runner import Runner
 from detinfer.sampling import prepare
 

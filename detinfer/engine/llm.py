@@ -14,7 +14,7 @@ from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams, choices
-from detinfer.runner.rounding import contract_rounding
+from detinfer.rounding import contract_rounding
 
 Prompt = str | Sequence[int]
 

@@ -10,7 +10,7 @@ from detinfer import LLM, SamplingParams
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.kernels.cpu.rounding import control_word
-from detinfer.runner.rounding import contract_rounding
+from detinfer.rounding import contract_rounding
 
 RULES = ~0x3F  # without what MXCSR notes of past operations
 PENALTY, LOGIT = np.float32(1.3), np.float32(5)
