@@ -36,6 +36,7 @@ __all__ = [
     "PackedWeight",
     "Profile",
     "activation",
+    "attend_all",
     "attention",
     "device",
     "embedding",
@@ -259,3 +260,17 @@ def attention(
     return _kernels().attention(
         q, k, v, cache, layer, batch, scale=scale, window=window, softcap=softcap, sinks=sinks
     )
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Attend from every row to every row of its own board: rule 3 with nothing masked.
+
+    Args:
+        q, k, v: of one shape and dtype. [..., rows, dim]
+        scale: of the scores.
+
+    Raises:
+        UnsupportedModelError: the profile has no such kernel (``native`` as yet).
+        ValueError: on shapes that differ.
+    """
+    return _kernels().attend_all(q, k, v, scale)

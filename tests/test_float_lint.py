@@ -67,8 +67,6 @@ ALLOWED = {
     ("checkpoint/weight_file", "write_weights", "np.prod"): SIZES,
     ("backends/portable_cache", "_zeros", "math.prod"): SIZES,
     ("kernels/cpu/attention_work", "work_items", "parts.sum"): SIZES,
-    ("recursive/network", "_tables", "angles.cos"): "PyTorch's kernels: none of ours rotate yet",
-    ("recursive/network", "_tables", "angles.sin"): "PyTorch's kernels: none of ours rotate yet",
     ("logs", "write", "log.log"): "a line of the log",
     ("models/norms", "_verify", "().float().mean"): "a formula compared at load, with tolerance",
     ("models/rope", "_layout", "angles.cos"): "a layout compared at load, with tolerance",

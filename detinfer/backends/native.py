@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detinfer.backends import LayerCacheSpec
 from detinfer.backends.native_batch import NativeBatch
+from detinfer.errors import UnsupportedModelError
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation as _activation
 from detinfer.kernels.triton import attention as _attention
@@ -144,3 +145,7 @@ def attention(
         softcap=softcap,
         sinks=sinks,
     )
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    raise UnsupportedModelError("attend_all: profile native has no such kernel yet, portable has")

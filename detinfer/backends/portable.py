@@ -11,6 +11,7 @@ from detinfer.backends import portable_cache
 from detinfer.backends.portable_cache import BatchTensors, KVCache
 from detinfer.errors import UnsupportedModelError
 from detinfer.kernels.cpu import activation as _activation
+from detinfer.kernels.cpu import attend_all as _attend_all
 from detinfer.kernels.cpu import attention as _attention
 from detinfer.kernels.cpu import logits as _logits
 from detinfer.kernels.cpu import matmul as _matmul
@@ -237,6 +238,16 @@ def attention(
         out,
     )
     return torch.from_numpy(out).to(q.dtype)
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.shape != q.shape:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(q.shape)}")
+    rows = [_float(t).reshape(-1, *q.shape[-2:]) for t in (q, k, v)]
+    out = np.empty_like(rows[0])
+    _attend_all.attend_all(*rows, np.float32(scale), _matmul.ZEROS, out)
+    return _restore(out, q)
 
 
 def _float(x: Tensor) -> Array:

@@ -16,9 +16,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from detinfer.models.rope_frequencies import RopeSpec, rope_frequencies
+from detinfer.models.rope_table import RopeTable, build_rope_table
 from detinfer.recursive.config import RecursiveConfig
 
 EPS, ROPE_THETA = 1e-5, 10000.0
+
+
+def rope_table(config: RecursiveConfig) -> RopeTable:
+    """Cosines and sines of every token's position: rule 5 of the arithmetic contract."""
+    tokens = config.prefix + config.cells
+    spec = RopeSpec({"rope_theta": ROPE_THETA}, config.hidden // config.heads // 2, tokens, tokens)
+    return build_rope_table(rope_frequencies(spec)[0], tokens)
 
 
 class Kernels(Protocol):
@@ -148,9 +157,6 @@ class Network:
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of every position. [tokens, dim]"""
-        dim = self.config.hidden // self.config.heads
-        frequency = ROPE_THETA ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-        angles = torch.arange(self.config.prefix + self.config.cells).unsqueeze(1) * frequency
-        angles = torch.cat([angles, angles], 1)
-        return angles.cos(), angles.sin()
+        """Cosines and sines of every position, for both halves. [tokens, dim]"""
+        table = rope_table(self.config)
+        return torch.cat([table.cos, table.cos], 1), torch.cat([table.sin, table.sin], 1)

@@ -21,8 +21,8 @@ from detinfer.recursive.tasks import TASKS
 from detinfer.recursive.training.data import TEST, Pool
 from detinfer.recursive.training.evaluation import evaluate
 from detinfer.recursive.training.recipes import RECIPES
-from detinfer.recursive.training.trainer import Trainer, digest, network
-from detinfer.recursive.weights import save_weights
+from detinfer.recursive.training.trainer import Trainer, network
+from detinfer.recursive.weights import digest, save_weights
 
 EVERY = 100  # steps between checkpoints, and between lines of the log
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,3 +62,11 @@ def check_weights(source: str, config: RecursiveConfig, weights: dict[str, Tenso
             raise ConfigError(f"{source}: {name} has shape {got}, expected {expected}")
         if not torch.isfinite(weights[name]).all():
             raise ConfigError(f"{source}: {name} holds a NaN or an infinity")
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights by name."""
+    hasher = hashlib.sha256()
+    for name in sorted(weights):
+        hasher.update(name.encode() + weights[name].detach().contiguous().numpy().tobytes())
+    return hasher.hexdigest()

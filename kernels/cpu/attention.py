@@ -81,7 +81,7 @@ def _block(queries, shape, position, rule, keys, values, scores, state, zeros, a
 
 
 @kernel
-def _segment(queries, shape, position, rule, pages, start, stop, scores, state, zeros):
+def attend_segment(queries, shape, position, rule, pages, start, stop, scores, state, zeros):
     """Pages [start, stop) of one segment: ``state`` becomes m, l and o of the rows."""
     rows, group, k_dim, v_pad, size = shape
     table, head, kv_heads, k_cache, v_cache = pages
@@ -134,7 +134,7 @@ def _attend_item(items, i, partials, floats, scratch, q, out, shape, heads, v_di
         segment = start // SEGMENT_PAGES
         stop = min(item[STOP], (segment + 1) * SEGMENT_PAGES)
         place = slots + part * floats * 4 if parts > 1 else state
-        _segment(queries, shape, position, rule, pages, start, stop, scores, place, zeros)
+        attend_segment(queries, shape, position, rule, pages, start, stop, scores, place, zeros)
         if parts == 1:
             _merge(state, shape, position, window, sinks != 0, segment, total)
         start = stop

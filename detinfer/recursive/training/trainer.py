@@ -6,7 +6,6 @@ the next one, as requests do in serving.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any, NamedTuple
 
@@ -168,11 +167,3 @@ class Trainer:
         for optimiser, past in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(past)
         (self._boards, self._answers, self._y, self._z, self._age, self._least) = state["batch"]
-
-
-def digest(weights: Weights) -> str:
-    """SHA-256 of weights by name."""
-    hasher = hashlib.sha256()
-    for name in sorted(weights):
-        hasher.update(name.encode() + weights[name].detach().contiguous().numpy().tobytes())
-    return hasher.hexdigest()
