@@ -19,8 +19,8 @@ class RecursiveConfig:
         cells: of a board.
         hidden: width of a cell's state.
         mixer: how cells hear of one another: ``attention`` of all to all, ``units`` for heads that
-            attend within a row, a column or a box (a third of them each), ``mlp`` for a SwiGLU
-            over the cells.
+            attend within a unit of the task, as a row or a box (an equal share of them for each
+            kind), ``mlp`` for a SwiGLU over the cells.
         heads: of attention.
         intermediate: width of the SwiGLU over a cell's state.
         mixed: width of the SwiGLU over cells.

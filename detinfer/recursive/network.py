@@ -60,7 +60,7 @@ class Network:
         config: its shape.
         weights: by name (``config.shapes``); what ``kernels`` take as weights.
         kernels: what it is computed with.
-        units: cells of each row, each column and each box, for a mixer of that name. [3, n, n]
+        units: cells of each unit, by kind (Task.units), for a mixer of that name. [kinds, n, size]
     """
 
     config: RecursiveConfig
@@ -132,10 +132,10 @@ class Network:
         )
 
     def _units(self, h: Tensor, name: str) -> Tensor:
-        qkv, heads = self._queries_keys_values(h, name), self.config.heads // 3
         size, cells, back = self._order
+        qkv, heads = self._queries_keys_values(h, name), self.config.heads // len(cells)
         mixed = []
-        for kind in range(3):
+        for kind in range(len(cells)):
             share = qkv[:, :, :, kind * heads : (kind + 1) * heads].index_select(1, cells[kind])
             groups = share.reshape(-1, size, 3, heads, share.shape[-1])
             q, k, v = groups.permute(2, 0, 3, 1, 4)
@@ -145,7 +145,7 @@ class Network:
 
     @cached_property
     def _order(self) -> tuple[int, Tensor, Tensor]:
-        """Size of a unit; cells unit by unit, and where each cell is then. [3, cells]"""
+        """Size of a unit; cells unit by unit, and where each cell is then. [kinds, cells]"""
         assert self.units is not None
         cells = self.units.flatten(1)
         return self.units.shape[2], cells, cells.argsort(1)

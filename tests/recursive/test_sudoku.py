@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from detinfer.errors import RequestError
 from detinfer.recursive.tasks import TASKS
 from detinfer.recursive.training.data import Pool
 
@@ -120,3 +121,28 @@ def test_what_is_trained_on_is_never_tested():
     known = {board.tobytes() for board in tests.boards}
     assert not known & {row.numpy().astype(np.int8).tobytes() for row in pool.boards}
     assert 0 < len(pool.boards) < 200
+
+
+def test_text_is_read_as_it_is_written():
+    task = TASKS["sudoku6"]
+    [board] = task.generate(6, 0, 1).boards
+    text = task.render(board)
+    rows = [text[at : at + task.width] for at in range(0, task.cells, task.width)]
+    for written in (text, text.replace(".", "0"), "\n".join(rows) + "\n", "\r\n".join(rows)):
+        assert np.array_equal(task.parse(written), board)
+    assert np.array_equal(task.clues(board), np.array([one != "." for one in text]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("." * 35, "grid: has 35 cells, expected 36"),
+        ("." * 37, "grid: has 37 cells, expected 36"),
+        ("", "grid: has 0 cells, expected 36"),
+        ("." * 7 + "7" + "." * 28, "grid: cell 8 is '7', expected 1 to 6, or . where it is empty"),
+        ("." * 35 + "é", "grid: cell 36 is 'é'"),
+    ],
+)
+def test_other_text_is_refused(text, said):
+    with pytest.raises(RequestError, match=said):
+        TASKS["sudoku6"].parse(text)

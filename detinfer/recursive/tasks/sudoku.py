@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,23 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from detinfer.kernels.cpu import sudoku as search
+from detinfer.recursive.tasks.task import Boards, Puzzles, tokens_of
 
-Boards = npt.NDArray[np.int8]
 NODES = 200_000  # guesses after which a board is not counted any further: a second's work at most
-
-
-class Puzzles(NamedTuple):
-    """Puzzles with one solution each.
-
-    Attributes:
-        boards: 0 where a cell is empty. [N, cells] int8
-        answers: [N, cells] int8
-        difficulty: dead ends of a search for the answer, on average. [N] float64
-    """
-
-    boards: Boards
-    answers: Boards
-    difficulty: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -52,6 +37,11 @@ class Sudoku:
         return self.high * self.wide
 
     @property
+    def width(self) -> int:
+        """Return the number of cells in a row."""
+        return self.size
+
+    @property
     def cells(self) -> int:
         """Return the number of cells of a board."""
         return self.size * self.size
@@ -67,9 +57,27 @@ class Sudoku:
         table: npt.NDArray[np.int64] = search.units(self.size, self.high, self.wide)
         return table.reshape(3, self.size, self.size)
 
+    @property
+    def hardness(self) -> tuple[float, ...]:
+        """Return upper ends of classes of boards, by dead ends."""
+        return 0, 2, 5, 10, np.inf
+
+    def parse(self, text: str) -> Boards:
+        """Read digits; ``.``, ``0`` or ``_`` where a cell is empty. [cells]"""
+        letters = {str(value): value for value in range(self.size + 1)} | {".": 0, "_": 0}
+        return tokens_of(text, letters, self.cells, f"1 to {self.size}, or . where it is empty")
+
+    def render(self, board: Boards) -> str:
+        """Write digits, ``.`` where a cell is empty."""
+        return "".join(str(value) if value else "." for value in board)
+
+    def clues(self, boards: Boards) -> npt.NDArray[np.bool_]:
+        """Tell which cells are filled."""
+        return np.asarray(boards != 0)
+
     def holds(self, boards: Boards, answers: Boards) -> npt.NDArray[np.bool_]:
-        """Whether answers keep a board's clues and break no rule. [N, cells] -> [N]"""
-        kept = ((boards == 0) | (boards == answers)).all(1)
+        """Tell whether answers keep a board's clues and break no rule. [N, cells] -> [N]"""
+        kept = (~self.clues(boards) | (boards == answers)).all(1)
         values = np.sort(answers[:, self.units.reshape(-1, self.size)], axis=-1)
         right = (values == np.arange(1, self.size + 1)).all((1, 2))
         return np.asarray(kept & right)
@@ -85,12 +93,15 @@ class Sudoku:
         return None
 
     def solutions(self, board: Boards, limit: int = 2) -> int:
-        """How many solutions a board has, up to a limit; -1 where it cannot be told soon."""
+        """Count a board's solutions up to a limit; -1 where it cannot be told soon."""
         scratch = np.empty(self.cells, np.int8)
         return int(search.solutions(board, self.size, self.high, self.wide, limit, NODES, scratch))
 
     def generate(self, seed: int, first: int, count: int) -> Puzzles:
-        """Make minimal puzzles with one solution, the same for the same numbers anywhere."""
+        """Make minimal puzzles with one solution, the same for the same numbers anywhere.
+
+        Their difficulty is the number of a search's dead ends, on average.
+        """
         boards = np.empty((count, self.cells), np.int8)
         answers, dead_ends = np.empty_like(boards), np.empty(count, np.int64)
         search.generate(seed, first, self.size, self.high, self.wide, boards, answers, dead_ends)
@@ -110,6 +121,10 @@ class Sudoku:
             [torch.zeros(count, 1, dtype=torch.int64), 1 + _orders(count, self.size, random)], 1
         )
         return values.gather(1, boards.gather(1, at)), values.gather(1, answers.gather(1, at))
+
+    def essence(self, board: Boards) -> bytes:
+        """Return the board itself: there are few essentially different small ones."""
+        return board.tobytes()
 
     @staticmethod
     def _lines(count: int, bands: int, lines: int, random: Generator) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from detinfer.recursive.tasks.sudoku import Puzzles, Sudoku
+from detinfer.recursive.tasks.task import Puzzles, Task
 
 TRAIN, TEST = 1, 2  # seeds of the generators: of a pool, and of the puzzles nobody trains on
 
@@ -23,17 +23,17 @@ class Pool:
         shown: see recipe.Recipe.
     """
 
-    task: Sudoku
+    task: Task
     boards: Tensor
     answers: Tensor
     shown: float
 
     @classmethod
-    def make(cls, task: Sudoku, count: int, shown: float, tests: Puzzles) -> Pool:
+    def make(cls, task: Task, count: int, shown: float, tests: Puzzles) -> Pool:
         """Generate ``count`` puzzles and leave out those that ``tests`` has too."""
         puzzles = task.generate(TRAIN, 0, count)
-        known = {board.tobytes() for board in tests.boards}
-        new = np.array([board.tobytes() not in known for board in puzzles.boards])
+        known = {task.essence(board) for board in tests.boards}
+        new = np.array([task.essence(board) not in known for board in puzzles.boards])
         boards, answers = (torch.from_numpy(one[new]).long() for one in puzzles[:2])
         return cls(task, boards, answers, shown)
 

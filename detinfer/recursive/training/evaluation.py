@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from detinfer.recursive.network import Network
-from detinfer.recursive.tasks.sudoku import Puzzles, Sudoku
+from detinfer.recursive.tasks.task import Puzzles, Task
 
 BATCH = 256
-HARDNESS = (0, 2, 5, 10, np.inf)  # upper ends of the classes of dead ends
 
 
 class Evaluation(NamedTuple):
@@ -19,7 +18,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         by_steps: after each number of steps.
-        by_hardness: after all of them, by dead ends: 0, to 2, to 5, to 10, more.
+        by_hardness: after all of them, by class of difficulty (Task.hardness), if it has any.
         verified: when a puzzle halts as soon as the model says so and the rules hold.
         halting_step: at which it then does, on average.
     """
@@ -31,7 +30,7 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: Network, task: Sudoku, puzzles: Puzzles, steps: int = 16) -> Evaluation:
+def evaluate(network: Network, task: Task, puzzles: Puzzles, steps: int = 16) -> Evaluation:
     """Solve every puzzle with ``steps`` steps."""
     right = np.zeros((steps, len(puzzles.boards)), np.bool_)
     halts = np.zeros_like(right)
@@ -49,14 +48,10 @@ def evaluate(network: Network, task: Sudoku, puzzles: Puzzles, steps: int = 16) 
             halts[step, part] = holds & (verdict > 0).numpy()
     halts[-1] = True
     halted = halts.argmax(0)
-    least = np.array([-1.0, *HARDNESS[:-1]])
+    classes = np.searchsorted(task.hardness, puzzles.difficulty)
     return Evaluation(
         right.mean(1).tolist(),
-        [
-            float(right[-1][(low < puzzles.difficulty) & (puzzles.difficulty <= high)].mean())
-            for low, high in zip(least, HARDNESS, strict=True)
-            if ((low < puzzles.difficulty) & (puzzles.difficulty <= high)).any()
-        ],
+        [float(right[-1][classes == one].mean()) for one in np.unique(classes)],
         float(right[halted, np.arange(right.shape[1])].mean()),
         float(halted.mean()) + 1,
     )

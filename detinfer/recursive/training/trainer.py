@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from detinfer.recursive.config import RecursiveConfig
 from detinfer.recursive.network import Network
-from detinfer.recursive.tasks.sudoku import Sudoku
+from detinfer.recursive.tasks.task import Task
 from detinfer.recursive.torch_kernels import TorchKernels
 from detinfer.recursive.training.data import Pool
 from detinfer.recursive.training.recipe import Recipe
@@ -51,9 +51,10 @@ def initial_weights(config: RecursiveConfig, random: torch.Generator) -> Weights
     return weights
 
 
-def network(config: RecursiveConfig, weights: Weights, task: Sudoku) -> Network:
+def network(config: RecursiveConfig, weights: Weights, task: Task) -> Network:
     """Build a network of PyTorch's kernels."""
-    return Network(config, weights, TorchKernels(), torch.from_numpy(task.units))
+    units = None if task.units is None else torch.from_numpy(task.units)
+    return Network(config, weights, TorchKernels(), units)
 
 
 class Trainer:
