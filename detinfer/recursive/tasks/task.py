@@ -46,7 +46,7 @@ class Task(Protocol):
         """Return the number of things a cell can hold: token ids are below it."""
 
     @property
-    def units(self) -> npt.NDArray[np.int64] | None:
+    def units(self) -> npt.NDArray[np.int64]:
         """Cells of each unit, by kind; every cell is in one of each kind. [kinds, n, size]"""
 
     @property

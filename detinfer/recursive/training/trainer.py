@@ -53,8 +53,7 @@ def initial_weights(config: RecursiveConfig, random: torch.Generator) -> Weights
 
 def network(config: RecursiveConfig, weights: Weights, task: Task) -> Network:
     """Build a network of PyTorch's kernels."""
-    units = None if task.units is None else torch.from_numpy(task.units)
-    return Network(config, weights, TorchKernels(), units)
+    return Network(config, weights, TorchKernels(), torch.from_numpy(task.units))
 
 
 class Trainer:
