@@ -11,6 +11,6 @@ RECIPES = {
     "sudoku9": (RecursiveConfig("sudoku9", 10, 81, 96, "units", 6, 256), Recipe(4000)),
     "maze": (
         RecursiveConfig("maze", 5, 144, 64, "units", 4, 192),
-        Recipe(4000, shown=0.0),
+        Recipe(2400, hold=0.5, shown=0.0),
     ),
 }
