@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,7 +22,7 @@ from detinfer.recursive.tasks import TASKS
 from detinfer.recursive.training.data import TEST, Pool
 from detinfer.recursive.training.evaluation import evaluate
 from detinfer.recursive.training.recipes import RECIPES
-from detinfer.recursive.training.trainer import Trainer, network
+from detinfer.recursive.training.trainer import Trainer, Weights, network
 from detinfer.recursive.weights import digest, save_weights
 
 EVERY = 100  # steps between checkpoints, and between lines of the log
@@ -55,38 +56,55 @@ def train(arguments: argparse.Namespace) -> None:
     """Train, evaluate and write ``weights.safetensors`` and ``card.json``."""
     torch.set_num_threads(arguments.threads)
     task = TASKS[arguments.task]
-    config, recipe = RECIPES[arguments.task]
-    recipe = replace(recipe, steps=arguments.steps or recipe.steps)
+    config, *recipes = RECIPES[arguments.task]
+    if arguments.steps:
+        recipes = [replace(recipe, steps=arguments.steps) for recipe in recipes]
     folder = arguments.out or Path(f"trm-{arguments.task}")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    console.print(f"making {recipe.pool} puzzles")
     tests = task.generate(TEST, 0, arguments.tests)
-    pool = Pool.make(task, recipe.pool, recipe.shown, tests)
-    trainer = Trainer(config, recipe, arguments.seed, pool)
-    about = {"recipe": asdict(recipe), "seed": arguments.seed, "threads": arguments.threads}
-    _go_on(trainer, folder, about)
-    _run(trainer, folder, about, console)
-    result = evaluate(network(config, trainer.average, task), task, tests)
-    save_weights(folder / "weights.safetensors", config, trainer.average)
-    card = {"task": task.name, **about, "digest": digest(trainer.average), **result._asdict()}
+    weights: Weights | None = None
+    state = _checkpoint(folder)
+    past = state["about"]["stage"] if state else 1
+    for number, recipe in list(enumerate(recipes, 1))[past - 1 :]:
+        console.print(f"stage {number} of {len(recipes)}: making {recipe.pool} puzzles")
+        pool = Pool.make(task, recipe.pool, recipe.shown, tests)
+        trainer = Trainer(config, recipe, arguments.seed + number - 1, pool, weights)
+        about = {"stage": number, "recipe": asdict(recipe), **_same(arguments)}
+        if state and number == past:
+            if state["about"] != about:
+                raise ConfigError(
+                    f"--out: {folder} has a checkpoint of another recipe, seed or threads"
+                )
+            trainer.restore(state)
+        _run(trainer, folder, about, console)
+        weights = trainer.average
+    assert weights is not None
+    result = evaluate(network(config, weights, task), task, tests)
+    save_weights(folder / "weights.safetensors", config, weights)
+    card = {
+        "task": task.name,
+        "recipes": [asdict(recipe) for recipe in recipes],
+        **_same(arguments),
+        "digest": digest(weights),
+        **result._asdict(),
+    }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     console.print(json.dumps(card), soft_wrap=True)
 
 
-def _go_on(trainer: Trainer, folder: Path, about: dict[str, object]) -> None:
-    """Take up a training that was stopped.
+def _same(arguments: argparse.Namespace) -> dict[str, int]:
+    """Return what decides a training beside its recipes."""
+    return {"seed": arguments.seed, "threads": arguments.threads}
 
-    Raises:
-        ConfigError: the folder has a checkpoint of another one.
-    """
+
+def _checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Return the state of a training that was stopped."""
     path = folder / "checkpoint.pt"
     if not path.exists():
-        return
-    state = torch.load(path, weights_only=True)
-    if state.pop("about") != about:
-        raise ConfigError(f"--out: {folder} has a checkpoint of another recipe, seed or threads")
-    trainer.restore(state)
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
 
 
 def _run(trainer: Trainer, folder: Path, about: dict[str, object], console: Console) -> None:
@@ -106,8 +124,8 @@ def _run(trainer: Trainer, folder: Path, about: dict[str, object], console: Cons
             if trainer.step % EVERY == 0 or trainer.step == steps:
                 loss, cells, boards = (sums / count).tolist()
                 bar.update(shown, figures=f"loss {loss:.3f}, boards {boards:.1%}")
-                line = {"step": trainer.step, "loss": loss, "cells": cells, "boards": boards}
-                log.write(json.dumps(line) + "\n")
+                line = {"stage": about["stage"], "step": trainer.step, "loss": loss}
+                log.write(json.dumps({**line, "cells": cells, "boards": boards}) + "\n")
                 log.flush()
                 sums, count = torch.zeros(3), 0
                 part = folder / "checkpoint.part"

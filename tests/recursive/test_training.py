@@ -12,7 +12,11 @@ from detinfer.recursive.training import recipes
 from detinfer.recursive.training.recipe import Recipe
 from detinfer.recursive.weights import load_weights
 
-TINY = (RecursiveConfig("sudoku4", 5, 16, 24, "units", 3, 32), Recipe(50, batch=32, pool=300))
+TINY = (
+    RecursiveConfig("sudoku4", 5, 16, 24, "units", 3, 32),
+    Recipe(50, batch=32, pool=300),
+    Recipe(10, batch=32, pool=300),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +38,15 @@ def test_a_seed_decides_every_weight(tmp_path):
     assert config == TINY[0]
 
 
-def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("stop", "goes_on"), [(31, 20), (5, 0)])
+def test_a_training_that_was_stopped_ends_with_the_same_weights(
+    stop, goes_on, tmp_path, monkeypatch
+):
     whole = trained(tmp_path / "whole")
     advance = train.Trainer.advance
 
     def killed(self):
-        if self.step == 31:
+        if self.step == stop:
             raise KeyboardInterrupt
         return advance(self)
 
@@ -54,7 +61,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, monkey
 
     monkeypatch.setattr(train.Trainer, "advance", watched)
     resumed = trained(tmp_path / "stopped")
-    assert started[0] == 20, "it went on from its last checkpoint"
+    assert started[0] == goes_on, "it went on from its last checkpoint"
     assert resumed["digest"] == whole["digest"]
 
 

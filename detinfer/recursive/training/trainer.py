@@ -64,12 +64,22 @@ class Trainer:
         recipe: what is done.
         seed: of weights, puzzles drawn and halting.
         pool: of puzzles.
+        weights: to begin with; drawn if None.
     """
 
-    def __init__(self, config: RecursiveConfig, recipe: Recipe, seed: int, pool: Pool) -> None:
+    def __init__(
+        self,
+        config: RecursiveConfig,
+        recipe: Recipe,
+        seed: int,
+        pool: Pool,
+        weights: Weights | None = None,
+    ) -> None:
         self.config, self.recipe, self.pool, self.step = config, recipe, pool, 0
         self.random = torch.Generator().manual_seed(seed)
         self.weights = initial_weights(config, self.random)
+        if weights is not None:
+            self.weights = {name: weights[name].clone() for name in self.weights}
         self.average = {name: weight.clone() for name, weight in self.weights.items()}
         self.trained = [
             weight.requires_grad_() for name, weight in self.weights.items() if name not in BUFFERS
