@@ -39,7 +39,7 @@ class Model:
         heads: of attention.
         prefix: tokens before the first cell.
         cycles, updates: T and n.
-        units: cells of each row, column and box. [3, n, n]
+        units: cells of each unit, by kind. [kinds, n, size]
         tables: cosines and sines of every token's position. [tokens, dim / 2]
     """
 
@@ -112,9 +112,9 @@ class Model:
             cos, sin = (table[:, None] for table in self.tables)
             q, k = reference.rope(q, cos, sin), reference.rope(k, cos, sin)
             return attend_all(q, k, v, scale).reshape(h.shape)
-        out, third = np.empty_like(q), self.heads // 3
+        out, share = np.empty_like(q), self.heads // len(self.units)
         for kind, groups in enumerate(self.units):
-            part = slice(kind * third, (kind + 1) * third)
+            part = slice(kind * share, (kind + 1) * share)
             for cells in groups:
                 out[cells, part] = attend_all(q[cells, part], k[cells, part], v[cells, part], scale)
         return out.reshape(h.shape)

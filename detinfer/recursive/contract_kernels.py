@@ -38,8 +38,8 @@ class ContractKernels:
     def mean_rows(self, x: Tensor) -> Tensor:
         """Average over rows: a linear layer of ones, then one division."""
         count = x.shape[1]
-        total = ops.linear(x.transpose(1, 2), ops.pack(torch.ones(1, count)))
-        return total[..., 0] / count
+        total = ops.linear(x.transpose(1, 2), ops.pack(torch.ones(1, count)))[..., 0]
+        return total / torch.full_like(total, count)  # by a number, a GPU would multiply
 
     def silu_mul(self, x: Tensor) -> Tensor:
         """Gate one half by the other."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from torch import Tensor
 from detinfer import __version__, ops
 from detinfer.errors import ConfigError, DetinferError
 from detinfer.kernels.cpu.jit import numba
+from detinfer.logs import log
 from detinfer.machine import cpu_threads
 from detinfer.recursive import shipped
+from detinfer.recursive.compiled_step import CompiledStep, misfit
 from detinfer.recursive.config import RecursiveConfig
 from detinfer.recursive.contract_kernels import ContractKernels, pack_weights
 from detinfer.recursive.network import Network
@@ -30,7 +33,7 @@ F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
 
 CONTRACT = "portable-1"
-PLANS = ("auto", "modules")
+PLANS = ("auto", "fused", "modules")
 
 
 class NotFiniteError(DetinferError):
@@ -53,7 +56,8 @@ class RecursiveModel:
         name: what it is called.
         config, weights: of ``load_weights``.
         deterministic: by the contract's kernels, or by PyTorch's, whose bits follow the batch.
-        plan: ``modules``: a kernel a call; ``auto``: the fastest whose bits are the same.
+        plan: ``modules``: a kernel a call; ``fused``: a step a call; ``auto``: the latter where
+            there is one and its bits are the same.
         threads: 0 for as many as there are cores.
 
     Attributes:
@@ -61,7 +65,7 @@ class RecursiveModel:
         weights_digest: SHA-256 of its weights.
 
     Raises:
-        ConfigError: a task, plan or number of threads that is not there.
+        ConfigError: a task, plan or number of threads that cannot be.
     """
 
     def __init__(
@@ -86,6 +90,10 @@ class RecursiveModel:
             self._network = Network(config, pack_weights(weights), ContractKernels(), units)
         else:
             self._network = Network(config, weights, TorchKernels(), units)
+        self._room: F32 = np.empty((2, 0, self.tokens, config.hidden), np.float32)
+        self._compiled: CompiledStep | None = None
+        if deterministic and plan != "modules":
+            self._compile(plan, weights)
 
     @classmethod
     def load(
@@ -153,16 +161,24 @@ class RecursiveModel:
         """
         self._check(boards, y, z)
         numba.set_num_threads(self.threads)  # the setting is per thread
-        if self.deterministic:
-            with contract_rounding(), torch.inference_mode():
-                return self._by_modules(boards, y, z)
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            with torch.inference_mode():
-                return self._by_modules(boards, y, z)
-        finally:
-            torch.set_num_threads(before)
+        before = self._kept(y, z)
+        if self._compiled is not None:
+            grids, q = self._compiled(self.threads, boards, y, z)
+        else:
+            with self._rounding(), torch.inference_mode():
+                grids, q = self._by_modules(boards, y, z)
+        if wrong := np.flatnonzero((grids < 0).any(1) | ~np.isfinite(q)).tolist():
+            y[...], z[...] = before
+            raise NotFiniteError(wrong)
+        return grids, q
+
+    def _kept(self, y: F32, z: F32) -> F32:
+        """Return a copy of both, in memory that stays. [2, B, tokens, hidden]"""
+        if self._room.shape[1] < len(y):
+            self._room = np.empty((2, *y.shape), np.float32)
+        room = self._room[:, : len(y)]
+        room[0], room[1] = y, z
+        return room
 
     def _by_modules(self, boards: I8, y: F32, z: F32) -> tuple[I8, F32]:
         net = self._network
@@ -172,11 +188,49 @@ class RecursiveModel:
             answer, latent = net.recursion(x, answer, latent)
         logits, verdict = net.heads(answer)
         best, _ = ops.summarise(logits.reshape(-1, self.config.vocab))
-        grids, q = best.reshape(boards.shape).astype(np.int8), verdict.numpy()
-        if wrong := np.flatnonzero((grids < 0).any(1) | ~np.isfinite(q)).tolist():
-            raise NotFiniteError(wrong)
         y[...], z[...] = answer.numpy(), latent.numpy()
-        return grids, q
+        return best.reshape(boards.shape).astype(np.int8), verdict.numpy()
+
+    @contextlib.contextmanager
+    def _rounding(self) -> Iterator[None]:
+        """Compute by the contract, or with as many of PyTorch's threads as are ours."""
+        if self.deterministic:
+            with contract_rounding():
+                yield
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _compile(self, plan: str, weights: Mapping[str, Tensor]) -> None:
+        """Take the compiled step, if there is one and its bits are those of the modules.
+
+        Raises:
+            ConfigError: it was asked for, and there is none.
+        """
+        problem = misfit(self.config)
+        if problem is None:
+            units = self.task.units if self.config.mixer == "units" else None
+            compiled = CompiledStep(self.config, weights, units)
+            expected = self._tried()
+            self._compiled = compiled
+            if all(np.array_equal(a, b) for a, b in zip(expected, self._tried(), strict=True)):
+                return
+            self._compiled, problem = None, "its bits are not those of plan modules"
+        if plan == "fused":
+            raise ConfigError(f"plan: got 'fused', not possible for {self.name}: {problem}")
+        log.info("%s is stepped by plan modules: %s", self.name, problem)
+
+    def _tried(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """Bits of a step of three boards."""
+        cells, vocab = self.config.cells, self.config.vocab
+        boards = (np.arange(3 * cells).reshape(3, cells) * 7919 % vocab).astype(np.int8)
+        y, z = self.start(3)
+        grids, q = self.step(boards, y, z)
+        return grids.astype(np.int32), *(x.view(np.int32) for x in (q, y, z))
 
     def _check(self, boards: I8, y: F32, z: F32) -> None:
         count, config = len(boards), self.config

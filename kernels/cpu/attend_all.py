@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from detinfer.kernels.cpu.attend_few import FEW, attend_few
 from detinfer.kernels.cpu.attention import LINE, attend_segment
 from detinfer.kernels.cpu.attention_state import divide_row, merge_row, state_floats
 from detinfer.kernels.cpu.attention_work import SEGMENT_PAGES
@@ -52,6 +53,9 @@ def attend_rows(q, k, v, stride, order, dim, scale, table, scratch, zeros, out, 
         scratch: address of ``scratch_floats``.  zeros: address of 64.
     """
     rows, v_pad = order.size, padded(dim)
+    if rows <= FEW:
+        attend_few(q, k, v, stride, order, dim, scale, scratch, out, out_stride)
+        return
     pages, tile = (rows + PAGE - 1) // PAGE, min(rows, TILE)
     scores = (scratch + LINE - 1) // LINE * LINE + LINE
     keys = scores + TILE_ROWS * PAGE * 4

@@ -14,7 +14,7 @@ from detinfer.kernels.cpu.vector import ADDRESS, I32, LANES, WIDE, Emit, const64
 VECTORS = WIDE // LANES
 
 
-def _exp(e: Emit, x):
+def exp_below(e: Emit, x):
     """Rule 4's exp for x <= 0: there its power of two takes one multiplication, an exact one."""
     z = e.fma(x, e.const(c.LOG2E), e.const(c.ROUND_MAGIC))
     n = e.sub(z, e.const(c.ROUND_MAGIC))
@@ -67,13 +67,13 @@ def _weigh_rows(b, rows, s, m, l, factors, scale, low, high):  # noqa: E741
         scores.append([e.select(v, x, minus_inf) for v, x in zip(visible, row, strict=True)])
     before = few.load(m)
     best = few.max(before, first_lanes(_halving_trees(b, scores, e.max)))
-    alpha = _exp(few, few.sub(before, best))
+    alpha = exp_below(few, few.sub(before, best))
     few.store(best, m)
     few.store(alpha, factors)
     weights = []
     for r, row in enumerate(scores):
         top = best if rows == 1 else b.extract_element(best, ir.Constant(I32, r))
-        weights.append([_exp(e, e.sub(x, e.splat(top))) for x in row])
+        weights.append([exp_below(e, e.sub(x, e.splat(top))) for x in row])
         for v, weight in enumerate(weights[-1]):
             e.store(weight, s, const64(r * WIDE + v * LANES))
     few.store(few.fma(few.load(l), alpha, first_lanes(_halving_trees(b, weights, e.add))), l)

@@ -49,7 +49,7 @@ def tile_rows(rows, x, k, w, bf16, zeros, parts):
         else:
             right = w + part * span * PANEL * 4
             tile_f32(rows, left, k, right, PANEL, zeros, 0, target, PANEL, span)
-    _add_tree(parts, s, rows * PANEL)
+    add_tree(parts, s, rows * PANEL)
 
 
 @kernel
@@ -70,7 +70,7 @@ def linear_panel(x, m, k, w, bf16, panel, bias, out, n, zeros):
 
 
 @kernel
-def _add_tree(parts, s, count):
+def add_tree(parts, s, count):
     """parts[0] = the balanced adjacent tree over parts[:s], element by element."""
     step = 1
     while step < s:

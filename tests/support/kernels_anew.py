@@ -74,16 +74,16 @@ def packed_anew(
     return anew
 
 
-def step_anew(*changes: tuple[str, str]) -> ModuleType:
-    """Return fused/step.py with other pieces of source, each there once; threads as ever.
+def step_anew(*changes: tuple[str, str], module: ModuleType = step) -> ModuleType:
+    """Return fused/step.py, or another step, with other pieces of source, each there once.
 
-    What is written there may dawdle by ``_relax``.
+    Threads are as ever. What is written there may dawdle by ``_relax``.
     """
-    source = inspect.getsource(step)
+    source = inspect.getsource(module)
     compiled = "from detinfer.kernels.cpu.jit import kernel, parallel_kernel\n"
     for old, new in ((compiled, "from detinfer.kernels.cpu.team import _relax\n"), *changes):
         found = source.count(old)
-        assert found == 1, f"{old!r} is {found} times in kernels/cpu/fused/step.py: name it anew"
+        assert found == 1, f"{old!r} is {found} times in {module.__name__}: name it anew"
         source = source.replace(old, new)
     module = ModuleType("step_anew")
     compiler = functools.partial(numba.njit, nogil=True, error_model="numpy")

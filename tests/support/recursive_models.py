@@ -13,6 +13,7 @@ from detinfer.recursive.tasks import TASKS
 CONFIGS = {
     "units": RecursiveConfig("sudoku4", 5, 16, 48, "units", 6, 80),
     "units, cut chains": RecursiveConfig("sudoku4", 5, 16, 36, "units", 3, 128),
+    "units of two": RecursiveConfig("maze", 5, 144, 32, "units", 4, 48, cycles=1, updates=1),
     "attention": RecursiveConfig("sudoku9", 10, 81, 40, "attention", 2, 64, cycles=1, updates=1),
     "attention with a prefix": RecursiveConfig(
         "sudoku4", 5, 16, 32, "attention", 2, 40, prefix=3, verdicts=2

@@ -87,7 +87,7 @@ def gated_item(item, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, 
 
 
 @kernel
-def _rotate(x, heads, head_dim, rotary, cos, sin):
+def rotate(x, heads, head_dim, rotary, cos, sin):
     """Rotate one token's heads in place: rounded products, one addition."""
     half = rotary // 2
     c, s = f32_at(cos, half), f32_at(sin, half)
@@ -112,8 +112,8 @@ def prepare_token(t, q, k, v, layer, heads, kv_heads, head_dim, rotary, eps, var
     if layer[COS]:
         cos = layer[COS] + position * (rotary // 2) * 4
         sin = layer[SIN] + position * (rotary // 2) * 4
-        _rotate(q_row, heads, head_dim, rotary, cos, sin)
-        _rotate(k_row, kv_heads, head_dim, rotary, cos, sin)
+        rotate(q_row, heads, head_dim, rotary, cos, sin)
+        rotate(k_row, kv_heads, head_dim, rotary, cos, sin)
     write_cache(k_row, v + t * kv_heads * head_dim * 4, position, table, kv_heads, head_dim,
                 head_dim, layer[K_CACHE], layer[V_CACHE], cache_size)  # fmt: skip
 
