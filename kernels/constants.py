@@ -81,3 +81,7 @@ PHILOX_M0 = 0xD2511F53
 PHILOX_M1 = 0xCD9E8D57
 PHILOX_W0 = 0x9E3779B9
 PHILOX_W1 = 0xBB67AE85
+
+# Rule 9b: eight 16-bit integers have this mean sum, and a standard deviation of 1 / NOISE_UNIT.
+NOISE_CENTRE = 8 * 0xFFFF // 2
+NOISE_UNIT = float.fromhex("0x1.3988e2p-16")

@@ -466,6 +466,21 @@ def gumbel(seed: int, position: int, token_ids: npt.ArrayLike) -> Array:
     return -log32(-log32(uniform(words)))
 
 
+def latent_noise(seed: int, rollout: int, step: int, elements: int) -> Array:
+    """Return the integers that a latent state's noise is a multiple of (rule 9b). [elements]"""
+    key = (seed & 0xFFFFFFFF, seed >> 32)
+    blocks = [philox4x32((element, step, rollout, 1), key) for element in range(elements)]
+    sums = [sum((word & 0xFFFF) + (word >> 16) for word in words) for words in blocks]
+    return np.array(sums, F32) - F32(c.NOISE_CENTRE)
+
+
+@_ieee
+def add_latent_noise(z: Array, sigma: float, seed: int, rollout: int, step: int) -> Array:
+    """Return a state z [tokens, hidden] with its noise, before a step."""
+    noise = latent_noise(seed, rollout, step, z.size).reshape(z.shape)
+    return z + noise * (F32(sigma) * F32(c.NOISE_UNIT))
+
+
 @_ieee
 def adjust(
     logits: Array,

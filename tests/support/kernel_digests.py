@@ -19,6 +19,7 @@ from detinfer.backends import portable
 from detinfer.kernels import reference, reference_packed
 from detinfer.kernels.constants import BLOCK_FORMATS
 from detinfer.kernels.cpu import matmul
+from detinfer.kernels.cpu.latent_noise import add_noise
 from detinfer.kernels.cpu.packed import linear as packed
 from detinfer.kernels.cpu.packed.dot import dot_product
 from detinfer.kernels.cpu.packed.rows import quantised_bytes
@@ -122,6 +123,13 @@ def samples(rng):
     yield np.array(choose(torch.from_numpy(logits), rows)[0])
 
 
+def rollout_noise(rng):
+    z = rounded_normal(rng, (5001,))
+    for seed, rollout, step in ((0, 1, 1), (2**64 - 1, 63, 1024)):
+        add_noise(z, np.uint64(seed), np.uint64(rollout), np.uint64(step), np.float32(0.3))
+        yield z
+
+
 def stock(rng):
     """PyTorch's own kernels on the same kinds of input: what must not be equal."""
     x, w = to_torch(rounded_normal(rng, (9, 576))), to_torch(rounded_normal(rng, (130, 576)))
@@ -133,7 +141,8 @@ def stock(rng):
 
 def main() -> None:
     digests = {}
-    for family in (linears, packed_linears, norms, activations, logits, attentions, samples, stock):
+    families = (linears, packed_linears, norms, activations, logits, attentions, samples)
+    for family in (*families, rollout_noise, stock):
         digest = hashlib.sha256()
         for output in family(np.random.default_rng(0)):
             digest.update(bits(output).tobytes())
