@@ -79,6 +79,18 @@ class Maze:
         search.holds(boards, answers, self.width, right)
         return right
 
+    def wrong(self, board: Boards, answer: Boards) -> npt.NDArray[np.bool_]:
+        """Tell which cells have lost a clue, or are marked and no link of a path.
+
+        A path that is too long shows in none of its cells.
+        """
+        marked = (answer == search.PATH) & (board == search.OPEN)
+        ends = (board == search.START) | (board == search.GOAL)
+        on = np.pad((marked | ends).reshape(self.width, self.width), 1).astype(np.int64)
+        near = on[:-2, 1:-1] + on[2:, 1:-1] + on[1:-1, :-2] + on[1:-1, 2:]
+        links = near.ravel() != np.where(ends, 1, 2)
+        return np.asarray((board != answer) & ~marked | (marked | ends) & links)
+
     def clash(self, board: Boards) -> str | None:
         """Name a missing or second start or goal, a gap in the border, or a path already there."""
         for token, what in ((search.START, "start (S)"), (search.GOAL, "goal (G)")):

@@ -82,6 +82,15 @@ class Sudoku:
         right = (values == np.arange(1, self.size + 1)).all((1, 2))
         return np.asarray(kept & right)
 
+    def wrong(self, board: Boards, answer: Boards) -> npt.NDArray[np.bool_]:
+        """Tell which cells have lost a clue, hold nothing, or what another of a unit holds."""
+        wrong = (answer == 0) | (self.clues(board) & (board != answer))
+        units = self.units.reshape(-1, self.size)
+        values = answer[units]
+        twice = np.count_nonzero(values[:, :, None] == values[:, None, :], axis=2) > 1
+        wrong[units[twice]] = True
+        return np.asarray(wrong)
+
     def clash(self, board: Boards) -> str | None:
         """Name two equal clues in one row, column or box, or nothing."""
         for kind, groups in zip(("row", "column", "box"), self.units, strict=True):

@@ -69,6 +69,9 @@ class Task(Protocol):
     def holds(self, boards: Boards, answers: Boards) -> npt.NDArray[np.bool_]:
         """Tell whether answers keep their board's clues and break no rule. [N, cells] -> [N]"""
 
+    def wrong(self, board: Boards, answer: Boards) -> npt.NDArray[np.bool_]:
+        """Tell which cells show that an answer is wrong; none does where it holds. [cells]"""
+
     def clash(self, board: Boards) -> str | None:
         """Name what alone makes a board no puzzle of this kind, or nothing. [cells]"""
 
