@@ -127,6 +127,12 @@ def test_sizes(text, expected):
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature: got -1.0, expected"),
         (["generate", "--prompt", "x", "--temperature", "nan"], "temperature: got nan, expected"),
         (["generate", "--prompt", "x", "--max-tokens", "0"], "--max-tokens: got '0', expected"),
+        (["solve"], "the following arguments are required: PUZZLE; see detinfer solve --help"),
+        (["solve", "1.", "--max-steps", "0"], "--max-steps: got '0', expected an integer in 1.."),
+        (["solve", "1.", "--halt", "soon"], "--halt: invalid choice: 'soon'"),
+        (["solve", "1.", "--rollouts", "2"], "noise: got 0 with 2 rollouts, expected more"),
+        (["solve", "1.", "--noise", "nan"], "noise: got nan, expected a number in 0..100"),
+        (["solve", "1.", "-m", "trm-chess"], "model: got 'trm-chess', expected one of: "),
         (["check", "m", "--url", "http://x"], "MODEL: got it beside --url"),
         (["check", "--report", "r.txt"], "--report: got 'r.txt', expected a .html or .json file"),
         (["check", "--mode", "slow"], "--mode: invalid choice: 'slow'"),
@@ -187,6 +193,7 @@ def test_what_shows_in_a_moment_is_said_before_anything_heavy_is_imported(tmp_pa
         "--report: /no/such/r.html cannot be written": ["check", "--report", "/no/such/r.html"],
         "cannot be reached": ["check", "--url", f"http://127.0.0.1:{_free_port()}"],
         "temperature: got -1.0": ["generate", "-p", "x", "--temperature", "-1"],
+        "model: got 'trm-chess'": ["solve", "1.", "-m", "trm-chess"],
     }
     script = (
         "import json, sys; from detinfer import cli\n"
@@ -252,7 +259,9 @@ def test_interrupt_is_status_130(monkeypatch):
     assert cli.main(["pull"]) == 130
 
 
-@pytest.mark.parametrize("command", ["--help", "--version", "serve --help", "check --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "--version", "serve --help", "check --help", "solve --help"]
+)
 def test_help_loads_nothing_heavy(command):
     script = (
         "import sys; from detinfer import cli\n"

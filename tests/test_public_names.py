@@ -11,11 +11,12 @@ from dataclasses import asdict, fields
 import pytest
 
 import detinfer
-from detinfer import LLM, SamplingParams, cli, errors
+from detinfer import LLM, SamplingParams, SolveParams, Solver, cli, errors
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.llm import Completion
 from detinfer.engine.outputs import RequestOutput
+from detinfer.recursive.result import Solution, TraceStep
 from detinfer.server.app import create_app
 
 DEFAULTS = {
@@ -60,6 +61,16 @@ DEFAULTS = {
         "default_deterministic": True,
         "allow_fast": True,
     },
+    SolveParams: {
+        "max_steps": 16,
+        "halt": "verified",
+        "halt_threshold": 0.0,
+        "stable_steps": 2,
+        "rollouts": 1,
+        "noise": 0.0,
+        "seed": 0,
+        "trace": False,
+    },
     ServerConfig: {
         "host": "127.0.0.1",
         "port": 8000,
@@ -84,9 +95,16 @@ ANSWERS = {
     "prompt_logprobs finish_reason digest seed error",
     RequestOutput: "request_id text token_ids logprobs finish_reason digest seed deterministic "
     "prompt_tokens completion_tokens cached_tokens queue_time error prompt_logprobs stop_reason",
+    Solution: "status puzzle grid valid clues_kept steps halted_by q q_hex digest rollout trace "
+    "reason",
+    TraceStep: "step grid changed violations q q_hex chain rollout",
 }
 
-METHODS = {LLM: "chat generate", AsyncEngine: "start generate stats ended shutdown pid"}
+METHODS = {
+    LLM: "chat generate",
+    Solver: "solve stream",
+    AsyncEngine: "start generate stats ended shutdown pid",
+}
 
 ENGINE_FLAGS = (
     "MODEL -m --model --device --numerics --plan --dtype --weights --quantize --max-model-len "
@@ -104,6 +122,8 @@ COMMANDS = {
     "chat": f"{ENGINE_FLAGS} --system --max-tokens --temperature --seed",
     "check": f"{ENGINE_FLAGS} --url --runs -p --prompt --max-tokens --mode --concurrency "
     "--fast-neighbours --report --seed",
+    "solve": "PUZZLE -m --model --max-steps --halt --halt-threshold --stable-steps --rollouts "
+    "--noise --seed --trace --json --fast --threads",
     "doctor": "MODEL -m --model --json --compile-audit --full",
     "pull": "MODEL -m --model --weights --quantize",
     "bench": "NAME OPTIONS",
@@ -167,7 +187,7 @@ ERRORS = {
 
 
 def test_the_package_exports():
-    assert detinfer.__all__ == ["LLM", "SamplingParams", "__version__"]
+    assert detinfer.__all__ == ["LLM", "SamplingParams", "SolveParams", "Solver", "__version__"]
 
 
 @pytest.mark.parametrize("config", DEFAULTS, ids=lambda config: config.__name__)

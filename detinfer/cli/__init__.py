@@ -21,6 +21,7 @@ try:
     )
     from detinfer.cli.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
     from detinfer.cli.preflight import check_start
+    from detinfer.cli.solve_command import add_solve_flags, run_solve
     from detinfer.config import EngineConfig
     from detinfer.errors import ConfigError, DetinferError
     from detinfer.garbage import uncollected
@@ -91,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         add_engine_flags(command)
         add_flags(command)
         command.set_defaults(run=run)
+
+    solve = commands.add_parser("solve", help="solve puzzles with a tiny recursive model")
+    add_solve_flags(solve)
+    solve.set_defaults(run=run_solve)
 
     doctor = commands.add_parser("doctor", help="what this machine can run")
     add_model_argument(doctor, "what to load, a folder, a .gguf file or a hub id")

@@ -54,8 +54,8 @@ def next_link(
         q: as binary32.
         y, z: the states after the step, C-contiguous binary32. [tokens, hidden]
     """
-    state = hashlib.sha256(y)
-    state.update(z)
+    state = hashlib.sha256(y.data)
+    state.update(z.data)
     return hashlib.sha256(
         link + _STEP.pack(step) + grid.tobytes() + q.tobytes() + state.digest()
     ).digest()
