@@ -49,7 +49,8 @@ class PackedWeight:
 
     def unpack(self, dtype: torch.dtype) -> Tensor:
         """Return the weight as it was packed. [n, k]"""
-        whole = self.panels.transpose(1, 2).reshape(-1, self.k)
+        panels = _unpaired(self.panels) if self.is_bf16 else self.panels
+        whole = panels.transpose(1, 2).reshape(-1, self.k)
         return whole[: self.n].to(dtype).contiguous()
 
     def linear(self, rows: Array, bias: Array | None, out: Array) -> None:
@@ -79,11 +80,24 @@ def pack(weight: Tensor, dtype: torch.dtype, device: torch.device) -> PackedWeig
     n, k = weight.shape
     storage = torch.bfloat16 if _fits_bf16(weight) else torch.float32
     panels = -(-n // _matmul.PANEL)
-    packed = torch.zeros(panels, k, _matmul.PANEL, dtype=storage)
+    packed = torch.empty(panels, k, _matmul.PANEL, dtype=storage)
+    columns = torch.empty(k, _matmul.PANEL, dtype=storage)
     for panel in range(panels):
         rows = weight[panel * _matmul.PANEL : (panel + 1) * _matmul.PANEL]
-        packed[panel, :, : rows.shape[0]] = rows.T
+        columns[:, : rows.shape[0]] = rows.T
+        columns[:, rows.shape[0] :] = 0
+        packed[panel] = _paired(columns) if storage == torch.bfloat16 else columns
     return PackedWeight(packed, n)
+
+
+def _paired(columns: Tensor) -> Tensor:
+    """Return the columns of bf16 panels in the order in which they are kept. [..., 64]"""
+    return columns.reshape(*columns.shape[:-1], 2, 2, 16).transpose(-1, -2).reshape(columns.shape)
+
+
+def _unpaired(kept: Tensor) -> Tensor:
+    """Undo ``_paired``."""
+    return kept.reshape(*kept.shape[:-1], 2, 16, 2).transpose(-1, -2).reshape(kept.shape)
 
 
 def pack_blocks(blocks: Tensor, kind: str, n: int, k: int) -> BlockWeight:

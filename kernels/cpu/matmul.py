@@ -1,8 +1,9 @@
 """Batch-invariant linear layer and embedding over one packed weight (docs/arithmetic.md, rule 1).
 
 A weight [N, K] is stored in panels of 64 output columns, [ceil(N / 64), K, 64], so that a tile
-reads it front to back whatever the number of rows. How rows and panels are dealt out is free, since
-each output's chain runs over k alone.
+reads it front to back whatever the number of rows. In bf16 the columns j and 16 + j of each 32 lie
+side by side: as microkernel.py's PAIRS. How rows and panels are dealt out is free, since each
+output's chain runs over k alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from detinfer.kernels.cpu.rounding import enter, leave
 from detinfer.kernels.cpu.vector import f32_at, u16_at
 
 PANEL = 64
-ROWS = 24  # rows whose partial sums share the first-level cache with a panel
+ROWS = 24  # rows that go through a panel together
+STRETCH = 24576  # bytes of a panel that stay in the first-level cache while rows go through it
 ZEROS = np.zeros(PANEL, np.float32)
 
 
@@ -30,25 +32,29 @@ def segments(k):
 
 
 @kernel
-def tile_rows(rows, x, k, w, bf16, zeros, parts):
+def tile_rows(rows, x, k, w, bf16, following, zeros, parts):
     """parts[0] = rows x 64 finished sums of one panel.
 
     Args:
         x: address of binary32 rows, contiguous; at most ROWS of them. [rows, k]
         w: address of the panel; ``bf16`` says which storage.
+        following: address of the panel that is read next.
         zeros: address of 64 zeros, where every chain starts.
         parts: scratch. [8, ROWS * 64]
     """
-    s = segments(k)
-    span = k // s
+    s, size = segments(k), PANEL * (2 if bf16 else 4)
+    span, depth = k // s, STRETCH // size
     for part in range(s):
-        left, target = x + part * span * 4, parts[part].ctypes.data
-        if bf16:
-            right = w + part * span * PANEL * 2
-            tile_bf16(rows, left, k, right, PANEL, zeros, 0, target, PANEL, span)
-        else:
-            right = w + part * span * PANEL * 4
-            tile_f32(rows, left, k, right, PANEL, zeros, 0, target, PANEL, span)
+        start, stride, target = zeros, 0, parts[part].ctypes.data
+        for first in range(part * span, (part + 1) * span, depth):
+            count = min(depth, (part + 1) * span - first)
+            left, right = x + first * 4, w + first * size
+            ahead = right + count * size if first + count < k else following
+            if bf16:
+                tile_bf16(rows, left, k, right, PANEL, start, stride, target, PANEL, count, ahead)
+            else:
+                tile_f32(rows, left, k, right, PANEL, start, stride, target, PANEL, count, ahead)
+            start, stride = target, PANEL
     add_tree(parts, s, rows * PANEL)
 
 
@@ -62,10 +68,10 @@ def linear_panel(x, m, k, w, bf16, panel, bias, out, n, zeros):
     """One panel, up to 64 of ``n`` outputs, for ``m`` rows; addresses in bytes (bias may be 0)."""
     parts = np.empty((segments(k), ROWS * PANEL), np.float32)
     columns = min(PANEL, n - panel * PANEL)
-    weights = panel_address(w, bf16, k, panel)
+    weights, following = panel_address(w, bf16, k, panel), panel_address(w, bf16, k, panel + 1)
     for row in range(0, m, ROWS):
         rows = min(ROWS, m - row)
-        tile_rows(rows, x + row * k * 4, k, weights, bf16, zeros, parts)
+        tile_rows(rows, x + row * k * 4, k, weights, bf16, following, zeros, parts)
         _write(parts[0], rows, columns, bias, panel, out + (row * n + panel * PANEL) * 4, n)
 
 
@@ -119,15 +125,16 @@ def linear(x, w, bf16, n, bias, zeros, out):
 @kernel
 def embedding_row(token, k, w, bf16, out):
     """Row ``token`` of a packed weight, widened to binary32 at address ``out``."""
-    start = (token // PANEL) * k * PANEL + token % PANEL
+    panel, column = token // PANEL * k * PANEL, token % PANEL
     target = f32_at(out, k)
     if bf16:
-        table = u16_at(w + start * 2, k * PANEL)
+        place = column // 32 * 32 + column % 16 * 2 + column // 16 % 2
+        table = u16_at(w + (panel + place) * 2, k * PANEL)
         bits = target.view(np.uint32)
         for i in range(k):
             bits[i] = np.uint32(table[i * PANEL]) << np.uint32(16)
     else:
-        values = f32_at(w + start * 4, k * PANEL)
+        values = f32_at(w + (panel + column) * 4, k * PANEL)
         for i in range(k):
             target[i] = values[i * PANEL]
 

@@ -49,13 +49,13 @@ def _multiply(x, m, k, weight, add, n, out, parts, zeros):
     direct = not (add or bf16) and segments(k) == 1
     for panel in range((n + PANEL - 1) // PANEL):
         columns, w = min(PANEL, n - panel * PANEL), panel_address(weight[0], bf16, k, panel)
-        target = out + panel * PANEL * 4
+        following, target = panel_address(weight[0], bf16, k, panel + 1), out + panel * PANEL * 4
         if direct and columns == PANEL:
-            tile_f32(m, x, k, w, PANEL, zeros, 0, target, n, k)
+            tile_f32(m, x, k, w, PANEL, zeros, 0, target, n, k, following)
             continue
         for row in range(0, m, ROWS):
             rows, to = min(ROWS, m - row), target + row * n * 4
-            tile_rows(rows, x + row * k * 4, k, w, bf16, zeros, parts)
+            tile_rows(rows, x + row * k * 4, k, w, bf16, following, zeros, parts)
             if add:
                 accumulate_rows(rows, parts.ctypes.data, columns, 0, one, to, n)
             else:
@@ -70,10 +70,11 @@ def _gated(x, m, k, gate, up, n, out, parts, ups, zeros):
         columns = min(PANEL, n - panel * PANEL)
         gates_w = panel_address(gate[0], gate[1], k, panel)
         ups_w = panel_address(up[0], up[1], k, panel)
+        following = panel_address(gate[0], gate[1], k, panel + 1)
         for row in range(0, m, ROWS):
             rows = min(ROWS, m - row)
-            tile_rows(rows, x + row * k * 4, k, gates_w, gate[1], zeros, parts)
-            tile_rows(rows, x + row * k * 4, k, ups_w, up[1], zeros, ups)
+            tile_rows(rows, x + row * k * 4, k, gates_w, gate[1], ups_w, zeros, parts)
+            tile_rows(rows, x + row * k * 4, k, ups_w, up[1], following, zeros, ups)
             for r in range(rows):
                 at, to = r * PANEL * 4, out + ((row + r) * n + panel * PANEL) * 4
                 gate_row(gelu, parts.ctypes.data + at, ups.ctypes.data + at, to, columns)

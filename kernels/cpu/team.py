@@ -91,6 +91,12 @@ def end_of(thread, threads):
 
 
 @kernel
+def step_of(region):
+    """Return how far the item that a thread takes next is from the one in its hands: 1 or -1."""
+    return 1 - 2 * (region & BACK)
+
+
+@kernel
 def done_take(region, count):
     """Hand in an item and take the next."""
     _mark_done(region)

@@ -32,34 +32,40 @@ def norm_rows(x, rows, n, w, eps, variant, out):
 
 
 @kernel
-def _sums(row, rows, x, quantised, k, linear, panel, zeros, parts):
+def _panel(linear, panel):
+    return linear[0] + panel * linear[2]
+
+
+@kernel
+def _sums(row, rows, x, quantised, k, tile, w, following, zeros, parts):
     """Put the finished sums of ``rows`` x 64 outputs, from ``row`` on, at the front of ``parts``.
 
-    ``x`` and ``quantised`` are the same rows, for weights in panels and for those in blocks.
+    ``x`` and ``quantised`` are the same rows, for weights in panels and for those in blocks; ``w``
+    is a panel, and ``following`` the one that is read next.
     """
-    w, tile = linear[0] + panel * linear[2], linear[1]
     if tile > BFLOAT16:
         at = quantised + tile_offset(row // TILE_ROWS, k)
         call_tile(tile, rows, at, w, k // 32, segments(k), parts.ctypes.data)
     else:
-        tile_rows(rows, x + row * k * 4, k, w, tile, zeros, parts)
+        tile_rows(rows, x + row * k * 4, k, w, tile, following, zeros, parts)
 
 
 @kernel
-def linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros):
+def linear_item(item, step, x, quantised, m, k, linear, n, add, factor, out, zeros):
     """One (panel, row block) of ``out = linear(x)``, or of ``out += linear(x) * factor``.
 
-    ``linear`` is a layer's table.LINEAR. Flags and addresses come as values, never as
-    literals, for which Numba would compile a copy each.
+    ``linear`` is a layer's table.LINEAR; the panel read next is ``step`` further. Flags and
+    addresses come as values, never as literals, for which Numba would compile a copy each.
     """
     panel, start = item // row_blocks(m), item % row_blocks(m) * block_rows(m)
     stop, columns = min(m, start + block_rows(m)), min(PANEL, n - panel * PANEL)
     bias = linear[3] + panel * PANEL * 4 if linear[3] else linear[3]
     parts = np.empty((segments(k), ROWS * PANEL), np.float32)
-    step = TILE_ROWS if linear[1] > BFLOAT16 else ROWS
-    for row in range(start, stop, step):
-        rows, target = min(step, stop - row), out + (row * n + panel * PANEL) * 4
-        _sums(row, rows, x, quantised, k, linear, panel, zeros, parts)
+    together = TILE_ROWS if linear[1] > BFLOAT16 else ROWS
+    w, following = _panel(linear, panel), _panel(linear, panel + step)
+    for row in range(start, stop, together):
+        rows, target = min(together, stop - row), out + (row * n + panel * PANEL) * 4
+        _sums(row, rows, x, quantised, k, linear[1], w, following, zeros, parts)
         if add:
             accumulate_rows(rows, parts.ctypes.data, columns, bias, factor, target, n)
         else:
@@ -67,17 +73,18 @@ def linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros):
 
 
 @kernel
-def gated_item(item, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, zeros):
+def gated_item(item, step, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, zeros):
     """One (panel, row block) of ``act(gate) * up``, quantised too where there is a place for it."""
     panel, start = item // row_blocks(m), item % row_blocks(m) * block_rows(m)
     stop, columns = min(m, start + block_rows(m)), min(PANEL, n - panel * PANEL)
     gates = np.empty((segments(k), ROWS * PANEL), np.float32)
     ups = np.empty((segments(k), ROWS * PANEL), np.float32)
-    step = TILE_ROWS if max(gate[1], up[1]) > BFLOAT16 else ROWS
-    for row in range(start, stop, step):
-        rows = min(step, stop - row)
-        _sums(row, rows, x, quantised, k, gate, panel, zeros, gates)
-        _sums(row, rows, x, quantised, k, up, panel, zeros, ups)
+    together = TILE_ROWS if max(gate[1], up[1]) > BFLOAT16 else ROWS
+    left, right, following = _panel(gate, panel), _panel(up, panel), _panel(gate, panel + step)
+    for row in range(start, stop, together):
+        rows = min(together, stop - row)
+        _sums(row, rows, x, quantised, k, gate[1], left, right, zeros, gates)
+        _sums(row, rows, x, quantised, k, up[1], right, following, zeros, ups)
         for r in range(rows):
             at, target = r * PANEL * 4, out + ((row + r) * n + panel * PANEL) * 4
             gate_row(gelu, gates.ctypes.data + at, ups.ctypes.data + at, target, columns)

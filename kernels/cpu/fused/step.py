@@ -43,7 +43,7 @@ from detinfer.kernels.cpu.norms import rms_norm_row
 from detinfer.kernels.cpu.packed.embedding import call_row
 from detinfer.kernels.cpu.packed.rows import quantise_row
 from detinfer.kernels.cpu.rounding import enter, leave
-from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
+from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, step_of, take, wait
 from detinfer.kernels.cpu.vector import f32_at
 
 LAYER_REGIONS, OTHER_REGIONS = 11, 4  # what _run numbers off
@@ -108,7 +108,7 @@ def _linear(region, x, quantised, m, k, linear, n, add, factor, out, zeros):
     count = _panels(n, m)
     item = take(region, count)
     while item < count:
-        linear_item(item, x, quantised, m, k, linear, n, add, factor, out, zeros)
+        linear_item(item, step_of(region), x, quantised, m, k, linear, n, add, factor, out, zeros)
         item = done_take(region, count)
     wait(region, count)
 
@@ -137,7 +137,7 @@ def _queries_keys_values(region, x, quantised, m, k, layer, q_width, kv_width, q
             at, linear, width, out = at - q_items - kv_items, layer[V : V + SIZE], kv_width, values
         elif item >= q_items:
             at, linear, width, out = at - q_items, layer[K : K + SIZE], kv_width, keys
-        linear_item(at, x, quantised, m, k, linear, width, add, one, out, zeros)
+        linear_item(at, step_of(region), x, quantised, m, k, linear, width, add, one, out, zeros)
         item = done_take(region, count)
     wait(region, count)
 
@@ -148,7 +148,8 @@ def _gated(region, x, quantised, m, k, layer, n, gelu, out, out_quantised, zeros
     gate, up = layer[GATE : GATE + SIZE], layer[UP : UP + SIZE]
     item = take(region, count)
     while item < count:
-        gated_item(item, x, quantised, m, k, gate, up, n, gelu, out, out_quantised, zeros)
+        gated_item(item, step_of(region), x, quantised, m, k, gate, up, n, gelu, out, out_quantised,
+                   zeros)  # fmt: skip
         item = done_take(region, count)
     wait(region, count)
 
