@@ -13,12 +13,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from torch import Tensor
 
 from benchmarks import chart, page
 from benchmarks.common import median, prompt_ids, report, stopwatch
 from benchmarks.limits import Limits
 from benchmarks.limits import measure as measure_limits
 from benchmarks.roofline import Model
+from detinfer.batch import Batch
 from detinfer.checkpoint.loader import resolve_model
 from detinfer.config import WEIGHTS, EngineConfig
 from detinfer.engine.engine import Engine
@@ -34,29 +38,45 @@ FAR = 2048  # of shorter contexts, what a step takes longer is no more than nois
 Rows = list[dict[str, Any]]
 
 
-def answer(engine: Engine, prompts: list[list[int]], tokens: int) -> tuple[list[float], list[str]]:
-    """Return the seconds of each step, and each request's digest."""
+def answer(
+    engine: Engine, prompts: list[list[int]], tokens: int
+) -> tuple[list[tuple[float, float]], list[str]]:
+    """Return each step's seconds, all and those outside the model, and each request's digest."""
     params = SamplingParams(max_tokens=tokens, ignore_eos=True)
     for i, prompt in enumerate(prompts):
         engine.add_request(str(i), prompt, params)
-    seconds, digests = [], {}
-    while engine.has_unfinished():
-        with stopwatch() as step:
-            outputs = engine.step()
-        seconds.append(step())
-        digests |= {one.request_id: one.digest for one in outputs if one.digest}
+    forward, seconds, digests = engine.runner.forward, [], {}
+    inside = 0.0
+
+    def timed(batch: Batch) -> Tensor:
+        nonlocal inside
+        with stopwatch() as run:
+            logits = forward(batch)
+        inside = run()
+        return logits
+
+    with mock.patch.object(engine.runner, "forward", timed):
+        while engine.has_unfinished():
+            with stopwatch() as step:
+                outputs = engine.step()
+            seconds.append((step(), step() - inside))
+            digests |= {one.request_id: one.digest for one in outputs if one.digest}
     return seconds, [digests[str(i)] for i in range(len(prompts))]
 
 
-def point(engine: Engine, context: int, batch: int) -> tuple[float, float, list[str]]:
-    """Return seconds of all prompts, of a step of a token after each, and the digests."""
+def point(engine: Engine, context: int, batch: int) -> tuple[float, float, float, list[str]]:
+    """Return seconds of all prompts, of a step of a token after each, in all and outside the model.
+
+    And the requests' digests.
+    """
     prompts = [prompt_ids(context + 1, seed) for seed in range(batch)]
     engine.block_manager.forget()
     prefill, _ = answer(engine, prompts, 1)
     # Now that all pages of the prompts are cached, a step takes what is left of all of them, and
     # each that follows holds a token of each.
     [_, *decode], digests = answer(engine, prompts, 1 + STEPS)
-    return sum(prefill), median(decode), digests
+    steps, outside = zip(*decode, strict=True)
+    return sum(step for step, _ in prefill), median(steps), median(outside), digests
 
 
 def check(seen: dict[tuple[int, int], str], context: int, digests: Sequence[str]) -> None:
@@ -80,7 +100,7 @@ def measured(engine: Engine, threads: int, seen: dict[tuple[int, int], str], mos
     point(engine, CONTEXTS[0], BATCHES[-1])  # warms up
     for context in CONTEXTS:
         for batch in (batch for batch in BATCHES if batch * context <= most):
-            prefill, step, digests = point(engine, context, batch)
+            prefill, step, outside, digests = point(engine, context, batch)
             check(seen, context, digests)
             made.append(
                 {
@@ -89,6 +109,7 @@ def measured(engine: Engine, threads: int, seen: dict[tuple[int, int], str], mos
                     "batch": batch,
                     "prefill_tokens_per_second": batch * (context + 1) / prefill,
                     "step_ms": 1000 * step,
+                    "outside_model_ms": 1000 * outside,
                     "decode_tokens_per_second": batch / step,
                 }
             )
@@ -140,6 +161,7 @@ def parts(rows: Rows, limits: dict[int, Limits], requests: int) -> list[str]:
     return [
         f"{requests} requests, each with one digest in every batch and on every number of threads.",
         page.table(told),
+        "Outside the model a step is laid out, its tokens are chosen and made text. "
         "Shares are of the least time that these limits leave, in 10^9 bytes or multiply-adds a "
         "second; `kv share` is of the bandwidth, by what a step takes longer than at the shortest "
         "context.",

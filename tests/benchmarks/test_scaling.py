@@ -39,6 +39,7 @@ def test_every_point_is_measured_and_digests_are_the_same(engine, tmp_path):
         *((64, batch) for batch in (1, 2, 3)),
         *((128, batch) for batch in (1, 2)),  # three would be above the most
     ]
+    assert all(0 < row["outside_model_ms"] < row["step_ms"] for row in rows)
     assert len(seen) == len({*seen.values()}) == 5
     assert all(row["step_ms"] > 0 and row["prefill_tokens_per_second"] > 0 for row in rows)
     before = dict(seen)
@@ -54,7 +55,7 @@ def test_every_point_is_measured_and_digests_are_the_same(engine, tmp_path):
 
 
 def test_a_digest_that_moves_ends_the_run(engine, monkeypatch):
-    _, _, digests = scaling.point(engine, 64, 2)
+    *_, digests = scaling.point(engine, 64, 2)
     seen: dict[tuple[int, int], str] = {}
     scaling.check(seen, 64, digests)
     scaling.check(seen, 64, digests[:1])
