@@ -13,6 +13,7 @@ import json
 import numpy as np
 import torch
 from packed_samples import FORMATS, extreme_blocks, random_blocks
+from recursive_models import CONFIGS, boards_of, weights_of
 
 from detinfer import ops
 from detinfer.backends import portable
@@ -24,6 +25,7 @@ from detinfer.kernels.cpu.packed import linear as packed
 from detinfer.kernels.cpu.packed.dot import dot_product
 from detinfer.kernels.cpu.packed.rows import quantised_bytes
 from detinfer.params import SamplingParams
+from detinfer.recursive.model import RecursiveModel
 from detinfer.sampling import SamplingRow, choose
 from detinfer.testing import SPECIAL, assert_same_bits, bits, rounded_normal, to_torch
 
@@ -115,6 +117,14 @@ def attended(rng, cache):
             yield ops.attention(q, k, v, cache, 0, batch, scale=0.3, **option)
 
 
+def recursive_steps(rng):
+    """One supervision step of every mixer, with whichever plan a model takes."""
+    for config in CONFIGS.values():
+        model = RecursiveModel("digests", config, weights_of(config))
+        y, z = model.start(3)
+        yield from (*model.step(boards_of(config, 3), y, z), y, z)
+
+
 def samples(rng):
     logits = rounded_normal(rng, (40, 5001), scale=2.0)
     params = SamplingParams(temperature=0.8, top_k=2000, top_p=0.95, min_p=0.001)
@@ -139,10 +149,15 @@ def stock(rng):
     yield torch.nn.functional.gelu(x)
 
 
+FAMILIES = (
+    *(linears, packed_linears, norms, activations, logits, attentions),
+    *(recursive_steps, samples, rollout_noise, stock),
+)
+
+
 def main() -> None:
     digests = {}
-    families = (linears, packed_linears, norms, activations, logits, attentions, samples)
-    for family in (*families, rollout_noise, stock):
+    for family in FAMILIES:
         digest = hashlib.sha256()
         for output in family(np.random.default_rng(0)):
             digest.update(bits(output).tobytes())
