@@ -23,16 +23,19 @@ class Bar(NamedTuple):
     ours: bool
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", bold: bool = False) -> str:
+def text(x: float, y: float, words: str, anchor: str = "start", bold: bool = False) -> str:
+    """Return words at a place."""
     weight = ' font-weight="600"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{escape(text)}</text>\n'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{escape(words)}</text>\n'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    """Return a line between two places."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>\n'
 
 
-def _page(title: str, width: float, height: float, drawn: str) -> str:
+def page(title: str, width: float, height: float, drawn: str) -> str:
+    """Return a whole file of what is drawn."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'role="img" aria-label={quoteattr(title)} font-family="system-ui, sans-serif" '
@@ -43,27 +46,27 @@ def _page(title: str, width: float, height: float, drawn: str) -> str:
 
 def bars(title: str, panels: Mapping[str, Sequence[Bar]], columns: int = 2) -> str:
     """Draw a panel of horizontal bars for each name, longest at its panel's width."""
-    length, drawn, top = WIDTH - ROOM, _text(GAP, 22, title, bold=True), 30.0
+    length, drawn, top = WIDTH - ROOM, text(GAP, 22, title, bold=True), 30.0
     names = list(panels)
     for first in range(0, len(names), columns):
-        line = names[first : first + columns]
-        for column, name in enumerate(line):
+        beside = names[first : first + columns]
+        for column, name in enumerate(beside):
             left = GAP + column * (LABEL + WIDTH + GAP)
-            drawn += _text(left, top + 16, name, bold=True)
+            drawn += text(left, top + 16, name, bold=True)
             most = max((bar.high for bar in panels[name]), default=1.0)
             for row, bar in enumerate(panels[name]):
                 y, x = top + 24 + row * ROW, left + LABEL
                 ends = [x + length * value / most for value in (bar.value, bar.low, bar.high)]
                 colour = OURS if bar.ours else THEIRS
-                drawn += _text(x - 6, y + 13, bar.label, "end", bar.ours)
+                drawn += text(x - 6, y + 13, bar.label, "end", bar.ours)
                 drawn += (
                     f'<rect x="{x}" y="{y + 3:.1f}" width="{ends[0] - x:.1f}" height="{ROW - 6}" '
                     f'fill="{colour}"/>\n'
                 )
-                drawn += _line(ends[1], y + ROW / 2, ends[2], y + ROW / 2, "#202428")
-                drawn += _text(ends[2] + 5, y + 13, f"{bar.value:,.0f}")
-        top += 24 + ROW * max(len(panels[name]) for name in line) + GAP / 2
-    return _page(title, GAP + columns * (LABEL + WIDTH + GAP), top, drawn)
+                drawn += line(ends[1], y + ROW / 2, ends[2], y + ROW / 2, "#202428")
+                drawn += text(ends[2] + 5, y + 13, f"{bar.value:,.0f}")
+        top += 24 + ROW * max(len(panels[name]) for name in beside) + GAP / 2
+    return page(title, GAP + columns * (LABEL + WIDTH + GAP), top, drawn)
 
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -81,17 +84,17 @@ def lines(title: str, panels: Mapping[str, Series], x_name: str) -> str:
     def along(value: float, start: float, end: float, size: float) -> float:
         return size * math.log(value / start) / math.log(end / start) if end > start else size / 2
 
-    drawn, legend = _text(GAP, 22, title, bold=True), {}
+    drawn, legend = text(GAP, 22, title, bold=True), {}
     for number, (name, panel) in enumerate(panels.items()):
         left, bottom = 70 + number * (WIDTH + GAP + 30), 60 + HEIGHT
-        drawn += _text(left, 50, name, bold=True)
+        drawn += text(left, 50, name, bold=True)
         for tick in [*ticks, high]:
             y = bottom - along(tick, low, high, HEIGHT)
-            drawn += _line(left, y, left + WIDTH, y, "#e4e7ea")
-            drawn += _text(left - 6, y + 4, f"{tick:,g}", "end")
+            drawn += line(left, y, left + WIDTH, y, "#e4e7ea")
+            drawn += text(left - 6, y + 4, f"{tick:,g}", "end")
         for x in xs:
-            drawn += _text(left + along(x, xs[0], xs[-1], WIDTH), bottom + 16, f"{x:g}", "middle")
-        drawn += _text(left + WIDTH / 2, bottom + 34, x_name, "middle")
+            drawn += text(left + along(x, xs[0], xs[-1], WIDTH), bottom + 16, f"{x:g}", "middle")
+        drawn += text(left + WIDTH / 2, bottom + 34, x_name, "middle")
         for label, points in panel.items():
             colour = legend.setdefault(label, COLOURS[len(legend) % len(COLOURS)])
             at = [
@@ -105,5 +108,5 @@ def lines(title: str, panels: Mapping[str, Series], x_name: str) -> str:
     width = 70 + len(panels) * (WIDTH + GAP + 30) + 100
     for row, (label, colour) in enumerate(legend.items()):
         y = 70 + row * ROW
-        drawn += _line(width - 125, y, width - 105, y, colour) + _text(width - 100, y + 4, label)
-    return _page(title, width, 60 + HEIGHT + 50, drawn)
+        drawn += line(width - 125, y, width - 105, y, colour) + text(width - 100, y + 4, label)
+    return page(title, width, 60 + HEIGHT + 50, drawn)

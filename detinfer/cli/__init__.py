@@ -38,6 +38,7 @@ BENCHMARKS = (
     "scaling",
     "quality",
     "large",
+    "recursive",
     "slowdown",
     "features",
     "streams",
