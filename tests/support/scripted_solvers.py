@@ -19,7 +19,7 @@ def answer(puzzle: Puzzle) -> np.ndarray:
     """The solution of a puzzle of ``puzzles``, found by trying every value. [cells]"""
     board, task = puzzle.board.copy(), puzzle.task
     for cell in np.flatnonzero(board == 0):
-        for value in range(1, task.size + 1):
+        for value in range(1, task.width + 1):
             board[cell] = value
             if task.clash(board) is None and task.solutions(board) == 1:
                 break
@@ -81,6 +81,6 @@ class ChaoticModel:
             z[...] = (z + y + x) % one
             z[...] = high * z * (one - z)
             y[...] = (low * high * y * (one - y) + z) % one
-        likeliest = y.argmax(2) % self.task.size + 1
+        likeliest = y.argmax(2) % self.task.width + 1
         grids = np.where(boards > 0, boards, likeliest).astype(np.int8)
         return grids, y[:, 0, 0] - np.float32(0.5)
