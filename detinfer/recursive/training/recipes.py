@@ -14,6 +14,6 @@ RECIPES: dict[str, tuple[RecursiveConfig, *tuple[Recipe, ...]]] = {
     "sudoku9": (RecursiveConfig("sudoku9", 10, 81, 96, "units", 6, 256), *SUDOKU9),
     "maze": (
         RecursiveConfig("maze", 5, 144, 64, "units", 4, 192),
-        Recipe(1600, hold=0.75, shown=0.0),
+        Recipe(6000, shown=0.0),
     ),
 }
