@@ -13,8 +13,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
-from detinfer.config import EngineConfig
 from detinfer.engine.process import (
     Add,
     Command,
@@ -43,6 +43,7 @@ class Channel:
         factory: makes the engine, in the new process; must be picklable.
         logs: entered by the process for as long as it runs; must be picklable.
         step_timeout: seconds of silence after which the process is taken to hang, and killed.
+        reading: a module that reading its first message takes, imported while it loads.
         is_owed: whether anybody waits, so that silence counts; asked in a thread.
         deliver: told of every message.
         refuse: told of a request that could not be sent, and why.
@@ -55,11 +56,12 @@ class Channel:
 
     def __init__(
         self,
-        config: EngineConfig,
+        config: Any,
         factory: EngineFactory,
         logs: Logs,
         step_timeout: float,
         *,
+        reading: str | None,
         is_owed: Callable[[], bool],
         deliver: Callable[[Ready | Stepped], None],
         refuse: Callable[[str, DetinferError], None],
@@ -67,7 +69,7 @@ class Channel:
     ) -> None:
         self.last_sign = 0.0
         self.gone = asyncio.Event()
-        self._step_timeout = step_timeout
+        self._step_timeout, self._reading = step_timeout, reading
         self._is_owed, self._deliver, self._refuse, self._over = is_owed, deliver, refuse, over
         self._loop = asyncio.get_running_loop()
         self._death: DetinferError | None = None  # why the process ends, where that is known
@@ -113,8 +115,8 @@ class Channel:
 
     def _read(self) -> None:
         try:
-            # The first message has a tokenizer in it: the time to import what makes one is now.
-            importlib.import_module("transformers.tokenization_utils_tokenizers")
+            if self._reading is not None:
+                importlib.import_module(self._reading)
             while True:
                 while not self._connection.poll(min(1.0, self._step_timeout)):
                     self._kill_if_hanging()

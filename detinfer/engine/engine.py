@@ -114,6 +114,11 @@ class Engine:
             self.discard([request_id])
             raise
 
+    @property
+    def started(self) -> list[str]:
+        """Ids of the requests that the last step ran for the first time."""
+        return self.scheduler.started
+
     def abort(self, request_id: str, reason: str | None = None) -> RequestOutput | None:
         """End a request and free its pages at once; unknown and finished ones are ignored.
 

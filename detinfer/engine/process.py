@@ -13,16 +13,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from detinfer.config import EngineConfig
-from detinfer.engine.outputs import EngineInfo, Wire
+from detinfer.engine.outputs import Wire
 from detinfer.errors import DetinferError, EngineDeadError, ModelLoadError, RequestError
 from detinfer.garbage import uncollected
-from detinfer.params import SamplingParams
 
 if TYPE_CHECKING:
     from detinfer.engine.engine import Engine
@@ -30,16 +29,62 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Logs = Callable[[], AbstractContextManager[Any]]
-EngineFactory = Callable[[EngineConfig], "Engine"]
+
+
+class Output(Protocol):
+    """What a step brought to one request."""
+
+    def to_wire(self) -> Wire:
+        """Return it as a plain tuple."""
+
+
+class Hosted(Protocol):
+    """What a process of this kind runs: a language model's engine, or a solver's.
+
+    Attributes:
+        info: what the other side needs to know of it.
+        tokenizer: likewise; None where there is no text.
+        started: ids of requests that the last step ran for the first time.
+    """
+
+    @property
+    def info(self) -> Any: ...  # noqa: D102
+    @property
+    def tokenizer(self) -> Any: ...  # noqa: D102
+    @property
+    def started(self) -> list[str]: ...  # noqa: D102
+
+    def add_request(self, request_id: str, *request: Any) -> None:
+        """Queue a request."""
+
+    def abort(self, request_id: str) -> object:
+        """End a request, if there is such a one."""
+
+    def abort_all(self, reason: str) -> Sequence[Output]:
+        """End every request and return their last outputs."""
+
+    def has_unfinished(self) -> bool:
+        """Whether a step has work to do."""
+
+    def step(self) -> Sequence[Output]:
+        """Work on the requests and return what came of it."""
+
+    def stats(self) -> dict[str, int]:
+        """Count what there is now, and what has been since the start."""
+
+
+EngineFactory = Callable[[Any], Hosted]  # of the engine's settings
 
 
 class Add(NamedTuple):
-    """Command: start a request."""
+    """Command: start a request.
+
+    Attributes:
+        request: what the engine's ``add_request`` takes beside the id.
+    """
 
     request_id: str
-    prompt_token_ids: list[int]
-    params: SamplingParams
-    cache_salt: str = ""
+    request: tuple[Any, ...]
 
 
 class Abort(NamedTuple):
@@ -64,7 +109,7 @@ Command = Add | Abort | AbortAll | Exit
 class Ready(NamedTuple):
     """First message of an engine that loaded."""
 
-    info: EngineInfo
+    info: Any
     tokenizer: Any
 
 
@@ -105,7 +150,7 @@ def load_engine(config: EngineConfig) -> Engine:
 
 def run_engine_process(
     connection: Connection,
-    config: EngineConfig,
+    config: Any,
     factory: EngineFactory,
     logs: Logs = contextlib.nullcontext,
 ) -> None:
@@ -127,7 +172,7 @@ def run_engine_process(
             sys.exit(1)
 
 
-def _load(connection: Connection, config: EngineConfig, factory: EngineFactory) -> Engine | None:
+def _load(connection: Connection, config: Any, factory: EngineFactory) -> Hosted | None:
     try:
         engine = factory(config)
     except DetinferError as error:
@@ -140,7 +185,7 @@ def _load(connection: Connection, config: EngineConfig, factory: EngineFactory) 
     return engine
 
 
-def _serve(engine: Engine, connection: Connection) -> None:
+def _serve(engine: Hosted, connection: Connection) -> None:
     while True:
         outputs: list[Wire] = []
         refused: list[tuple[str, DetinferError]] = []
@@ -151,7 +196,7 @@ def _serve(engine: Engine, connection: Connection) -> None:
             match command:
                 case Add():
                     try:
-                        engine.add_request(*command)
+                        engine.add_request(command.request_id, *command.request)
                     except RequestError as error:
                         refused.append((command.request_id, error))
                     except Exception as error:
@@ -169,7 +214,7 @@ def _serve(engine: Engine, connection: Connection) -> None:
             message = f"the engine failed: {type(error).__name__}: {error}"
             connection.send(Failed(EngineDeadError(message)))
             raise
-        connection.send(Stepped(outputs, refused, engine.scheduler.started, engine.stats()))
+        connection.send(Stepped(outputs, refused, engine.started, engine.stats()))
 
 
 def _die_with_parent() -> None:
