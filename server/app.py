@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 import detinfer
 from detinfer.config import ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.async_solver import AsyncSolver
 from detinfer.server.api import check, metrics, status, tokenizer
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check import CheckRequest
@@ -22,6 +24,8 @@ from detinfer.server.api.openai.completion_body import CompletionRequest
 from detinfer.server.api.openapi import drop_json_of_others, drop_null_defaults
 from detinfer.server.api.sglang import routes as sglang
 from detinfer.server.api.sglang.body import SGLangRequest
+from detinfer.server.api.solve import routes as solve
+from detinfer.server.api.solve.body import SolveRequest
 from detinfer.server.api.tgi import routes as tgi
 from detinfer.server.api.tgi.body import TGIRequest
 from detinfer.server.api.tokenizer import DetokenizeRequest, TokenizeRequest
@@ -32,20 +36,27 @@ from detinfer.server.http.head import HeadMiddleware
 from detinfer.server.http.observation import ObservationMiddleware
 from detinfer.server.http.request_id import RequestIdMiddleware
 from detinfer.server.limits import LimitsMiddleware
-from detinfer.server.service import Service
+from detinfer.server.service import LANGUAGE_MODEL, Kind, Service
 
 
 def create_app(
-    engine: AsyncEngine | None, config: ServerConfig, *, default_deterministic: bool = True
+    engine: AsyncEngine | None,
+    config: ServerConfig,
+    *,
+    default_deterministic: bool = True,
+    solver: AsyncSolver | None = None,
+    serves: Collection[Kind] = LANGUAGE_MODEL,
 ) -> FastAPI:
-    """Build the application around ``engine``.
+    """Build the application around what serves the requests.
 
-    With None the application answers 503 ("loading") until ``app.state.service.engine`` is set.
+    What is in ``serves`` but None answers 503 ("loading") until ``app.state.service`` has it.
 
     Args:
-        engine: serves the requests.
+        engine: the language model.
         config: keys, names and limits.
         default_deterministic: what a request gets that does not say.
+        solver: the solvers.
+        serves: what there is or will be; routes of the other kind answer 404.
     """
     app = _DescribedApp(
         title="detinfer",
@@ -55,9 +66,9 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,
     )
-    app.state.service = Service(engine, config, default_deterministic)
+    app.state.service = Service(engine, config, default_deterministic, solver, serves)
     install_error_handlers(app)
-    for room in (generate, status, models, openai, sglang, tgi, tokenizer, check, metrics):
+    for room in (generate, status, models, openai, sglang, tgi, solve, tokenizer, check, metrics):
         app.include_router(room.router)
     # The last one added is the outermost. What refuses stands inside of what every answer needs:
     # its id, its line in the log, and what lets a page's script read it.
@@ -83,6 +94,7 @@ _BODIES: list[type[StrictBody]] = [
     TokenizeRequest,
     DetokenizeRequest,
     CheckRequest,
+    SolveRequest,
 ]
 
 

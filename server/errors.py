@@ -61,9 +61,13 @@ class GenerationError(DetinferError):
 class ModelNotFoundError(RequestError):
     """A request named a model that this server does not have."""
 
-    def __init__(self, model: str, served: str) -> None:
-        message = f"model: got {model[:100]!r}, expected {served!r}"
+    def __init__(self, model: str, *served: str) -> None:
+        message = f"model: got {model[:100]!r}, expected {' or '.join(map(repr, served))}"
         super().__init__(message, "model", "model_not_found")
+
+
+class NotServedError(DetinferError):
+    """A route of a kind of model that this server was started without."""
 
 
 class ClientDisconnectedError(Exception):
@@ -103,6 +107,8 @@ def failure_of(error: Exception) -> Failure:
     match error:
         case ModelNotFoundError():
             return Failure(404, message, "not_found_error", error.param, error.code)
+        case NotServedError():
+            return Failure(404, message, "not_found_error", code="not_served")
         case RequestError():
             return Failure(400, message, "invalid_request_error", error.param, error.code)
         case QueueFullError():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -12,21 +12,35 @@ from starlette.requests import Request
 
 from detinfer.config import ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.async_solver import AsyncSolver
 from detinfer.errors import QueueFullError
-from detinfer.server.errors import UnavailableError
+from detinfer.server.errors import NotServedError, UnavailableError
 from detinfer.server.metrics.counts import Metrics
 
 State = Literal["loading", "ready", "draining", "dead"]
+Kind = Literal["language model", "solvers"]
+LANGUAGE_MODEL: tuple[Kind, ...] = ("language model",)
 
 _MESSAGES = {
     "loading": "the model is still loading",
     "draining": "the server is shutting down and takes no new requests",
     "dead": "the engine process has ended; restart the server",
 }
+_HOW_TO_SERVE: dict[Kind, str] = {
+    "language model": "this server has no language model: detinfer serve MODEL serves one",
+    "solvers": "this server has no solver: detinfer serve --solver NAME serves one",
+}
 
 
 class Service:
     """One server's engine and state; touched from the event loop only.
+
+    Args:
+        engine: the language model, once it is loaded.
+        config: keys, names and limits.
+        default_deterministic: what a request gets that does not say.
+        solver: the solvers, once they are loaded.
+        serves: what is served, or will be when it is loaded.
 
     Attributes:
         draining: set once, at shutdown; new requests are then refused.
@@ -35,10 +49,17 @@ class Service:
     """
 
     def __init__(
-        self, engine: AsyncEngine | None, config: ServerConfig, default_deterministic: bool
+        self,
+        engine: AsyncEngine | None,
+        config: ServerConfig,
+        default_deterministic: bool,
+        solver: AsyncSolver | None = None,
+        serves: Collection[Kind] = LANGUAGE_MODEL,
     ) -> None:
         self.metrics = Metrics()
         self.engine = engine
+        self.solver = solver
+        self.serves = serves
         self.config = config
         self.default_deterministic = default_deterministic
         self.draining = False
@@ -66,21 +87,50 @@ class Service:
 
     @property
     def state(self) -> State:
-        """Where the server is in its life."""
-        if self.draining:
-            return "draining"
-        return self.engine.state if self.engine is not None else "loading"
+        """Where the server is in its life; ready when all that it serves is."""
+        states = [self._state_of(kind) for kind in self.serves]
+        return next((state for state in states if state != "ready"), "ready")
 
-    def ready_engine(self) -> AsyncEngine:
-        """Return the engine.
+    def check_ready(self) -> None:
+        """Return if all that is served can be asked.
 
         Raises:
             UnavailableError: loading, draining or dead.
         """
-        state = self.state
-        if state != "ready" or self.engine is None:
-            raise UnavailableError(_MESSAGES[state], state)
+        if self.state != "ready":
+            raise UnavailableError(_MESSAGES[self.state], self.state)
+
+    def ready_engine(self) -> AsyncEngine:
+        """Return the language model's engine.
+
+        Raises:
+            NotServedError: this server has none.
+            UnavailableError: loading, draining or dead.
+        """
+        self._check("language model")
+        assert self.engine is not None
         return self.engine
+
+    def ready_solver(self) -> AsyncSolver:
+        """Return the solvers.
+
+        Raises:
+            NotServedError: this server has none.
+            UnavailableError: loading, draining or dead.
+        """
+        self._check("solvers")
+        assert self.solver is not None
+        return self.solver
+
+    def _state_of(self, kind: Kind) -> State:
+        served = self.engine if kind == "language model" else self.solver
+        return "draining" if self.draining else "loading" if served is None else served.state
+
+    def _check(self, kind: Kind) -> None:
+        if kind not in self.serves:
+            raise NotServedError(_HOW_TO_SERVE[kind])
+        if (state := self._state_of(kind)) != "ready":
+            raise UnavailableError(_MESSAGES[state], state)
 
     def model_id(self, engine: AsyncEngine) -> str:
         """Return the name clients see."""

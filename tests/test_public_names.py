@@ -113,7 +113,7 @@ ENGINE_FLAGS = (
     "--prefix-caching --no-prefix-caching --speculation --no-speculation"
 )
 COMMANDS = {
-    "serve": f"{ENGINE_FLAGS} --host --port --api-key --api-key-file --share-prefix-cache "
+    "serve": f"{ENGINE_FLAGS} --solver --host --port --api-key --api-key-file --share-prefix-cache "
     "--no-share-prefix-cache --cors-origin --served-model-name --max-queue-size --request-timeout "
     "--generation-timeout --shutdown-timeout --exit-on-engine-death --no-exit-on-engine-death "
     "--metrics-prefix --access-log --no-access-log --log-format --log-level",
@@ -133,7 +133,7 @@ ROUTES = {
     "get": "/health /ready /version /server_info /get_server_info /v1/models /v1/models/{model_id} "
     "/model_info /get_model_info /health_generate /info /tokenizer_info /metrics",
     "post": "/ /generate /generate_stream /v1/completions /v1/chat/completions /flush_cache "
-    "/tokenize /detokenize /check",
+    "/tokenize /detokenize /check /v1/solve",
 }
 
 OPENAI_FIELDS = (
@@ -154,6 +154,13 @@ SCHEMAS = {
     "Usage": "prompt_tokens completion_tokens cached_tokens",
     "Logprob": "token_id logprob top",
     "ErrorDetail": "message type param code",
+    "SolveRequest": "model grid max_steps halt halt_threshold stable_steps rollouts noise seed "
+    "trace stream deterministic",
+    "SolveResponse": "id object created model status solution grid puzzle valid clues_kept steps "
+    "halted_by rollout q reason trace deterministic digest system_fingerprint usage",
+    "TracedStep": "step grid changed violations q chain rollout",
+    "SolverCard": "id object created owned_by root parent task cells parameters accuracy "
+    "halting_step system_fingerprint",
     "CheckRequest": "prompt runs max_tokens modes seed",
     "CompletionRequest": f"{OPENAI_FIELDS} prompt echo best_of",
     "ChatCompletionRequest": f"{OPENAI_FIELDS} messages max_completion_tokens top_logprobs "

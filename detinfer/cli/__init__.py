@@ -22,6 +22,7 @@ try:
     from detinfer.cli.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
     from detinfer.cli.preflight import check_start
     from detinfer.cli.solve_command import add_solve_flags, run_solve
+    from detinfer.cli.solver_flags import solver_config
     from detinfer.config import EngineConfig
     from detinfer.errors import ConfigError, DetinferError
     from detinfer.garbage import uncollected
@@ -210,14 +211,18 @@ def _serve(args: argparse.Namespace) -> int:
     with logging_to_stderr(args.log_format, args.log_level):
         try:
             engine, server = engine_config(args), server_config(args)
-            check_start(engine)
+            solvers = solver_config(args, engine)
+            # Solvers alone have no need of a language model that nobody named.
+            served = None if solvers is not None and engine.model is None else engine
+            if served is not None:
+                check_start(served)
             from detinfer.server.http.listener import bind
 
             with bind(server.host, server.port) as listener:
                 with uncollected():
                     from detinfer.server.run import run_server
 
-                return run_server(engine, server, listener)
+                return run_server(served, server, listener, solvers)
         except DetinferError as error:
             if args.log_format == "text":
                 raise  # said as every command says it

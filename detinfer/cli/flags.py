@@ -13,6 +13,7 @@ from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
 from detinfer.cli.parser import add_model_argument
+from detinfer.cli.solver_flags import add_served_solvers
 from detinfer.config import (
     DEVICES,
     DTYPES,
@@ -151,7 +152,8 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every setting of ``ServerConfig``."""
+    """Add every setting of ``ServerConfig``, and which solvers are served."""
+    add_served_solvers(parser)
     group = parser.add_argument_group("server")
 
     def add(flag: str, text: str, **options: Any) -> None:

@@ -28,6 +28,11 @@ async def metrics(request: Request) -> Response:
         name, info, stats = service.model_id(engine), engine.info, await engine.stats()
         if engine.state != "dead":
             processes["engine"] = engine.pid
+    solving: dict[str, int] = {}
+    if service.solver is not None:
+        solving = await service.solver.stats()
+        if service.solver.state != "dead":
+            processes["solver"] = service.solver.pid
     prefix = service.config.metrics_prefix
-    page = exposition(service.metrics, prefix, name, info, stats, processes)
+    page = exposition(service.metrics, prefix, name, info, stats, processes, solving)
     return Response(page, headers={"content-type": CONTENT_TYPE})

@@ -11,6 +11,7 @@ from collections import Counter
 
 from detinfer.engine.process import Stepped
 from detinfer.server.metrics.histogram import Histogram
+from detinfer.server.metrics.solving import Solving
 
 # fmt: off
 _TTFT = (
@@ -37,6 +38,7 @@ class Metrics:
 
     Attributes:
         check_mismatches: deterministic answers that a check found to differ.
+        solving: puzzles.
         requests: requests to the engine that have ended, by (mode, finish reason).
         http_requests: HTTP requests that have ended, by (method, route template, status).
     """
@@ -70,11 +72,12 @@ class Metrics:
             "iteration_tokens", "Tokens that went through the model in a step.", _STEP_TOKENS
         )
         self.check_mismatches = 0
+        self.solving = Solving()
         self.requests: Counter[tuple[str, str]] = Counter()
         self.http_requests: Counter[tuple[str, str, str]] = Counter()
 
     def histograms(self) -> list[Histogram]:
-        """All of them."""
+        """All of the language model's."""
         return [one for one in vars(self).values() if isinstance(one, Histogram)]
 
     def on_step(self, step: Stepped) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from prometheus_client.exposition import generate_latest
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 import detinfer
 from detinfer.engine.outputs import EngineInfo
 from detinfer.server.metrics.counts import Metrics
+from detinfer.server.metrics.solving import HALTS, STATUSES, Solving
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,6 +47,7 @@ def exposition(
     info: EngineInfo | None,
     stats: Mapping[str, int],
     processes: Mapping[str, int],
+    solver_stats: Mapping[str, int],
 ) -> bytes:
     """Return the page, of ``CONTENT_TYPE``.
 
@@ -56,10 +58,12 @@ def exposition(
         info: what the engine is; None before there is one.
         stats: the engine's counts; none before there is one.
         processes: process ids by name.
+        solver_stats: the solvers' counts; none without them.
     """
     page = _Page(prefix, {"model_name": model_name})
     _engine(page, stats)
     _requests(page, metrics)
+    _puzzles(replace(page, labels={}), metrics.solving, solver_stats)
     _build(page, info)
     _processes(page, processes)
     registry = CollectorRegistry()
@@ -145,6 +149,16 @@ def _requests(page: _Page, metrics: Metrics) -> None:
         dict(sorted(metrics.http_requests.items())),
         of_model=False,
     )
+
+
+def _puzzles(page: _Page, solving: Solving, stats: Mapping[str, int]) -> None:
+    page.gauge("num_puzzles_running", "Puzzles being solved.", stats.get("running", 0))
+    page.gauge("num_puzzles_waiting", "Puzzles that wait.", stats.get("waiting", 0))
+    ended: _Counts = {(one,): solving.ended[one] for one in STATUSES}
+    page.counters("puzzles", "Puzzles that ended, by what came of them.", ("status",), ended)
+    halted: _Counts = {(one,): solving.halted[one] for one in HALTS}
+    page.counters("puzzles_halted", "Answers, by what ended their run.", ("halted_by",), halted)
+    page.families.append(solving.steps.family(page.prefix, {}))
 
 
 def _build(page: _Page, info: EngineInfo | None) -> None:
