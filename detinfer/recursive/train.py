@@ -88,9 +88,18 @@ def train(arguments: argparse.Namespace) -> None:
         **_same(arguments),
         "digest": digest(weights),
         **result._asdict(),
+        "curve": _curve(folder),
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     console.print(json.dumps(card), soft_wrap=True)
+
+
+def _curve(folder: Path) -> list[list[float]]:
+    """Return stage, step, loss and share of boards that were right, line by line of the log."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [
+        [one["stage"], one["step"], round(one["loss"], 4), round(one["boards"], 4)] for one in lines
+    ]
 
 
 def _same(arguments: argparse.Namespace) -> dict[str, int]:
