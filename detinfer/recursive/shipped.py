@@ -8,7 +8,7 @@ from typing import Any
 
 from detinfer.errors import ModelLoadError
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parent / "trained"
 
 
 def names() -> list[str]:
