@@ -120,7 +120,7 @@ COMMANDS = {
     "generate": f"{ENGINE_FLAGS} -p --prompt --chat --no-chat --max-tokens --temperature --seed "
     "--json",
     "chat": f"{ENGINE_FLAGS} --system --max-tokens --temperature --seed",
-    "check": f"{ENGINE_FLAGS} --url --runs -p --prompt --max-tokens --mode --concurrency "
+    "check": f"{ENGINE_FLAGS} --solver --url --runs -p --prompt --max-tokens --mode --concurrency "
     "--fast-neighbours --report --seed",
     "solve": "PUZZLE -m --model --max-steps --halt --halt-threshold --stable-steps --rollouts "
     "--noise --seed --trace --json --fast --threads",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from detinfer.check.load import Load
 
@@ -42,6 +42,8 @@ class Answer:
     digest: str
     logprobs: tuple[ExactLogprob, ...] | None = None
 
+    unit: ClassVar[str] = "token"  # what an answer is made of
+
     @classmethod
     def of(cls, outputs: Sequence[RequestOutput]) -> Answer | None:
         """Put together all that an engine gave of one request; None if it ended in failure."""
@@ -69,7 +71,7 @@ class Answer:
         """Return what differs, in words; the two must not be equal."""
         place = self.first_difference(other)
         if place is not None:
-            return f"token {place + 1} of the answer is the first that differs"
+            return f"{self.unit} {place + 1} of the answer is the first that differs"
         parts = {
             "text": self.text != other.text,
             "end": self.finish_reason != other.finish_reason,

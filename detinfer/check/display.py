@@ -65,15 +65,17 @@ def _state(progress: CheckProgress) -> str:
     rate = progress.runs / max(progress.seconds, 1e-9)
     digests = f"{progress.unique_digests} digest{'s' if progress.unique_digests > 1 else ''}"
     differ = f", {progress.divergent_runs} differ" if progress.divergent_runs else ""
-    return f"{progress.runs}/{progress.total} runs, {rate:.1f}/s, {digests} a prompt{differ}"
+    return (
+        f"{progress.runs}/{progress.total} runs, {rate:.1f}/s, {digests} a {progress.noun}{differ}"
+    )
 
 
 def print_result(console: Console, result: CheckResult) -> None:
     """Print a table of every prompt for each mode, the first divergences, and the verdict."""
     for mode in result.by_mode.values():
-        console.print(_table(mode, console.width))
+        console.print(_table(mode, console.width, result.noun))
         if mode.first_divergence is not None:
-            for line in _divergence_lines(mode.first_divergence, result.seed):
+            for line in _divergence_lines(mode.first_divergence, result):
                 _line(console, line)
         if mode.engine:
             counts = (f"{n:,} {name.replace('_', ' ')}" for name, n in mode.engine.items())
@@ -82,12 +84,12 @@ def print_result(console: Console, result: CheckResult) -> None:
     _line(console, verdict(result))
 
 
-def _table(mode: ModeResult, width: int) -> Table:
+def _table(mode: ModeResult, width: int, noun: str) -> Table:
     table = Table(title=mode.mode, title_justify="left", box=None, padding=(0, 2, 0, 0))
     counts = ("runs", "unique outputs", "unique digests", "first divergence")
     room = width - sum(len(name) + 2 for name in counts) - 2
-    # Only the prompt may be cut.
-    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=max(12, room))
+    # Only the target may be cut.
+    table.add_column(noun, no_wrap=True, overflow="ellipsis", max_width=max(12, room))
     for name in counts:
         table.add_column(name, justify="right", no_wrap=True)
     for prompt in mode.prompts:
@@ -106,23 +108,25 @@ def _table(mode: ModeResult, width: int) -> Table:
 def verdict(result: CheckResult) -> str:
     """Return the result in one line."""
     others = [mode for mode in result.by_mode.values() if mode is not result.judged]
-    beside = "".join(f"; {m.mode}: up to {m.unique_digests} digests a prompt" for m in others)
+    beside = "".join(
+        f"; {m.mode}: up to {m.unique_digests} digests a {result.noun}" for m in others
+    )
     if result.reproducible:
-        found = f"reproducible: 1 unique digest for each of {len(result.prompts)} prompts"
+        found = f"reproducible: 1 unique digest for each of {len(result.prompts)} {result.noun}s"
     else:
         most = result.judged.unique_answers
-        found = f"not reproducible: up to {most} distinct answers to one prompt"
+        found = f"not reproducible: up to {most} distinct answers to one {result.noun}"
     return (
         f"{found}, {result.runs} {result.judged.mode} runs under {result.loads} loads, "
         f"{result.seconds:.0f} s, seed {result.seed}, {result.fingerprint}{beside}"
     )
 
 
-def _divergence_lines(first: Divergence, seed: int) -> Iterator[str]:
+def _divergence_lines(first: Divergence, result: CheckResult) -> Iterator[str]:
     load = first.load
     yield (
-        f"first {first.mode} divergence: prompt {first.prompt + 1}, run {first.run + 1}, in load "
-        f"{load.number} (drawn again by --seed {seed} and otherwise the same command)"
+        f"first {first.mode} divergence: {result.noun} {first.prompt + 1}, run {first.run + 1}, in "
+        f"load {load.number} (drawn again by --seed {result.seed} and otherwise the same command)"
     )
     neighbours = len(load.rows) - load.targets
     yield (
@@ -131,13 +135,7 @@ def _divergence_lines(first: Divergence, seed: int) -> Iterator[str]:
         "steps"
     )
     if load.placement is not None:
-        chunk = load.placement.max_chunk
-        yield (
-            f"  a step: at most {load.placement.max_num_seqs} sequences, "
-            f"{load.placement.max_num_batched_tokens} tokens"
-            + ("" if chunk is None else f", {chunk} prompt tokens of one request")
-            + (", from an empty prefix cache" if load.placement.cold else "")
-        )
+        yield f"  {load.placement.told}"
     yield f"  {first.what}"
     yield f"  alone:       {_answer(first.expected, first.position)}"
     yield f"  in the load: {_answer(first.got, first.position)}"
@@ -145,7 +143,7 @@ def _divergence_lines(first: Divergence, seed: int) -> Iterator[str]:
 
 def _answer(answer: Answer, position: int | None) -> str:
     token = answer.token_at(position)
-    shown = "" if position is None else f"token {'none' if token is None else token}, "
+    shown = "" if position is None else f"{answer.unit} {'none' if token is None else token}, "
     return f"{shown}digest {answer.digest[:16]}, {answer.text!r}"
 
 

@@ -38,12 +38,12 @@ def draw_loads(
     longest = max(target.params.max_tokens or bounds.longest for target in targets)
     left = [target.runs_of(runs) for target in targets]
     cheap = [target.share >= 1 for target in targets]
-    for number, size in enumerate(_sizes(seed, bounds.max_rows), start=1):
+    for number, size in enumerate(sizes(seed, bounds.max_rows), start=1):
         if not any(left):
             return
         rng = random.Random(f"detinfer check {seed} load {number}")
         most = rng.randint(-(-size // 2), size)
-        chosen = _draw_targets(rng, left, cheap, most, number % _COSTLY_EVERY == 1)
+        chosen = take_targets(rng, left, cheap, most, number % _COSTLY_EVERY == 1)
         neighbours = min(size - len(chosen), len(chosen))
         spread = rng.choice((0, 0, 4, 16))
         rows = []
@@ -68,7 +68,7 @@ def draw_loads(
         yield Load(number, tuple(rows), placement)
 
 
-def _sizes(seed: int, largest: int) -> Iterator[int]:
+def sizes(seed: int, largest: int) -> Iterator[int]:
     """Yield the largest, so that what can fail fails early; all others; then mostly large ones.
 
     Small loads cost several times as much a token as large ones.
@@ -81,7 +81,7 @@ def _sizes(seed: int, largest: int) -> Iterator[int]:
         yield from rng.sample(upper, len(upper))
 
 
-def _draw_targets(
+def take_targets(
     rng: random.Random, left: list[int], cheap: Sequence[bool], most: int, turn: bool
 ) -> list[int]:
     """Take targets from those ``left``, fewer than ``most`` only if no cheap ones are.

@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 from detinfer.check.answer import Answer
-from detinfer.check.load import Load, Row
+from detinfer.check.load import Load, Placement, Row
 from detinfer.check.target import Bounds, Prompt
 from detinfer.engine.outputs import RequestOutput
 from detinfer.errors import DetinferError
@@ -50,7 +50,7 @@ class EngineSubject:
         scheduler = self._engine.scheduler
         limits = scheduler.limits
         try:
-            if load.placement is not None:
+            if isinstance(load.placement, Placement):
                 if load.placement.cold:
                     self._engine.block_manager.forget()
                 scheduler.limits = dataclasses.replace(
@@ -83,7 +83,9 @@ class _Game:
         self._coming = list(enumerate(load.rows))
         self._runs: dict[str, _Run] = {}
         self._answers: dict[int, Answer] = {}
-        self._pages = random.Random(load.placement.page_seed) if load.placement else None
+        self._pages: random.Random | None = None
+        if isinstance(load.placement, Placement):
+            self._pages = random.Random(load.placement.page_seed)
 
     def play(self) -> dict[int, Answer]:
         rows = self._load.rows

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from detinfer.check.target import Prompt, Target
-from detinfer.params import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -15,6 +14,7 @@ class Row:
     """One request of a load.
 
     Attributes:
+        params: of the kind that its engine takes.
         target: the number of the target it is a run of; None for a neighbour.
         arrival: steps after the load's start at which it is added.
         abort_after: steps after its arrival at which it is aborted; None lets it finish.
@@ -22,7 +22,7 @@ class Row:
     """
 
     prompt: Prompt
-    params: SamplingParams
+    params: Any
     target: int | None = None
     arrival: int = 0
     abort_after: int | None = None
@@ -45,6 +45,34 @@ class Placement:
     page_seed: int
     cold: bool
 
+    @property
+    def told(self) -> str:
+        """Return it in words."""
+        return (
+            f"a step: at most {self.max_num_seqs} sequences, {self.max_num_batched_tokens} tokens"
+            + ("" if self.max_chunk is None else f", {self.max_chunk} prompt tokens of one request")
+            + (", from an empty prefix cache" if self.cold else "")
+        )
+
+
+@dataclass(frozen=True)
+class SolverPlacement:
+    """How a load of puzzles is stepped.
+
+    Attributes:
+        deterministic: whether by the contract's kernels.
+        max_batch: most runs in a step of a model.
+    """
+
+    deterministic: bool
+    max_batch: int
+    threads: int
+
+    @property
+    def told(self) -> str:
+        """Return it in words."""
+        return f"a step: at most {self.max_batch} runs, {self.threads} threads"
+
 
 @dataclass(frozen=True)
 class Load:
@@ -56,7 +84,7 @@ class Load:
 
     number: int
     rows: tuple[Row, ...]
-    placement: Placement | None = None
+    placement: Placement | SolverPlacement | None = None
 
     @classmethod
     def alone(cls, index: int, target: Target) -> Load:
@@ -80,7 +108,7 @@ class Load:
 
 
 def _describe_row(row: Row) -> dict[str, Any]:
-    defaults = SamplingParams()
+    defaults = type(row.params)()
     params = {
         field.name: getattr(row.params, field.name)
         for field in dataclasses.fields(row.params)

@@ -44,10 +44,10 @@ def render_page(result: CheckResult) -> str:
     """Return the whole page; nothing in it is loaded from elsewhere."""
     good = result.reproducible
     verdict = (
-        f"Reproducible: {result.runs} runs under {result.loads} loads, one answer a prompt"
+        f"Reproducible: {result.runs} runs under {result.loads} loads, one answer a {result.noun}"
         if good
         else f"Not reproducible: up to {result.judged.unique_answers} distinct answers to one "
-        f"prompt in {result.runs} runs"
+        f"{result.noun} in {result.runs} runs"
     )
     facts = {
         "Checked": result.source,
@@ -60,7 +60,7 @@ def render_page(result: CheckResult) -> str:
         f"<tr><th scope=row>{name}</th><td><code>{escape(value)}</code></td></tr>"
         for name, value in facts.items()
     )
-    modes = "".join(_mode(mode, mode is result.judged) for mode in result.by_mode.values())
+    modes = "".join(_mode(mode, result) for mode in result.by_mode.values())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -71,18 +71,19 @@ def render_page(result: CheckResult) -> str:
     )
 
 
-def _mode(mode: ModeResult, judged: bool) -> str:
-    note = "" if judged else ' <span class="soft">for comparison</span>'
+def _mode(mode: ModeResult, result: CheckResult) -> str:
+    noun = result.noun.capitalize()
+    note = "" if mode is result.judged else ' <span class="soft">for comparison</span>'
     heads = "".join(
-        f"<th scope=col{' class=number' if name != 'Prompt' else ''}>{name}</th>"
-        for name in ("Prompt", "Runs", "Unique outputs", "Unique digests", "First divergence")
+        f"<th scope=col{' class=number' if name != noun else ''}>{name}</th>"
+        for name in (noun, "Runs", "Unique outputs", "Unique digests", "First divergence")
     )
     rows = "".join(_row(prompt) for prompt in mode.prompts)
     figures = "".join(_figure(prompt) for prompt in mode.prompts)
     return (
         f"<section>\n<h2>Mode: {mode.mode}{note}</h2>\n"
         f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-        f"</div>\n{_divergence(mode.first_divergence)}{figures}</section>\n"
+        f"</div>\n{_divergence(mode.first_divergence, noun)}{figures}</section>\n"
     )
 
 
@@ -149,15 +150,16 @@ def _color(number: int) -> str:
     return f"hsl({(205 + 290 * around) % 360:.0f} 75% 58%)"
 
 
-def _divergence(first: Divergence | None) -> str:
+def _divergence(first: Divergence | None, noun: str) -> str:
     if first is None:
         return ""
     rows = "".join(_answer(name, one, first.position) for name, one in _sides(first))
+    unit = first.expected.unit.capitalize()
     return (
-        f"<h3>First divergence</h3>\n<p>Prompt {first.prompt + 1}, run {first.run + 1}, in load "
+        f"<h3>First divergence</h3>\n<p>{noun} {first.prompt + 1}, run {first.run + 1}, in load "
         f"{first.load.number} of {len(first.load.rows)} requests: {first.what}.</p>\n"
-        f'<div class="scroll"><table><thead><tr><th></th><th class=number>Token</th><th>Digest</th>'
-        f"<th>Answer</th></tr></thead><tbody>{rows}</tbody></table></div>\n"
+        f'<div class="scroll"><table><thead><tr><th></th><th class=number>{unit}</th>'
+        f"<th>Digest</th><th>Answer</th></tr></thead><tbody>{rows}</tbody></table></div>\n"
     )
 
 

@@ -170,12 +170,14 @@ class CheckResult:
         source: the model's name, or the server's address.
         fingerprint: the system fingerprint of what was checked.
         seed: what the loads were drawn from.
+        noun: what a target is called.
     """
 
     source: str
     fingerprint: str
     seed: int
     by_mode: dict[str, ModeResult]
+    noun: str = "prompt"
 
     @property
     def judged(self) -> ModeResult:

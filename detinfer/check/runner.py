@@ -57,6 +57,7 @@ class Progress:
         unique_digests: most distinct digests of any one prompt.
         divergent_runs: runs that differ, in their digest or elsewhere.
         seconds: since the mode began.
+        noun: what a target is called.
     """
 
     mode: Mode
@@ -66,6 +67,7 @@ class Progress:
     unique_digests: int
     divergent_runs: int
     seconds: float
+    noun: str = "prompt"
 
 
 class Check:
@@ -85,6 +87,8 @@ class Check:
         DetinferError: (while it runs) if a target got no answer.
     """
 
+    noun = "prompt"  # what a target is called
+
     def __init__(
         self,
         subject: Subject,
@@ -97,12 +101,11 @@ class Check:
     ) -> None:
         if runs < 1 or not targets or not modes:
             raise ConfigError(
-                f"check: got {runs} runs of {len(targets)} prompts in {len(modes)} modes, "
+                f"check: got {runs} runs of {len(targets)} {self.noun}s in {len(modes)} modes, "
                 "expected at least one of each: nothing would be compared"
             )
         for number, target in enumerate(targets, start=1):
-            if target.params.temperature > 0 and target.params.seed is None:
-                raise RequestError(f"prompt {number}: sampled without a seed", "seed")
+            self._check_target(number, target)
         if fast_neighbours and not subject.bounds.allow_fast:
             raise ConfigError(
                 f"fast_neighbours: got {fast_neighbours}, but {subject.source} runs without the "
@@ -117,6 +120,11 @@ class Check:
         self.fast_neighbours = fast_neighbours
         self._subject = subject
         self._by_mode: dict[str, ModeResult] = {}
+
+    @property
+    def max_rows(self) -> int:
+        """Most requests in a load."""
+        return self._subject.bounds.max_rows
 
     @property
     def total(self) -> int:
@@ -146,7 +154,11 @@ class Check:
             if got != self.total:
                 raise DetinferError(f"check: compared {got} of {self.total} {mode} answers")
         return CheckResult(
-            self._subject.source, self._subject.fingerprint, self.seed, dict(self._by_mode)
+            self._subject.source,
+            self._subject.fingerprint,
+            self.seed,
+            dict(self._by_mode),
+            self.noun,
         )
 
     def _run_mode(self, mode: Mode) -> Iterator[Progress]:
@@ -154,15 +166,7 @@ class Check:
         found = ModeResult(mode, [self._alone(mode, i) for i in range(len(self.targets))])
         self._by_mode[mode] = found
         before = self._subject.stats()
-        loads = draw_loads(
-            self.targets,
-            self.runs,
-            self._subject.bounds,
-            self.seed,
-            deterministic=mode == "deterministic",
-            fast_neighbours=self.fast_neighbours,
-        )
-        for load in loads:
+        for load in self._loads(mode):
             for place, (index, answer) in self._play(load).items():
                 found.prompts[index].add(answer, load, place)
             found.loads += 1
@@ -175,8 +179,31 @@ class Check:
                 unique_digests=found.unique_digests,
                 divergent_runs=found.divergent_runs,
                 seconds=found.seconds,
+                noun=self.noun,
             )
         found.count(before, self._subject.stats())
+
+    def _check_target(self, number: int, target: Target) -> None:
+        if target.params.temperature > 0 and target.params.seed is None:
+            raise RequestError(f"prompt {number}: sampled without a seed", "seed")
+
+    def _loads(self, mode: Mode) -> Iterator[Load]:
+        """Draw the loads that every target's runs are in."""
+        return draw_loads(
+            self.targets,
+            self.runs,
+            self._subject.bounds,
+            self.seed,
+            deterministic=mode == "deterministic",
+            fast_neighbours=self.fast_neighbours,
+        )
+
+    def _single(self, mode: Mode, index: int) -> tuple[Target, Load]:
+        """Return a target as it is asked for in a mode, and it alone."""
+        target = self.targets[index]
+        params = dataclasses.replace(target.params, deterministic=mode == "deterministic")
+        target = dataclasses.replace(target, params=params)
+        return target, Load.alone(index, target)
 
     def _play(self, load: Load) -> dict[int, tuple[int, Answer]]:
         """Target and answer of every run in the load, by its place there."""
@@ -189,12 +216,10 @@ class Check:
         return {place: (index, answers[place]) for place, index in runs.items()}
 
     def _alone(self, mode: Mode, index: int) -> PromptResult:
-        target = self.targets[index]
-        params = dataclasses.replace(target.params, deterministic=mode == "deterministic")
-        target = dataclasses.replace(target, params=params)
+        target, load = self._single(mode, index)
         try:
-            _, answer = self._play(Load.alone(index, target))[0]
+            _, answer = self._play(load)[0]
         except RequestError as error:
-            message = f"prompt {index + 1} of {len(self.targets)}: {error}"
+            message = f"{self.noun} {index + 1} of {len(self.targets)}: {error}"
             raise RequestError(message, error.param, error.code) from None
         return PromptResult(mode, index, target, answer)

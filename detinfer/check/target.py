@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.params import SamplingParams
@@ -38,13 +39,14 @@ class Target:
 
     Attributes:
         prompt: text, or token ids.
-        params: its own parameters; with a temperature it needs a seed, or no two answers agree.
+        params: its own parameters, of the kind that its engine takes; with a temperature they need
+            a seed, or no two answers agree.
         name: what it is there for.
         share: its part of a check's runs, below 1 where each costs much.
     """
 
     prompt: Prompt
-    params: SamplingParams
+    params: Any
     name: str = ""
     share: float = 1.0
 

@@ -22,7 +22,7 @@ try:
     from detinfer.cli.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
     from detinfer.cli.preflight import check_start
     from detinfer.cli.solve_command import add_solve_flags, run_solve
-    from detinfer.cli.solver_flags import solver_config
+    from detinfer.cli.solver_flags import add_checked_solver, check_solver_flags, solver_config
     from detinfer.config import EngineConfig
     from detinfer.errors import ConfigError, DetinferError
     from detinfer.garbage import uncollected
@@ -165,6 +165,7 @@ def _add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int | None)
 
 
 def _add_check_flags(parser: argparse.ArgumentParser) -> None:
+    add_checked_solver(parser)
     parser.add_argument("--url", help="check a running server instead of loading a model")
     parser.add_argument(
         "--runs",
@@ -265,7 +266,9 @@ def _check(args: argparse.Namespace) -> int:
     if args.report is not None and not args.report.endswith((".html", ".json")):
         raise ConfigError(f"--report: got {args.report!r}, expected a .html or .json file")
     config = engine_config(args)
-    if args.url is None:
+    if args.solver is not None:
+        check_solver_flags(args)
+    elif args.url is None:
         check_start(config)
     with uncollected():
         from detinfer.cli.check import run

@@ -33,22 +33,14 @@ def run(args: argparse.Namespace) -> int:
         DetinferError: the check cannot run; the command's exit status is then 2.
     """
     report = None if args.report is None else Report(args.report)
-    given = _given_targets(args)
     modes = MODES[args.mode]
+    check = _solver_check(args, modes) if args.solver else _check(args, modes)
+    return _run(check, report)
+
+
+def _run(check: Check, report: Report | None) -> int:
     log, out = Console(stderr=True), Console()
-    if args.url is None and not args.allow_fast and ("fast" in modes or args.fast_neighbours):
-        flag = "--mode: fast runs" if "fast" in modes else "--fast-neighbours: they run"
-        raise ConfigError(f"{flag} only without --no-fast-mode")
-    subject = _subject(args)
-    check = Check(
-        subject,
-        given or default_targets(subject.bounds, args.max_tokens),
-        runs=args.runs,
-        modes=modes,
-        seed=args.seed,
-        fast_neighbours=args.fast_neighbours,
-    )
-    for line in _beginning(check, subject.bounds.max_rows):
+    for line in _beginning(check):
         log.print(line, highlight=False, soft_wrap=True)
     with progress_display(log) as show:
         for progress in check.progress():
@@ -60,16 +52,41 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.reproducible else 1
 
 
-def _beginning(check: Check, max_rows: int) -> Iterator[str]:
+def _check(args: argparse.Namespace, modes: tuple[Mode, ...]) -> Check:
+    given = _given_targets(args)
+    if args.url is None and not args.allow_fast and ("fast" in modes or args.fast_neighbours):
+        flag = "--mode: fast runs" if "fast" in modes else "--fast-neighbours: they run"
+        raise ConfigError(f"{flag} only without --no-fast-mode")
+    subject = _subject(args)
+    return Check(
+        subject,
+        given or default_targets(subject.bounds, args.max_tokens),
+        runs=args.runs,
+        modes=modes,
+        seed=args.seed,
+        fast_neighbours=args.fast_neighbours,
+    )
+
+
+def _solver_check(args: argparse.Namespace, modes: tuple[Mode, ...]) -> Check:
+    from detinfer.check.solver_check import SolverCheck, given_targets
+    from detinfer.check.solver_subject import SolverSubject
+
+    subject = SolverSubject(args.solver, args.concurrency, args.threads, "fast" in modes)
+    targets = given_targets(args.prompts) if args.prompts else subject.targets()
+    return SolverCheck(subject, targets, runs=args.runs, modes=modes, seed=args.seed)
+
+
+def _beginning(check: Check) -> Iterator[str]:
     """Yield what is about to be compared, and what not."""
     few = [f"{x.name}: {x.runs_of(check.runs)}" for x in check.targets if x.share < 1]
     but = f" ({', '.join(few)})" if few else ""
     yield (
-        f"{check.runs} runs of {len(check.targets)} prompts{but} in loads of up to {max_rows} "
-        f"requests, seed {check.seed}"
+        f"{check.runs} runs of {len(check.targets)} {check.noun}s{but} in loads of up to "
+        f"{check.max_rows} requests, seed {check.seed}"
     )
     for target in check.targets:
-        if target.share < 1 and len(target.prompt) < LONG:
+        if check.noun == "prompt" and target.share < 1 and len(target.prompt) < LONG:
             yield (
                 f"{target.name}: {len(target.prompt)} tokens, not {LONG:,}: no more fit into the "
                 "model's length and the KV cache (--max-model-len, --kv-cache-memory)"

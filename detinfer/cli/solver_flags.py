@@ -1,4 +1,4 @@
-"""``--solver`` of ``serve``, which serves solvers."""
+"""``--solver``: of ``serve``, which serves solvers, and of ``check``, which checks one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 
 from detinfer.config import EngineConfig
 from detinfer.engine.solver_config import SolverConfig
+from detinfer.errors import ConfigError
+from detinfer.folders import check_folders
 
 _WHAT = "a tiny recursive model: one that comes with the package, or a .safetensors file"
 
@@ -23,6 +25,15 @@ def add_served_solvers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_checked_solver(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of ``check``."""
+    parser.add_argument(
+        "--solver",
+        metavar="NAME|FILE",
+        help=f"check {_WHAT}; on puzzles of its task, or on those of --prompt",
+    )
+
+
 def solver_config(args: argparse.Namespace, engine: EngineConfig) -> SolverConfig | None:
     """Return the settings of what ``serve`` serves beside or without a language model.
 
@@ -35,3 +46,21 @@ def solver_config(args: argparse.Namespace, engine: EngineConfig) -> SolverConfi
     return SolverConfig(
         tuple(args.solvers), engine.threads, engine.default_deterministic, engine.allow_fast
     )
+
+
+def check_solver_flags(args: argparse.Namespace) -> None:
+    """Refuse what a check of a solver has no use for, and a solver that is not there.
+
+    Raises:
+        ConfigError: flags that contradict, or a file that is not there.
+        ModelLoadError: no model of that name comes with the package.
+    """
+    for flag, value in (
+        ("MODEL", args.model),
+        ("--url", args.url),
+        ("--fast-neighbours", args.fast_neighbours or None),
+    ):
+        if value is not None:
+            raise ConfigError(f"{flag}: got it beside --solver, expected one of them")
+    SolverConfig((args.solver,))
+    check_folders()
