@@ -24,6 +24,9 @@ pytestmark = pytest.mark.conformance
 ROOT = Path(__file__).parents[2]
 
 
+README = (ROOT / "README.md").read_text()
+
+
 class Block(NamedTuple):
     language: str
     code: str
@@ -31,9 +34,7 @@ class Block(NamedTuple):
 
 BLOCKS = [
     Block(*found)
-    for found in re.findall(
-        r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
+    for found in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ]
 
 
@@ -50,12 +51,13 @@ CHECK = one("bash", "detinfer check")
 PYTHON = one("python", "LLM()")
 OPENAI = one("python", "openai")
 CHAT = one("bash", "/v1/chat/completions")
+SOLVE = one("bash", "detinfer solve")
 WORKFLOW = one("yaml", "detinfer check")
 
 
 def test_no_block_is_left_out():
     elsewhere = [one("bash", "pytest"), one("bash", "docker run")]
-    here = [SERVE, GENERATE, ANSWER, CHECK, PYTHON, OPENAI, CHAT, WORKFLOW]
+    here = [SERVE, GENERATE, ANSWER, CHECK, PYTHON, OPENAI, CHAT, SOLVE, WORKFLOW]
     assert sorted(block.code for block in BLOCKS) == sorted(here + elsewhere)
 
 
@@ -133,10 +135,18 @@ def test_the_first_answer(server, shell):
     assert answer["id"].startswith("gen-")
 
 
+def test_the_puzzle_is_solved_as_readme_says(server, shell):
+    [told] = re.findall(r"solved in 2 steps, with the digest `(\w+)…`", README)
+    status, output = shell(SOLVE)
+    assert status == 0
+    assert "solved in 2 steps" in output
+    assert f"digest {told}" in output
+
+
 def test_the_chat_by_curl_and_by_openais_client_have_the_digest_that_readme_names(
     server, shell, port, run_client
 ):
-    [digest] = re.findall(r"Both print the digest `(\w+)…`", (ROOT / "README.md").read_text())
+    [digest] = re.findall(r"Both print the digest `(\w+)…`", README)
     status, output = shell(CHAT)
     choice = json.loads(output)["choices"][0]
     assert (status, choice["digest"][: len(digest)]) == (0, digest)
