@@ -66,6 +66,7 @@ ALLOWED = {
     ("checkpoint/weight_file", "_parse", "np.prod"): SIZES,
     ("checkpoint/weight_file", "write_weights", "np.prod"): SIZES,
     ("backends/portable_cache", "_zeros", "math.prod"): SIZES,
+    ("engine/solver_host", "_about", "math.prod"): SIZES,
     ("kernels/cpu/attention_work", "work_items", "parts.sum"): SIZES,
     ("logs", "write", "log.log"): "a line of the log",
     ("models/norms", "_verify", "().float().mean"): "a formula compared at load, with tolerance",
