@@ -23,7 +23,13 @@ MAX_LOGIT_BIAS = 1024
 MAX_TOKENS_LIMIT = 1 << 20
 MAX_N = 128
 
-_SWITCHES = ("ignore_eos", "deterministic", "include_stop_str_in_output", "skip_special_tokens")
+_SWITCHES = (
+    "ignore_eos",
+    "deterministic",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "checksums",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class SamplingParams:
         logprobs: number of top log-probabilities per output token; None for none at all.
         prompt_logprobs: the same for each token of the prompt but the first.
         deterministic: whether the bits must not depend on the load.
+        checksums: whether each output token comes with the checksum of the logits it was chosen
+            from, as the digest has them.
 
     Raises:
         RequestError: naming the first field that is out of range.
@@ -76,6 +84,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     deterministic: bool = True
+    checksums: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):

@@ -41,6 +41,7 @@ DEFAULTS = {
         "logprobs": None,
         "prompt_logprobs": None,
         "deterministic": True,
+        "checksums": False,
     },
     EngineConfig: {
         "model": None,
@@ -94,7 +95,8 @@ ANSWERS = {
     Completion: "prompt_token_ids deterministic system_fingerprint text token_ids logprobs "
     "prompt_logprobs finish_reason digest seed error",
     RequestOutput: "request_id text token_ids logprobs finish_reason digest seed deterministic "
-    "prompt_tokens completion_tokens cached_tokens queue_time error prompt_logprobs stop_reason",
+    "prompt_tokens completion_tokens cached_tokens queue_time error prompt_logprobs stop_reason "
+    "checksums",
     Solution: "status puzzle grid valid clues_kept steps halted_by q q_hex digest rollout trace "
     "reason",
     TraceStep: "step grid changed violations q q_hex chain rollout",
@@ -118,7 +120,8 @@ COMMANDS = {
     "--generation-timeout --shutdown-timeout --exit-on-engine-death --no-exit-on-engine-death "
     "--metrics-prefix --access-log --no-access-log --log-format --log-level",
     "generate": f"{ENGINE_FLAGS} -p --prompt --chat --no-chat --max-tokens --temperature --seed "
-    "--json",
+    "--json --receipt --receipt-key",
+    "verify": f"RECEIPT {ENGINE_FLAGS} --url --signed-by --json",
     "chat": f"{ENGINE_FLAGS} --system --max-tokens --temperature --seed",
     "check": f"{ENGINE_FLAGS} --solver --url --runs -p --prompt --max-tokens --mode --concurrency "
     "--fast-neighbours --report --seed",

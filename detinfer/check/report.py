@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 
 from detinfer.check.page import render_page
 from detinfer.check.result import CheckResult
-from detinfer.checkpoint.files import atomic_write
 from detinfer.errors import ConfigError
+from detinfer.output_file import OutputFile
 
 # Only between the lines of indented JSON: strings have no line breaks of their own.
 _INTEGERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")
@@ -36,16 +35,10 @@ class Report:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        if self.path.suffix not in _RENDER:
+        self._suffix = Path(path).suffix
+        if self._suffix not in _RENDER:
             raise ConfigError(f"--report: got {path!r}, expected a .html or .json file")
-        if self.path.is_dir():
-            raise ConfigError(f"--report: {path} is a folder, expected a file")
-        try:
-            with tempfile.TemporaryFile(dir=self.path.parent):
-                pass
-        except OSError as error:
-            raise self._unwritable(error) from None
+        self._file = OutputFile("--report", path)
 
     def write(self, result: CheckResult) -> None:
         """Write the whole file or leaves what was there.
@@ -53,12 +46,4 @@ class Report:
         Raises:
             ConfigError: the disk is full, or the folder went away meanwhile.
         """
-        text = _RENDER[self.path.suffix](result)
-        try:
-            # A lone surrogate in an answer must not cost the report.
-            atomic_write(self.path, text.encode("utf-8", "replace"))
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> ConfigError:
-        return ConfigError(f"--report: {self.path} cannot be written ({error.strerror})")
+        self._file.write(_RENDER[self._suffix](result))

@@ -11,23 +11,25 @@ from collections.abc import Sequence
 
 try:
     from detinfer import __version__
+    from detinfer.cli.command_flags import add_chat_flags, add_check_flags, add_generate_flags
     from detinfer.cli.flags import (
         add_engine_flags,
         add_server_flags,
         add_weights_flags,
         engine_config,
-        integer,
         server_config,
     )
     from detinfer.cli.parser import USAGE_ERROR, CommandParser, Parser, add_model_argument
     from detinfer.cli.preflight import check_start
     from detinfer.cli.solve_command import add_solve_flags, run_solve
-    from detinfer.cli.solver_flags import add_checked_solver, check_solver_flags, solver_config
+    from detinfer.cli.solver_flags import check_solver_flags, solver_config
+    from detinfer.cli.verify import add_verify_flags
+    from detinfer.cli.verify import run as run_verify
     from detinfer.config import EngineConfig
     from detinfer.errors import ConfigError, DetinferError
     from detinfer.garbage import uncollected
     from detinfer.logs import log, logging_to_stderr
-    from detinfer.params import MAX_TOKENS_LIMIT, SamplingParams
+    from detinfer.params import SamplingParams
 except ImportError as error:  # the PyPI name `detinfer` is somebody else's package
     found = getattr(sys.modules.get("detinfer"), "__path__", ["?"])[0]
     print(f"detinfer: error: {error}; another detinfer shadows ours at {found}", file=sys.stderr)
@@ -86,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text, add_flags, run in (
         ("serve", "start the HTTP server", add_server_flags, _serve),
-        ("generate", "answer one prompt", _add_generate_flags, _generate),
-        ("chat", "talk to the model in this terminal", _add_chat_flags, _chat),
-        ("check", "run the same requests under changing loads", _add_check_flags, _check),
+        ("generate", "answer one prompt", add_generate_flags, _generate),
+        ("chat", "talk to the model in this terminal", add_chat_flags, _chat),
+        ("check", "run the same requests under changing loads", add_check_flags, _check),
     ):
         command = commands.add_parser(name, help=text)
         add_engine_flags(command)
@@ -98,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     solve = commands.add_parser("solve", help="solve puzzles with a tiny recursive model")
     add_solve_flags(solve)
     solve.set_defaults(run=run_solve)
+
+    verify = commands.add_parser("verify", help="replay a receipt")
+    add_verify_flags(verify)
+    add_engine_flags(verify)
+    verify.set_defaults(run=run_verify)
 
     doctor = commands.add_parser("doctor", help="what this machine can run")
     add_model_argument(doctor, "what to load, a folder, a .gguf file or a hub id")
@@ -133,81 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what to answer")
-    parser.add_argument(
-        "--chat",
-        action=argparse.BooleanOptionalAction,
-        help="answer as the model's chat template has it, or continue the raw text (default: chat "
-        "in a terminal, if the model has a template)",
-    )
-    _add_sampling_flags(parser, SamplingParams().max_tokens)
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
-
-
-def _add_chat_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--system", metavar="TEXT", help="a system message to begin with")
-    _add_sampling_flags(parser, 1024)
-
-
-def _add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int | None) -> None:
-    parser.add_argument(
-        "--max-tokens",
-        type=integer(1, MAX_TOKENS_LIMIT),
-        default=max_tokens,
-        metavar="N",
-        help=f"most tokens to generate (default {max_tokens})",
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default 0)"
-    )
-    parser.add_argument("--seed", type=integer(0, (1 << 64) - 1), metavar="N", help="for sampling")
-
-
-def _add_check_flags(parser: argparse.ArgumentParser) -> None:
-    add_checked_solver(parser)
-    parser.add_argument("--url", help="check a running server instead of loading a model")
-    parser.add_argument(
-        "--runs",
-        type=integer(1),
-        default=1000,
-        metavar="N",
-        help="answers of each prompt (default 1000)",
-    )
-    parser.add_argument(
-        "-p",
-        "--prompt",
-        action="append",
-        dest="prompts",
-        metavar="TEXT",
-        help="may be repeated; built-in ones if not given",
-    )
-    parser.add_argument(
-        "--max-tokens",
-        type=integer(1, MAX_TOKENS_LIMIT),
-        default=32,
-        metavar="N",
-        help="default 32",
-    )
-    parser.add_argument(
-        "--mode", choices=("deterministic", "fast", "both"), default="deterministic"
-    )
-    parser.add_argument(
-        "--concurrency", type=integer(1), default=32, metavar="N", help="largest load (default 32)"
-    )
-    parser.add_argument(
-        "--fast-neighbours",
-        type=integer(0, 1024),
-        default=0,
-        metavar="N",
-        help="requests with deterministic: false beside every load (default 0)",
-    )
-    parser.add_argument("--report", metavar="FILE", help="write a report, .html or .json")
-    parser.add_argument(
-        "--seed", type=integer(0), metavar="N", help="draws the loads; a fresh one if not given"
-    )
-
-
 def _serve(args: argparse.Namespace) -> int:
     with logging_to_stderr(args.log_format, args.log_level):
         try:
@@ -232,13 +164,23 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    if args.receipt_key is not None and args.receipt is None:
+        raise ConfigError("--receipt-key: expected beside --receipt")
     config = engine_config(args)
     params = _sampling_params(args, config)
     check_start(config)
     with uncollected():
         from detinfer.cli.generate import generate
 
-    return generate(config, args.prompt, params, as_json=args.json, chat=args.chat)
+    return generate(
+        config,
+        args.prompt,
+        params,
+        as_json=args.json,
+        chat=args.chat,
+        receipt=args.receipt,
+        receipt_key=args.receipt_key,
+    )
 
 
 def _chat(args: argparse.Namespace) -> int:

@@ -6,20 +6,32 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from detinfer.chat_template import render_chat
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
 from detinfer.engine.llm import Completion
+from detinfer.engine.outputs import RequestOutput
 from detinfer.engine.validation import encode_text
 from detinfer.errors import DetinferError
+from detinfer.output_file import OutputFile
 from detinfer.params import SamplingParams
+from detinfer.receipts.receipt import ReceiptMaker
+from detinfer.receipts.seal import load_key, seal
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def generate(
-    config: EngineConfig, prompt: str, params: SamplingParams, *, as_json: bool, chat: bool | None
+    config: EngineConfig,
+    prompt: str,
+    params: SamplingParams,
+    *,
+    as_json: bool,
+    chat: bool | None,
+    receipt: str | None = None,
+    receipt_key: str | None = None,
 ) -> int:
     """Answer ``prompt`` and print the answer.
 
@@ -29,6 +41,8 @@ def generate(
         params: how to answer.
         as_json: print all that is known of the answer.
         chat: whether to use the model's chat template; None: if it has one and a person asks.
+        receipt: where to write the answer's receipt, if anywhere.
+        receipt_key: a file with the key that signs it, if any.
 
     Returns:
         The exit status.
@@ -36,6 +50,8 @@ def generate(
     Raises:
         DetinferError: the model cannot be loaded, or the request cannot be served.
     """
+    file = OutputFile("--receipt", receipt) if receipt is not None else None
+    key = load_key(Path(receipt_key)) if receipt_key is not None else None
     engine = Engine(config)
     has_template = bool(engine.tokenizer.chat_template)
     if chat is None:
@@ -44,7 +60,17 @@ def generate(
         token_ids = render_chat(engine.tokenizer, [{"role": "user", "content": prompt}])
     else:
         token_ids = encode_text(engine.tokenizer, prompt)
-    answer = run_request(engine, token_ids, params, (lambda text: None) if as_json else show)
+    params = dataclasses.replace(params, checksums=file is not None)
+    maker = ReceiptMaker(engine.info, token_ids, params) if file is not None else None
+    answer = run_request(
+        engine,
+        token_ids,
+        params,
+        (lambda text: None) if as_json else show,
+        told=maker.add if maker is not None else lambda output: None,
+    )
+    if file is not None and maker is not None and maker.receipt is not None:
+        file.write(json.dumps(seal(maker.receipt.to_value(), key), ensure_ascii=False) + "\n")
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False, indent=2))
     else:
@@ -60,8 +86,11 @@ def run_request(
     params: SamplingParams,
     show: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
+    told: Callable[[RequestOutput], object] = lambda output: None,
 ) -> Completion:
     """Run one request to its end, showing its text as it comes; ``stopped`` ends it early.
+
+    ``told`` is of every increment.
 
     Raises:
         DetinferError: the request cannot be served, or ended with an error.
@@ -74,6 +103,7 @@ def run_request(
             outputs.append(last)
         for output in outputs:
             answer.add(output)
+            told(output)
             show(output.text)
     if answer.finish_reason == "error":
         raise DetinferError(answer.error or "the engine gave up on this request")

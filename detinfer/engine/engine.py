@@ -12,9 +12,9 @@ from detinfer.engine.outcome import Increment
 from detinfer.engine.outputs import RequestOutput, describe
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import Limits, Scheduler
-from detinfer.engine.speculation import PromptLookup
+from detinfer.engine.speculation import Drafts, PromptLookup, Replay
 from detinfer.engine.step import Stepper
-from detinfer.engine.validation import check_request, stop_ids
+from detinfer.engine.validation import check_ids, check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.machine import check_logits, check_pool
@@ -75,6 +75,7 @@ class Engine:
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
         cache_salt: str = "",
+        answer: Sequence[int] = (),
     ) -> None:
         """Queue a request.
 
@@ -83,6 +84,7 @@ class Engine:
             prompt_token_ids: the prompt.
             params: how to sample and when to end; one choice (``detinfer.params`` makes them).
             cache_salt: the prefix cache shares pages only among requests of the same salt.
+            answer: what its output is expected to be, which then takes few steps to find out.
 
         Raises:
             RequestError: if it cannot be served as asked, or its id is in use.
@@ -91,6 +93,10 @@ class Engine:
             raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
         max_tokens = check_request(prompt_token_ids, params, self.info)
         left_out = self._special if params.skip_special_tokens else {}
+        drafts: Drafts | None = PromptLookup() if self._speculation else None
+        if answer:
+            check_ids("answer", answer, self.info)
+            drafts = Replay(len(prompt_token_ids), answer)
         request = Request(
             request_id=request_id,
             arrival=self._arrivals,
@@ -104,7 +110,7 @@ class Engine:
             detokenizer=Detokenizer(self._decode, prompt_token_ids, left_out),
             stop_strings=StopStrings(params.stop, params.include_stop_str_in_output),
             cache_salt=cache_salt,
-            lookup=PromptLookup() if self._speculation else None,
+            drafts=drafts,
         )
         self._arrivals += 1
         try:

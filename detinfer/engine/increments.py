@@ -32,6 +32,7 @@ def output_of(request: Request, new: Increment) -> RequestOutput:
         error=new.error,
         prompt_logprobs=request.prompt_logprobs if scored else None,
         stop_reason=request.stop_reason if new.finish_reason == "stop" else None,
+        checksums=new.checksums if request.params.checksums else None,
     )
 
 

@@ -43,6 +43,7 @@ class Increment:
     """
 
     token_ids: list[int] = field(default_factory=list)
+    checksums: list[tuple[int, int]] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
     accepted: int = 0

@@ -29,6 +29,8 @@ class RequestOutput:
         seed: the key of the noise in use, drawn if the request gave none; None for greedy.
         completion_tokens: output tokens so far, this increment's included.
         queue_time: seconds from its arrival until it first ran, or ended.
+        checksums: rule 8's two sums of the logits of each new token; None if the request did not
+            ask.
         stop_reason: the stop string, or the token id, that a ``finish_reason`` of "stop" is due to.
         error: why ``finish_reason`` is "error", or "abort" when the engine decided it.
     """
@@ -48,6 +50,7 @@ class RequestOutput:
     error: str | None = None
     prompt_logprobs: list[TokenLogprob] | None = None
     stop_reason: str | int | None = None
+    checksums: list[tuple[int, int]] | None = None
 
     def to_wire(self) -> Wire:
         """Return the fields as a plain tuple, several times cheaper to pickle than the object."""

@@ -15,7 +15,7 @@ from detinfer.engine.detokenizer import Detokenizer, StopStrings
 from detinfer.engine.outcome import Choice, Increment, Outcome, accepted, is_number
 from detinfer.engine.outputs import FinishReason
 from detinfer.engine.prefix_cache import chain_key, page_tokens, root_key
-from detinfer.engine.speculation import PromptLookup
+from detinfer.engine.speculation import Drafts
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
 
@@ -50,7 +50,7 @@ class Request:
         arrived: monotonic time, in seconds.
         started: when it first ran.
         prompt_logprobs: of the prompt's second token and on, as far as they are known.
-        lookup: makes its drafts; None if there are to be none.
+        drafts: of its next tokens; None if there are to be none.
     """
 
     request_id: str
@@ -74,7 +74,7 @@ class Request:
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    lookup: PromptLookup | None = None
+    drafts: Drafts | None = None
     digest: DigestChain = field(default_factory=DigestChain)
 
     @property
@@ -114,9 +114,17 @@ class Request:
     def draft(self, most: int) -> Sequence[int]:
         """Guesses of its next tokens, at most ``most``; none that it could not go beyond."""
         room = min(most, self.longest - 1 - len(self.token_ids))
-        if self.lookup is None or room < 1:
+        if self.drafts is None or room < 1:
             return ()
-        return self.lookup.propose(self.token_ids, room)
+        return self.drafts.propose(self.token_ids, room)
+
+    @property
+    def foreseen(self) -> int:
+        """Tokens that are all but sure to follow those it has, up to its last position."""
+        if self.drafts is None:
+            return 0
+        length = len(self.token_ids)
+        return min(self.drafts.foreseen(length), self.longest - 1 - length)
 
     def page_key(self, page: int) -> tuple[bytes, bytes, bytes]:
         """Chain key, parent's key and tokens of a full page."""
@@ -146,9 +154,9 @@ class Request:
             return new
         if not outcome.choices:
             return None
-        if draft and self.lookup is not None:
+        if draft and self.drafts is not None:
             new.accepted = accepted(draft, outcome.choices)
-            self.lookup.judge(len(draft), new.accepted)
+            self.drafts.judge(len(draft), new.accepted)
         for choice in outcome.choices[: new.accepted + 1]:
             if new.token_ids:  # the last of them was guessed: it is in the cache already
                 self.num_computed += 1
@@ -176,6 +184,7 @@ class Request:
         self.token_ids.append(token)
         self.digest.update(token, choice.sums)
         new.token_ids.append(token)
+        new.checksums.append(choice.sums)
         if choice.logprob is not None:
             new.logprobs.append(choice.logprob)
         if token in self.stop_ids:

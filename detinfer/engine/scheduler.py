@@ -164,7 +164,8 @@ class Scheduler:
             self._take_back(self.current, rows)
             self._preempt(self.current)
         self.current = request
-        granted = min(wanted, self._blocks.num_free)
+        ahead = pages_for(request.num_computed + count + request.foreseen)
+        granted = min(max(wanted, ahead - len(request.block_table)), self._blocks.num_free)
         if granted > 0:
             self._blocks.extend(request.request_id, granted)
             self._read_table(request)
@@ -183,14 +184,13 @@ class Scheduler:
     def _draft(self, request: Request) -> Sequence[int]:
         """Return a draft that the step, the request and its pages have room for."""
         limits = self.limits
-        draft = request.draft(
-            min(
-                self._budget,
-                self._budget + limits.max_with_drafts - limits.max_num_batched_tokens,
-                len(request.block_table) * PAGE_SIZE - len(request.token_ids),
-            )
-        )
+        most = min(self._budget, self._scorable)
+        if not request.foreseen:
+            most = min(most, self._budget + limits.max_with_drafts - limits.max_num_batched_tokens)
+        room = len(request.block_table) * PAGE_SIZE - len(request.token_ids)
+        draft = request.draft(min(most, room))
         self._budget -= len(draft)
+        self._scorable -= len(draft)
         return draft
 
     def _admit(self, request: Request) -> bool:

@@ -1,18 +1,67 @@
-"""Drafts by prompt lookup: what followed the last few tokens before may follow them again.
+"""Drafts: guesses of a request's next tokens, verified many at a time.
 
 A draft is verified in one forward pass whose rows give the bits of so many single steps, so it can
-only save time (docs/determinism.md). After Saxena, "Prompt Lookup Decoding", 2023.
+only save time (docs/determinism.md).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 NGRAMS = (4, 3)  # tokens that must have occurred before; more of them are the better sign
 FIRST, LONGEST = 5, 11  # tokens of a draft, if the step has room (``MAX_WITH_DRAFTS``)
 PATIENCE = 32  # steps without drafts at most, after drafts that failed from their first token
 
 
-class PromptLookup:
+class Drafts(Protocol):
     """The drafts of one request."""
+
+    def propose(self, token_ids: list[int], most: int) -> Sequence[int]:
+        """Tokens that may follow ``token_ids``, at most ``most``."""
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """Learn from a draft."""
+
+    def foreseen(self, length: int) -> int:
+        """Tokens that are all but sure to follow the first ``length``: worth steps of their own."""
+
+
+class Replay:
+    """The drafts of a request whose answer is known: all of it, until a token is another one.
+
+    Args:
+        prompt_tokens: where the answer begins.
+        answer: what it is expected to be.
+    """
+
+    __slots__ = ("_answer", "_start")
+
+    def __init__(self, prompt_tokens: int, answer: Sequence[int]) -> None:
+        self._start, self._answer = prompt_tokens, list(answer)
+
+    def propose(self, token_ids: list[int], most: int) -> Sequence[int]:
+        """Return the answer's next tokens."""
+        done = len(token_ids) - self._start
+        if self._answer[:done][-1:] != token_ids[-1:]:
+            self._answer = []
+        return self._answer[done : done + most]
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """Give up at the first token that is another one."""
+        if accepted < drafted:
+            self._answer = []
+
+    def foreseen(self, length: int) -> int:
+        """Tokens of the answer that are left."""
+        return max(0, len(self._answer) - (length - self._start))
+
+
+class PromptLookup:
+    """Drafts by prompt lookup: what followed the last few tokens before may follow them again.
+
+    After Saxena, "Prompt Lookup Decoding", 2023.
+    """
 
     __slots__ = ("_ends", "_failures", "_indexed", "_length", "_pause")
 
@@ -39,6 +88,10 @@ class PromptLookup:
             if found is not None:
                 return token_ids[found : found + min(self._length, most)]
         return []
+
+    def foreseen(self, length: int) -> int:
+        """Return none: these are guesses."""
+        return 0
 
     def judge(self, drafted: int, accepted: int) -> None:
         """Learn from a draft: longer ones after success, a pause after failure."""

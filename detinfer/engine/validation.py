@@ -60,7 +60,7 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
     """
     if params.n != 1:
         raise RequestError(f"n: got {params.n}, the engine takes one choice at a time", "n")
-    _check_prompt(prompt_token_ids, info)
+    check_ids("prompt", prompt_token_ids, info)
     prompt = len(prompt_token_ids)
     room = info.max_model_len - prompt
     if room < 1:
@@ -99,18 +99,23 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
     return max_tokens
 
 
-def _check_prompt(prompt_token_ids: Sequence[int], info: EngineInfo) -> None:
-    if not len(prompt_token_ids):
-        raise RequestError("prompt: got no tokens, expected at least one", "prompt")
+def check_ids(field: str, token_ids: Sequence[int], info: EngineInfo) -> None:
+    """Refuse what is no list of the vocabulary's tokens, one at least.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    if not len(token_ids):
+        raise RequestError(f"{field}: got no tokens, expected at least one", field)
     try:
-        ids = np.asarray(prompt_token_ids)
+        ids = np.asarray(token_ids)
     except (ValueError, OverflowError):
         ids = np.empty(0)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise RequestError("prompt: expected a flat list of integer token ids", "prompt")
+        raise RequestError(f"{field}: expected a flat list of integer token ids", field)
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= info.vocab_size:
         raise RequestError(
-            f"prompt: got token id {low if low < 0 else high}, expected 0..{info.vocab_size - 1}",
-            "prompt",
+            f"{field}: got token id {low if low < 0 else high}, expected 0..{info.vocab_size - 1}",
+            field,
         )

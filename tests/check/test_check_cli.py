@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_no_part_of_a_report(check, tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("detinfer.check.report.atomic_write", full)
+    monkeypatch.setattr("detinfer.output_file.atomic_write", full)
     status, _, err = check("--report", str(tmp_path / "r.json"))
     assert status == 2
     assert "r.json cannot be written (No space left on device)" in err

@@ -1,0 +1,1 @@
+"""Receipts: what a deterministic answer was made of, so that anybody can make it again."""
