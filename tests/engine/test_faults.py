@@ -181,7 +181,7 @@ class Trace:
         self.parts = {}
         for name, request in engine._requests.items():
             self.parts[name] = name
-            for part in ("params", "detokenizer", "stop_strings", "lookup", "digest"):
+            for part in ("params", "detokenizer", "stop_strings", "drafts", "digest"):
                 self.parts[id(getattr(request, part))] = name
         before = sys.gettrace()
         sys.settrace(self.enter)
