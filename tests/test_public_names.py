@@ -121,7 +121,7 @@ COMMANDS = {
     "--metrics-prefix --access-log --no-access-log --log-format --log-level",
     "generate": f"{ENGINE_FLAGS} -p --prompt --chat --no-chat --max-tokens --temperature --seed "
     "--json --receipt --receipt-key",
-    "verify": f"RECEIPT {ENGINE_FLAGS} --url --signed-by --json",
+    "verify": f"RECEIPT {ENGINE_FLAGS} --signed-by --json",
     "chat": f"{ENGINE_FLAGS} --system --max-tokens --temperature --seed",
     "check": f"{ENGINE_FLAGS} --solver --url --runs -p --prompt --max-tokens --mode --concurrency "
     "--fast-neighbours --report --seed",

@@ -1,22 +1,17 @@
-"""``detinfer verify``: whether a receipt holds, by replaying it here or on a server."""
+"""``detinfer verify``: whether a receipt holds, by replaying it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from detinfer.api_keys import VARIABLE
 from detinfer.cli.flags import engine_config
 from detinfer.cli.preflight import check_start
-from detinfer.errors import ConfigError, DetinferError
+from detinfer.errors import ConfigError
 from detinfer.garbage import uncollected
-
-if TYPE_CHECKING:
-    from detinfer.receipts.receipt import Value
 
 HOLDS, DIFFERS = 0, 1
 
@@ -24,7 +19,6 @@ HOLDS, DIFFERS = 0, 1
 def add_verify_flags(parser: argparse.ArgumentParser) -> None:
     """Add the receipt, before the engine's settings, and how to verify it."""
     parser.add_argument("receipt", metavar="RECEIPT", help="a file; - is standard input")
-    parser.add_argument("--url", help="have a running server replay it")
     parser.add_argument(
         "--signed-by",
         metavar="KEY",
@@ -42,12 +36,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DetinferError: it is no receipt, or cannot be replayed.
     """
-    if args.url is not None and args.model is not None:
-        raise ConfigError("MODEL: got it beside --url, expected one of them")
     with uncollected():
-        from detinfer.receipts.reading import read_json
+        from detinfer.receipts.reading import parse, read_json
+        from detinfer.receipts.seal import opened
     value = read_json(_bytes(args.receipt))
-    verdict = _on_server(args.url, value) if args.url else _here(args, value)
+    parse(opened(value))  # what is no receipt is told before a model is loaded
+    config = engine_config(args)
+    check_start(config)
+    with uncollected():
+        from detinfer.engine.engine import Engine
+        from detinfer.receipts.replay import verify
+    verdict = verify(value, Engine(config)).to_value()
     if args.signed_by is not None and verdict["signed_by"] != args.signed_by:
         verdict["match"] = False
         verdict["findings"].append(
@@ -68,24 +67,6 @@ def _bytes(name: str) -> bytes:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise ConfigError(f"RECEIPT: {name}: {error.strerror}") from None
-
-
-def _here(args: argparse.Namespace, value: Value) -> dict[str, Any]:
-    config = engine_config(args)
-    check_start(config)
-    with uncollected():
-        from detinfer.engine.engine import Engine
-        from detinfer.receipts.replay import verify
-    return verify(value, Engine(config)).to_value()
-
-
-def _on_server(url: str, value: Value) -> dict[str, Any]:
-    from detinfer.check.client import Client
-
-    verdict = Client(url, os.environ.get(VARIABLE) or None).post("/verify", {"receipt": value})
-    if not isinstance(verdict, dict) or {"match", "findings", "signed_by"} - verdict.keys():
-        raise DetinferError(f"--url: {url} gave no verdict, expected a detinfer server")
-    return verdict
 
 
 def _print(verdict: dict[str, Any]) -> None:
