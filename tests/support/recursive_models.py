@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from detinfer.kernels.reference_recursive import Model
 from detinfer.recursive.config import RecursiveConfig
 from detinfer.recursive.network import rope_table
 from detinfer.recursive.tasks import TASKS
+from detinfer.testing import rounded_normal, to_torch
 
 CONFIGS = {
     "units": RecursiveConfig("sudoku4", 5, 16, 48, "units", 6, 80),
@@ -23,10 +23,10 @@ CONFIGS = {
 
 
 def weights_of(config, seed=1, scale=0.3):
-    """Normal random weights of a shape."""
-    random = torch.Generator().manual_seed(seed)
+    """Normal random weights of a shape, the same on every CPU, which PyTorch's are not."""
+    rng = np.random.default_rng(seed)
     return {
-        name: torch.randn(shape, generator=random) * scale
+        name: to_torch(rounded_normal(rng, shape, scale=scale))
         for name, shape in config.shapes().items()
     }
 
