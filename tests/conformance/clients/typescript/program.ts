@@ -4,7 +4,7 @@ import type { components, paths } from "./schema.js";
 
 declare const process: { argv: string[] };
 
-type Path = keyof paths;
+type Path = Exclude<keyof paths, "/v1/solve">; // the server of these tests has no solver
 type Post = {
   [P in Path]: paths[P] extends { post: { requestBody: { content: { "application/json": infer B } } } }
     ? B
