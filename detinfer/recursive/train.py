@@ -65,19 +65,20 @@ def train(arguments: argparse.Namespace) -> None:
     tests = task.generate(TEST, 0, arguments.tests)
     weights: Weights | None = None
     state = _checkpoint(folder)
-    past = state["about"]["stage"] if state else 1
+    past = len(state["about"]["recipes"]) if state else 1
     for number, recipe in list(enumerate(recipes, 1))[past - 1 :]:
         console.print(f"stage {number} of {len(recipes)}: making {recipe.pool} puzzles")
         pool = Pool.make(task, recipe.pool, recipe.shown, tests)
         trainer = Trainer(config, recipe, arguments.seed + number - 1, pool, weights)
-        about = {"stage": number, "recipe": asdict(recipe), **_same(arguments)}
+        past_recipes = [asdict(one) for one in recipes[:number]]
+        about = {"recipes": past_recipes, "config": asdict(config), **_same(arguments)}
         if state and number == past:
             if state["about"] != about:
                 raise ConfigError(
-                    f"--out: {folder} has a checkpoint of another recipe, seed or threads"
+                    f"--out: {folder} has a checkpoint of another model, recipe, seed or threads"
                 )
             trainer.restore(state)
-        _run(trainer, folder, about, console)
+        _run(trainer, folder, number, about, console)
         weights = trainer.average
     assert weights is not None
     result = evaluate(network(config, weights, task), task, tests)
@@ -116,7 +117,9 @@ def _checkpoint(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def _run(trainer: Trainer, folder: Path, about: dict[str, object], console: Console) -> None:
+def _run(
+    trainer: Trainer, folder: Path, stage: int, about: dict[str, object], console: Console
+) -> None:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -133,7 +136,7 @@ def _run(trainer: Trainer, folder: Path, about: dict[str, object], console: Cons
             if trainer.step % EVERY == 0 or trainer.step == steps:
                 loss, cells, boards = (sums / count).tolist()
                 bar.update(shown, figures=f"loss {loss:.3f}, boards {boards:.1%}")
-                line = {"stage": about["stage"], "step": trainer.step, "loss": loss}
+                line = {"stage": stage, "step": trainer.step, "loss": loss}
                 log.write(json.dumps({**line, "cells": cells, "boards": boards}) + "\n")
                 log.flush()
                 sums, count = torch.zeros(3), 0

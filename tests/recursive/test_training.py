@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,9 @@ def tiny(monkeypatch):
 
 
 def trained(folder, *options):
-    assert train.main(["sudoku4", "--out", str(folder), "--tests", "50", *options]) == 0
+    # One thread: two wait for one another wherever other work runs beside them.
+    command = ["sudoku4", "--out", str(folder), "--tests", "50", "--threads", "1", *options]
+    assert train.main(command) == 0
     return json.loads((folder / "card.json").read_text())
 
 
@@ -65,10 +68,35 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
     assert resumed["digest"] == whole["digest"]
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path, capsys):
+REFUSAL = "has a checkpoint of another model, recipe, seed or threads"
+
+
+def refused(folder, capsys, *options):
+    assert train.main(["sudoku4", "--out", str(folder), "--threads", "1", *options]) == 2
+    return REFUSAL in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, capsys, monkeypatch):
     trained(tmp_path)
-    assert train.main(["sudoku4", "--out", str(tmp_path), "--seed", "1"]) == 2
-    assert "has a checkpoint of another recipe, seed or threads" in capsys.readouterr().err
+    assert refused(tmp_path, capsys, "--seed", "1")
+    assert refused(tmp_path, capsys, "--threads", "2")
+    config, first, second = TINY
+    for other in (
+        (config, replace(first, rate=1e-3), second),  # a stage that was over long before
+        (config, first, replace(second, rate=1e-3)),
+        (replace(config, cycles=3), first, second),
+    ):
+        monkeypatch.setitem(recipes.RECIPES, "sudoku4", other)
+        assert refused(tmp_path, capsys)
+
+
+def test_a_training_that_is_over_goes_on_with_a_new_stage(tmp_path, monkeypatch):
+    config, first, _ = TINY
+    whole = trained(tmp_path / "whole")
+    monkeypatch.setitem(recipes.RECIPES, "sudoku4", (config, first))
+    trained(tmp_path / "stages")
+    monkeypatch.setitem(recipes.RECIPES, "sudoku4", TINY)
+    assert trained(tmp_path / "stages")["digest"] == whole["digest"]
 
 
 def test_it_learns(tmp_path):

@@ -23,6 +23,8 @@ class Recipe:
         explore: share of puzzles that may not halt before a number of steps drawn for each.
         shown: up to this share of the answer is shown in half of the puzzles, so that there are
             easy ones among the minimal ones from the start.
+        cycles: latent recursions of a step, if not the model's: fewer are cheaper and teach the
+            first things as well.
         pool: puzzles that are generated; each comes back under another symmetry every time.
     """
 
@@ -38,6 +40,7 @@ class Recipe:
     most: int = 8
     explore: float = 0.1
     shown: float = 0.35
+    cycles: int | None = None
     pool: int = 50_000
 
     def share_at(self, step: int) -> float:

@@ -18,6 +18,7 @@ from detinfer.recursive.network import Network
 from detinfer.recursive.tasks.task import Task
 from detinfer.recursive.torch_kernels import TorchKernels
 from detinfer.recursive.training.data import Pool
+from detinfer.recursive.training.muon import Muon
 from detinfer.recursive.training.recipe import Recipe
 
 Weights = dict[str, Tensor]
@@ -97,7 +98,7 @@ class Trainer:
         others = [w for w in self.trained if all(w is not matrix for matrix in matrices)]
         decay = self.recipe.decay
         return (
-            torch.optim.Muon(matrices, momentum=MOMENTUM, weight_decay=decay),
+            Muon(matrices, MOMENTUM, decay),
             torch.optim.AdamW(others, betas=BETAS, weight_decay=decay),
         )
 
@@ -108,7 +109,7 @@ class Trainer:
         y, z = self._y, self._z
         x = net.embed(self._boards)
         with torch.no_grad():
-            for _ in range(self.config.cycles - 1):
+            for _ in range((self.recipe.cycles or self.config.cycles) - 1):
                 y, z = net.recursion(x, y, z)
         y, z = net.recursion(x, y, z)
         logits, verdict = net.heads(y)
