@@ -31,7 +31,7 @@ from detinfer.recursive.training.data import TEST
 STEPS = (1, 2, 4, 8, 16, 32)
 LIMIT = 16  # steps of a puzzle that may halt earlier
 BATCH = 64
-ROLLOUTS = SolveParams(max_steps=32, rollouts=16, noise=0.3)
+ROLLOUTS = SolveParams(max_steps=LIMIT, rollouts=16)
 SHOWN = 6  # most steps of a board's way that is drawn
 
 Rows = list[dict[str, Any]]
@@ -156,8 +156,7 @@ def parts(result: dict[str, Rows]) -> list[str]:
     }
     return [
         f"Unseen puzzles, {LIMIT} steps at most, halting when the model is sure and the rules "
-        f"hold; then with {ROLLOUTS.rollouts} rollouts of {ROLLOUTS.max_steps} steps, noise "
-        f"{ROLLOUTS.noise:g}.",
+        f"hold; then with {ROLLOUTS.rollouts} rollouts: all but one of the puzzle in disguise.",
         page.table(told["solved"]),
         "By difficulty: a search's dead ends for Sudoku; steps of the path and ways to leave it "
         "for mazes.",

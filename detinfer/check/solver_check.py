@@ -18,8 +18,7 @@ from detinfer.check.target import Bounds, Target
 from detinfer.recursive.params import SolveParams
 
 SOME = 64  # puzzles that a check's own are the easiest and the hardest of
-_NOISY = SolveParams(max_steps=8, rollouts=3, noise=0.3, seed=7)
-# What may go wrong alone: halting at the first good q, never, by rest; noise; the rules' part.
+# What may go wrong alone: halting at the first good q, never, by rest; disguises, noise; the rules.
 _ASKED = {
     "easy": SolveParams(),
     "hard": SolveParams(),
@@ -27,7 +26,8 @@ _ASKED = {
     "q": SolveParams(halt="q"),
     "fixed": SolveParams(halt="fixed"),
     "stable": SolveParams(halt="stable", stable_steps=3),
-    "rollouts": _NOISY,
+    "rollouts": SolveParams(max_steps=8, rollouts=3, seed=7),
+    "noise": SolveParams(max_steps=8, rollouts=3, noise=0.3, seed=7),
 }
 _COSTLY = 0.25  # share of the runs of what takes several times as long
 

@@ -115,7 +115,7 @@ class Lane:
             if run.job.all_begun:
                 self._waiting.popleft()
             self._runs.append(run)
-            self._boards[slot] = run.job.puzzle.board
+            self._boards[slot] = run.board
             self._y[slot], self._z[slot] = self._fresh_y[0], self._fresh_z[0]
 
     def _add_noise(self) -> None:

@@ -26,11 +26,12 @@ class SolveParams:
             succession gave the same grid.
         halt_threshold: q must be greater, not equal.
         stable_steps: at least 2.
-        rollouts: runs of the puzzle, 1 to 64. The first is the plain one; the others have noise on
-            their latent state. Chosen is one that is right, of these the one with the highest q,
-            of these the first.
-        noise: standard deviation of the noise, 0 to 100; 0.3 is a good one.
-        seed: of the noise; 64 bits.
+        rollouts: runs of the puzzle, 1 to 64. The first is the plain one; the others are of the
+            puzzle in another disguise, or have noise on their latent state. Chosen is one that is
+            right, of these the one with the highest q, of these the first.
+        noise: 0 for disguises: symmetries of the task, as other digits, other orders of rows, a
+            transposition. Else the standard deviation of the noise, up to 100.
+        seed: of disguises and noise; 64 bits.
         trace: whether the answer tells of every step.
 
     Raises:
@@ -60,12 +61,6 @@ class SolveParams:
             raise RequestError(f"trace: got {_shown(self.trace)}, expected a boolean", "trace")
         for name in ("halt_threshold", "noise"):  # 0, 0.0 and -0.0 are one request
             object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
-        if self.rollouts > 1 and self.noise == 0:
-            raise RequestError(
-                f"noise: got 0 with {self.rollouts} rollouts, expected more: each would be the "
-                "plain run",
-                "noise",
-            )
 
     def that_matter(self) -> dict[str, object]:
         """Return the fields that the answer is a function of; others stay out of its digest."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from detinfer.kernels.cpu.stream import stream
 from detinfer.recursive.chain import folded, next_link
 from detinfer.recursive.params import SolveParams
 from detinfer.recursive.puzzle import Puzzle
 from detinfer.recursive.result import HaltedBy, Solution, Status, TraceStep
+from detinfer.recursive.tasks.symmetry import Symmetry
 
 F32 = npt.NDArray[np.float32]
 Grid = npt.NDArray[np.int8]
@@ -26,9 +28,10 @@ class Run:
     """A rollout of a job: where it is, and how it ended.
 
     Attributes:
-        rollout: its number; 0 has no noise.
+        rollout: its number; 0 is the plain run.
+        board: what the model is shown: the puzzle, or a disguise of it. [cells]
         step: steps done.
-        grid, q: of the last step. [cells]
+        grid, q: of the last step, without the disguise. [cells]
         link: of the digest's chain.
         halted_by: None while it runs, and after a failure.
         failed: whether a step gave what is no number.
@@ -38,6 +41,8 @@ class Run:
     def __init__(self, job: Job, rollout: int) -> None:
         self.job, self.rollout = job, rollout
         self.step, self.grid, self.q = 0, job.puzzle.board, np.float32(0)
+        self._symmetry = self._draw_symmetry()
+        self.board = self._symmetry.disguised(self.grid) if self._symmetry else self.grid
         self.link = job.first
         self.halted_by: HaltedBy | None = None
         self.failed = False
@@ -54,9 +59,16 @@ class Run:
         """Return whether noise is added before its next step."""
         return self.rollout > 0 and self.job.params.noise > 0
 
+    def _draw_symmetry(self) -> Symmetry | None:
+        if self.rollout == 0 or self.is_noisy:
+            return None
+        random = stream(np.uint64(self.job.params.seed), np.uint64(self.rollout))
+        return self.job.puzzle.task.symmetry(random)
+
     def advance(self, grid: Grid, q: np.float32, y: F32, z: F32) -> list[TraceStep]:
         """Take in what a step gave, and return it for users, if they asked."""
-        before, self.grid, self.q = self.grid, grid.copy(), q
+        grid = self._symmetry.undone(grid) if self._symmetry else grid.copy()
+        before, self.grid, self.q = self.grid, grid, q
         changed = int(np.count_nonzero(before != grid))
         self._same = self._same + 1 if self.step and not changed else 1
         self.step += 1

@@ -43,12 +43,12 @@ def test_every_run_is_what_its_puzzle_gives_alone(weights):
     result = checking.result()
     assert result.reproducible
     assert result.unique_digests == last.unique_digests == 1
-    assert len(result.prompts) == 7
-    assert result.runs == last.runs == 6 * 6 + 2  # of the rollouts a quarter
+    assert len(result.prompts) == 8
+    assert result.runs == last.runs == 6 * 6 + 2 * 2  # of rollouts a quarter
     assert result.source == "tiny"
     ends = {prompt.target.name: prompt.expected.finish_reason for prompt in result.prompts}
     assert "fixed after 16 steps" in ends["fixed"]
-    assert "rollout" in ends["rollouts"]
+    assert "rollout" in ends["rollouts"] and "rollout" in ends["noise"]
 
 
 def see_the_batch(monkeypatch, least):
@@ -107,7 +107,7 @@ def test_the_command_says_what_it_found_and_writes_it_down(weights, tmp_path, ca
     out = capsys.readouterr().out
     assert status == 0
     assert "puzzle" in out
-    assert "reproducible: 1 unique digest for each of 7 puzzles" in out
+    assert "reproducible: 1 unique digest for each of 8 puzzles" in out
     assert "fast: up to" in out
     told = json.loads(report.read_text())
     assert told["reproducible"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from recursive_models import CONFIGS, weights_of
 from scripted_solvers import ChaoticModel, ScriptedModel, answer, puzzles
+from solver_loads import alone, run, together
 
 from detinfer.errors import QueueFullError, RequestError
 from detinfer.kernels.cpu.latent_noise import add_noise
@@ -23,49 +24,6 @@ from detinfer.recursive.tasks import TASKS
 SMALL, LARGE = puzzles("sudoku4", 8), puzzles("sudoku6", 4)
 
 
-def run(engine):
-    """Step until nothing is left: solutions by name."""
-    found = {}
-    while engine.has_work:
-        for update in engine.step():
-            if update.solution is not None:
-                assert update.name not in found
-                found[update.name] = update.solution
-    assert engine.running == engine.waiting == 0
-    return found
-
-
-def alone(models, cases):
-    """Each puzzle's solution in an engine of one slot."""
-    solutions = []
-    for model, puzzle, params in cases:
-        engine = SolverEngine({model: models[model]}, max_batch=1)
-        engine.add("a", model, puzzle, params)
-        solutions.append(run(engine)["a"])
-    return solutions
-
-
-def together(models, cases, seed):
-    """The same under a drawn load: order, times of joining, slots, strangers that are given up."""
-    rng = np.random.default_rng(seed)
-    engine = SolverEngine(models, max_batch=int(rng.integers(1, 9)))
-    left, found, strangers = rng.permutation(len(cases)).tolist(), {}, 0
-    while left or engine.has_work:
-        for at in left[: rng.integers(0, 4)]:
-            engine.add(f"case {at}", *cases[at])
-            left.remove(at)
-        if left and rng.random() < 0.5:
-            model, puzzle, params = cases[rng.integers(len(cases))]
-            engine.add(f"stranger {strangers}", model, puzzle, replace(params, seed=99))
-            strangers += 1
-        if strangers and rng.random() < 0.4:
-            engine.abort(f"stranger {rng.integers(strangers)}")
-        for update in engine.step():
-            if update.solution is not None:
-                found[update.name] = update.solution
-    return [found[f"case {at}"] for at in range(len(cases))]
-
-
 def cases(seed, small="small", large="large"):
     rng = np.random.default_rng(seed)
     return [
@@ -77,7 +35,7 @@ def cases(seed, small="small", large="large"):
                 halt=str(rng.choice(["fixed", "q", "verified", "stable"])),
                 halt_threshold=float(rng.choice([-0.2, 0.0, 0.3])),
                 rollouts=int(rng.integers(1, 5)),
-                noise=0.1,
+                noise=float(rng.choice([0.0, 0.1])),
                 seed=int(rng.integers(3)),
                 trace=bool(rng.integers(2)),
             ),
@@ -142,7 +100,7 @@ def admit_into_old_states(lane):
         one = lane._waiting[0].begin()
         if one.job.all_begun:
             lane._waiting.popleft()
-        lane._boards[len(lane._runs)] = one.job.puzzle.board
+        lane._boards[len(lane._runs)] = one.board
         lane._runs.append(one)
 
 

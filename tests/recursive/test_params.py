@@ -27,7 +27,6 @@ from detinfer.recursive.params import SolveParams
         ("halt_threshold", "0", "halt_threshold: got '0', expected a number in"),
         ("stable_steps", 1, "stable_steps: got 1, expected an integer in 2..1024"),
         ("rollouts", 65, "rollouts: got 65, expected an integer in 1..64"),
-        ("rollouts", 2, "noise: got 0 with 2 rollouts, expected more"),
         ("noise", -0.1, "noise: got -0.1, expected a number in 0..100"),
         ("noise", float("nan"), "noise: got nan, expected a number in 0..100"),
         ("noise", 10**400, "noise: got an integer of 1329 bits, expected a number in 0..100"),
@@ -35,7 +34,7 @@ from detinfer.recursive.params import SolveParams
         ("seed", 1 << 64, "seed: got 18446744073709551616, expected"),
         ("trace", 1, "trace: got 1, expected a boolean"),
     ],
-    ids=range(20),  # pytest cannot print the longest integer either
+    ids=range(19),  # pytest cannot print the longest integer either
 )
 def test_what_is_out_of_range_is_named_in_a_line(field, value, said):
     with pytest.raises(RequestError) as raised:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from detinfer.kernels.cpu import maze as search
+from detinfer.recursive.tasks.symmetry import Stream, Symmetry, below
 from detinfer.recursive.tasks.task import Boards, Puzzles, tokens_of
 
 LETTERS = "#.SGo"  # by token id; an open cell may be written as a space, too
@@ -128,6 +129,11 @@ class Maze:
         turns = torch.from_numpy(_turns(self.width))
         at = turns[torch.randint(TURNS, (len(boards),), generator=random)]
         return boards.gather(1, at), answers.gather(1, at)
+
+    def symmetry(self, random: Stream) -> Symmetry:
+        """Draw a turn or a reflection, any but the one that changes nothing."""
+        turn = 1 + below(random, TURNS - 1)
+        return Symmetry(_turns(self.width)[turn], np.arange(self.vocab, dtype=np.int8))
 
     def essence(self, board: Boards) -> bytes:
         """Return the least of a board's eight symmetric forms."""

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from detinfer.kernels.cpu import sudoku as search
+from detinfer.recursive.tasks.symmetry import Stream, Symmetry, below, order
 from detinfer.recursive.tasks.task import Boards, Puzzles, tokens_of
 
 NODES = 200_000  # guesses after which a board is not counted any further: a second's work at most
@@ -130,6 +131,20 @@ class Sudoku:
             [torch.zeros(count, 1, dtype=torch.int64), 1 + _orders(count, self.size, random)], 1
         )
         return values.gather(1, boards.gather(1, at)), values.gather(1, answers.gather(1, at))
+
+    def symmetry(self, random: Stream) -> Symmetry:
+        """Draw orders of bands, of rows and columns within them, of values; and a transposition."""
+        rows, columns = self._order(random, self.high), self._order(random, self.wide)
+        cells = rows[:, None] * self.size + columns
+        if self.high == self.wide and below(random, 2):
+            cells = cells.T
+        values = np.append(0, 1 + order(random, self.size))
+        return Symmetry(cells.ravel(), values.astype(np.int8))
+
+    def _order(self, random: Stream, lines: int) -> npt.NDArray[np.int64]:
+        """Rows or columns in another order that keeps those of a band together. [size]"""
+        bands = order(random, self.size // lines)
+        return np.concatenate([band * lines + order(random, lines) for band in bands])
 
     def essence(self, board: Boards) -> bytes:
         """Return the board itself: there are few essentially different small ones."""

@@ -9,8 +9,7 @@ import numpy.typing as npt
 from torch import Generator, Tensor
 
 from detinfer.errors import RequestError
-
-Boards = npt.NDArray[np.int8]
+from detinfer.recursive.tasks.symmetry import Boards, Stream, Symmetry
 
 
 class Puzzles(NamedTuple):
@@ -83,6 +82,9 @@ class Task(Protocol):
 
     def disguise(self, boards: Tensor, answers: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
         """Return the same puzzles under symmetries drawn for each. [B, cells] int64"""
+
+    def symmetry(self, random: Stream) -> Symmetry:
+        """Draw a disguise for one puzzle: rule 9b of the arithmetic contract."""
 
     def essence(self, board: Boards) -> bytes:
         """Return what a board has in common with its likenesses, to keep tests from pools."""

@@ -55,9 +55,9 @@ class SolveRequest(StrictBody):
     stable_steps: Annotated[Integer, documented(2, MAX_STEPS)] | None = None
     rollouts: Annotated[Integer, documented(1, MAX_ROLLOUTS)] | None = None
     noise: Annotated[float, documented(0.0, MAX_NOISE)] | None = Field(
-        None, description="0 unless given, which only one rollout can have"
+        None, description="on the latent state in place of disguises; 0 unless given"
     )
-    seed: Seed | None = Field(None, description="of the noise, 0 unless given")
+    seed: Seed | None = Field(None, description="of disguises and noise, 0 unless given")
     trace: bool | None = Field(None, description="whether the answer tells of every step")
     stream: bool | None = None
     deterministic: bool | None = None
