@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from detinfer.check.answer import Answer, Divergence
+from detinfer.check.golden import Moved
 from detinfer.check.result import CheckResult, ModeResult
 from detinfer.check.runner import Progress as CheckProgress
 
@@ -120,6 +121,20 @@ def verdict(result: CheckResult) -> str:
         f"{found}, {result.runs} {result.judged.mode} runs under {result.loads} loads, "
         f"{result.seconds:.0f} s, seed {result.seed}, {result.fingerprint}{beside}"
     )
+
+
+def print_moved(console: Console, moved: Moved, result: CheckResult, path: str) -> None:
+    """Print which digests are not those of a golden file, and what else has changed."""
+    for prompt, digest in moved.prompts:
+        _line(
+            console,
+            f"moved: {result.noun} {prompt.number + 1}, {prompt.target.label}: digest "
+            f"{digest[:16]} in {path}, {prompt.expected.digest[:16]} now",
+        )
+    for name, (old, new) in moved.parts.items():
+        _line(console, f"fingerprint part {name}: {old} in {path}, {new} now")
+    count = len(result.prompts)
+    _line(console, f"golden: {count - len(moved.prompts)} of {count} digests are those of {path}")
 
 
 def _divergence_lines(first: Divergence, result: CheckResult) -> Iterator[str]:

@@ -27,7 +27,7 @@ class EngineSubject:
     def __init__(self, engine: Engine, max_rows: int = 32) -> None:
         info, limits = engine.info, engine.scheduler.limits
         self.source = info.model_name
-        self.fingerprint = info.system_fingerprint
+        self.fingerprint, self.parts = info.system_fingerprint, info.fingerprint
         self.bounds = Bounds(
             info.vocab_size,
             info.longest,

@@ -107,17 +107,21 @@ class Load:
         }
 
 
-def _describe_row(row: Row) -> dict[str, Any]:
-    defaults = type(row.params)()
-    params = {
-        field.name: getattr(row.params, field.name)
-        for field in dataclasses.fields(row.params)
-        if getattr(row.params, field.name) != getattr(defaults, field.name)
+def that_were_set(params: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not its defaults."""
+    defaults = type(params)()
+    return {
+        field.name: getattr(params, field.name)
+        for field in dataclasses.fields(params)
+        if getattr(params, field.name) != getattr(defaults, field.name)
     }
+
+
+def _describe_row(row: Row) -> dict[str, Any]:
     if row.target is not None:
         what: dict[str, Any] = {"target": row.target}
     elif row.repeats is not None:
         what = {"repeats": row.repeats}
     else:
         what = {"prompt_tokens": len(row.prompt), "abort_after": row.abort_after}
-    return {**what, "arrival": row.arrival, "params": params}
+    return {**what, "arrival": row.arrival, "params": that_were_set(row.params)}

@@ -1,4 +1,4 @@
-"""Reports on disk: JSON for programs, one HTML page for people."""
+"""Reports on disk: JSON for programs, JUnit's XML for CI, one HTML page for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from detinfer.check.junit import render_junit
 from detinfer.check.page import render_page
 from detinfer.check.result import CheckResult
 from detinfer.errors import ConfigError
@@ -24,6 +25,7 @@ def _render_json(result: CheckResult) -> str:
 _RENDER = {
     ".json": _render_json,
     ".html": render_page,
+    ".xml": render_junit,
 }
 
 
@@ -31,13 +33,13 @@ class Report:
     """A file that a result will be written to, known to be writable before the long work starts.
 
     Raises:
-        ConfigError: neither .json nor .html, or it cannot be written there.
+        ConfigError: neither .json, .html nor .xml, or it cannot be written there.
     """
 
     def __init__(self, path: str) -> None:
         self._suffix = Path(path).suffix
         if self._suffix not in _RENDER:
-            raise ConfigError(f"--report: got {path!r}, expected a .html or .json file")
+            raise ConfigError(f"--report: got {path!r}, expected a .html, .json or .xml file")
         self._file = OutputFile("--report", path)
 
     def write(self, result: CheckResult) -> None:

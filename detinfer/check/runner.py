@@ -31,6 +31,10 @@ class Subject(Protocol):
         """The system fingerprint."""
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """What the fingerprint is made of, by name."""
+
+    @property
     def bounds(self) -> Bounds:
         """What a load may ask of it."""
 
@@ -118,13 +122,13 @@ class Check:
         self.modes = tuple(modes)
         self.seed = secrets.randbits(32) if seed is None else seed
         self.fast_neighbours = fast_neighbours
-        self._subject = subject
+        self.subject = subject
         self._by_mode: dict[str, ModeResult] = {}
 
     @property
     def max_rows(self) -> int:
         """Most requests in a load."""
-        return self._subject.bounds.max_rows
+        return self.subject.bounds.max_rows
 
     @property
     def total(self) -> int:
@@ -154,8 +158,8 @@ class Check:
             if got != self.total:
                 raise DetinferError(f"check: compared {got} of {self.total} {mode} answers")
         return CheckResult(
-            self._subject.source,
-            self._subject.fingerprint,
+            self.subject.source,
+            self.subject.fingerprint,
             self.seed,
             dict(self._by_mode),
             self.noun,
@@ -165,7 +169,7 @@ class Check:
         start = time.perf_counter()
         found = ModeResult(mode, [self._alone(mode, i) for i in range(len(self.targets))])
         self._by_mode[mode] = found
-        before = self._subject.stats()
+        before = self.subject.stats()
         for load in self._loads(mode):
             for place, (index, answer) in self._play(load).items():
                 found.prompts[index].add(answer, load, place)
@@ -181,7 +185,7 @@ class Check:
                 seconds=found.seconds,
                 noun=self.noun,
             )
-        found.count(before, self._subject.stats())
+        found.count(before, self.subject.stats())
 
     def _check_target(self, number: int, target: Target) -> None:
         if target.params.temperature > 0 and target.params.seed is None:
@@ -192,7 +196,7 @@ class Check:
         return draw_loads(
             self.targets,
             self.runs,
-            self._subject.bounds,
+            self.subject.bounds,
             self.seed,
             deterministic=mode == "deterministic",
             fast_neighbours=self.fast_neighbours,
@@ -207,7 +211,7 @@ class Check:
 
     def _play(self, load: Load) -> dict[int, tuple[int, Answer]]:
         """Target and answer of every run in the load, by its place there."""
-        answers = self._subject.play(load)
+        answers = self.subject.play(load)
         runs = {place: row.target for place, row in enumerate(load.rows) if row.target is not None}
         if sorted(answers) != list(runs):
             raise DetinferError(

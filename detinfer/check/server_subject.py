@@ -40,13 +40,14 @@ class ServerSubject:
         try:
             engine = info["engine"]
             self.fingerprint = str(info["system_fingerprint"])
+            self.parts = {str(name): str(part) for name, part in info["fingerprint"].items()}
             self.bounds = Bounds(
                 vocab_size=int(engine["vocab_size"]),
                 longest=longest_sequence(int(engine["max_model_len"]), int(engine["num_pages"])),
                 max_rows=concurrency,
                 allow_fast=bool(engine["allow_fast"]),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise DetinferError(
                 f"{self.source}: not a detinfer server (/server_info lacks what it should tell)"
             ) from None

@@ -73,7 +73,7 @@ class SolverCheck(Check):
 
     def _loads(self, mode: Mode) -> Iterator[Load]:
         return draw_puzzle_loads(
-            self.targets, self.runs, self._subject.bounds, self.seed, mode == "deterministic"
+            self.targets, self.runs, self.subject.bounds, self.seed, mode == "deterministic"
         )
 
     def _single(self, mode: Mode, index: int) -> tuple[Target, Load]:

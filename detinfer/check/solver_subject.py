@@ -75,6 +75,7 @@ class SolverSubject:
         self._models = {one: RecursiveModel.load(source, deterministic=one) for one in modes}
         model = self._models[True]
         self.source, self.fingerprint = model.name, model.system_fingerprint
+        self.parts = model.parts
         self.bounds = Bounds(
             model.config.vocab, model.config.cells, max_rows, fast, threads or usable_cores()
         )

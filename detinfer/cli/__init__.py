@@ -205,8 +205,12 @@ def _sampling_params(args: argparse.Namespace, config: EngineConfig) -> Sampling
 def _check(args: argparse.Namespace) -> int:
     if args.url is not None and args.model is not None:
         raise ConfigError("MODEL: got it beside --url, expected one of them")
-    if args.report is not None and not args.report.endswith((".html", ".json")):
-        raise ConfigError(f"--report: got {args.report!r}, expected a .html or .json file")
+    if args.report is not None and not args.report.endswith((".html", ".json", ".xml")):
+        raise ConfigError(f"--report: got {args.report!r}, expected a .html, .json or .xml file")
+    if (args.golden is not None) != (args.update or args.compare):
+        raise ConfigError("--golden: expected a file, and --update or --assert")
+    if args.golden is not None and args.mode == "fast":
+        raise ConfigError("--golden: fast answers have no digest that stands still")
     config = engine_config(args)
     if args.solver is not None:
         check_solver_flags(args)

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from detinfer.check.display import print_result, progress_display
+from detinfer.check.display import print_moved, print_result, progress_display
+from detinfer.check.golden import Golden, render_golden
 from detinfer.check.report import Report
+from detinfer.check.result import CheckResult
 from detinfer.check.runner import Check, Mode, Subject
 from detinfer.check.target import LONG, Target, default_targets
 from detinfer.cli.flags import engine_config
 from detinfer.errors import ConfigError
+from detinfer.output_file import OutputFile
 from detinfer.params import SamplingParams
 
 MODES: dict[str, tuple[Mode, ...]] = {
@@ -27,18 +30,33 @@ def run(args: argparse.Namespace) -> int:
     """Check what the flags say and print what was found.
 
     Returns:
-        0 if every answer was the same, 1 if not.
+        0 if every answer was the same, and as the golden file has it; 1 if not.
 
     Raises:
         DetinferError: the check cannot run; the command's exit status is then 2.
     """
     report = None if args.report is None else Report(args.report)
+    golden = Golden(args.golden) if args.compare else None
+    kept = OutputFile("--golden", args.golden) if args.update else None
     modes = MODES[args.mode]
     check = _solver_check(args, modes) if args.solver else _check(args, modes)
-    return _run(check, report)
+    parts = check.subject.parts
+    if golden is not None:
+        golden.accept(check.targets, parts)
+    result = _run(check, report)
+    same = result.reproducible
+    if kept is not None and same:
+        kept.write(render_golden(result, parts))
+    elif kept is not None:
+        Console().print(f"golden: {kept.path} not written, there is no one answer", soft_wrap=True)
+    if golden is not None:
+        moved = golden.compare(result, parts)
+        print_moved(Console(), moved, result, golden.path)
+        same = same and not moved.prompts
+    return 0 if same else 1
 
 
-def _run(check: Check, report: Report | None) -> int:
+def _run(check: Check, report: Report | None) -> CheckResult:
     log, out = Console(stderr=True), Console()
     for line in _beginning(check):
         log.print(line, highlight=False, soft_wrap=True)
@@ -49,7 +67,7 @@ def _run(check: Check, report: Report | None) -> int:
     if report is not None:
         report.write(result)
     print_result(out, result)
-    return 0 if result.reproducible else 1
+    return result
 
 
 def _check(args: argparse.Namespace, modes: tuple[Mode, ...]) -> Check:

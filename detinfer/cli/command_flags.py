@@ -87,7 +87,19 @@ def add_check_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests with deterministic: false beside every load (default 0)",
     )
-    parser.add_argument("--report", metavar="FILE", help="write a report, .html or .json")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write a report, .html, .json or JUnit's .xml"
+    )
+    parser.add_argument(
+        "--golden",
+        metavar="FILE",
+        help="digests that were kept: --update writes them, --assert fails where one has moved",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--update", action="store_true", help="write the file of --golden")
+    how.add_argument(
+        "--assert", dest="compare", action="store_true", help="compare with the file of --golden"
+    )
     parser.add_argument(
         "--seed", type=integer(0), metavar="N", help="draws the loads; a fresh one if not given"
     )

@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detinfer.errors import ConfigError
+from detinfer.machine import cpu_threads
+from detinfer.recursive.model import RecursiveModel
 from detinfer.recursive.tasks import TASKS
 from detinfer.recursive.training.data import TEST, Pool
 from detinfer.recursive.training.evaluation import evaluate
 from detinfer.recursive.training.recipes import RECIPES
-from detinfer.recursive.training.trainer import Trainer, Weights, network
+from detinfer.recursive.training.trainer import Trainer, Weights
 from detinfer.recursive.weights import digest, save_weights
 
 EVERY = 100  # steps between checkpoints, and between lines of the log
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train, evaluate and write ``weights.safetensors`` and ``card.json``."""
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(cpu_threads(arguments.threads))
     task = TASKS[arguments.task]
     config, *recipes = RECIPES[arguments.task]
     if arguments.steps:
@@ -81,7 +83,8 @@ def train(arguments: argparse.Namespace) -> None:
         _run(trainer, folder, number, about, console)
         weights = trainer.average
     assert weights is not None
-    result = evaluate(network(config, weights, task), task, tests)
+    model = RecursiveModel(task.name, config, weights, threads=arguments.threads)
+    result = evaluate(model, tests)
     save_weights(folder / "weights.safetensors", config, weights)
     card = {
         "task": task.name,

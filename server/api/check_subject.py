@@ -29,7 +29,7 @@ class AsyncEngineSubject:
     def __init__(self, engine: AsyncEngine, cache_salt: str) -> None:
         info = engine.info
         self.source = info.model_name
-        self.fingerprint = info.system_fingerprint
+        self.fingerprint, self.parts = info.system_fingerprint, info.fingerprint
         most = min(MAX_ROWS, info.max_num_seqs)
         self.bounds = Bounds(info.vocab_size, info.longest, most, info.allow_fast)
         self._engine, self._salt = engine, cache_salt

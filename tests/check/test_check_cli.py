@@ -8,39 +8,15 @@ from html.parser import HTMLParser
 
 import leaks
 import pytest
-from fake_runner import FakeRunner, fake_engine
+from check_command import SMALL, check, no_engine
+from fake_runner import FakeRunner
 from rich.console import Console
 
 from detinfer import cli
 from detinfer.check import Progress
 from detinfer.check.display import progress_display
 
-SMALL = ["--runs", "30", "--max-tokens", "8", "--prompt", "ABC", "--prompt", "<b>&", "--seed", "7"]
-
-
-@pytest.fixture
-def check(monkeypatch, capsys):
-    """Runs ``detinfer check`` on an engine with the runner given; status, stdout and stderr."""
-
-    def run(*flags, runner=None):
-        engine = fake_engine(runner=runner or FakeRunner())
-        with monkeypatch.context() as patch:
-            patch.setattr("detinfer.engine.engine.Engine", lambda config: engine)
-            patch.setenv("COLUMNS", "120")
-            status = cli.main(["check", *SMALL, *flags])
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def no_engine(monkeypatch):
-    """For flags that must be refused before any long work starts."""
-
-    def load(config):
-        raise AssertionError("an engine was loaded")
-
-    monkeypatch.setattr("detinfer.engine.engine.Engine", load)
+__all__ = ["check", "no_engine"]
 
 
 def squeezed(text):
@@ -86,7 +62,7 @@ def test_fast_is_judged_alone_and_only_beside_the_other(check):
 
 def test_the_seed_is_drawn_and_told(check, monkeypatch):
     monkeypatch.setattr("secrets.randbits", lambda bits: 123456)
-    monkeypatch.setattr("test_check_cli.SMALL", SMALL[:-2])
+    monkeypatch.setattr("check_command.SMALL", SMALL[:-2])
     status, out, err = check()
     assert status == 0
     assert "seed 123456" in out
@@ -182,7 +158,7 @@ def test_html_report_of_a_fault_has_a_colour_for_every_answer(check, tmp_path):
     ("flags", "words"),
     [
         (["--report", "missing/r.json"], "--report: missing/r.json cannot be written (No such"),
-        (["--report", "r.txt"], "--report: got 'r.txt', expected a .html or .json file"),
+        (["--report", "r.txt"], "--report: got 'r.txt', expected a .html, .json or .xml file"),
         (["--report", "folder.json"], "--report: folder.json is a folder"),
         (["--report", "file/r.html"], "--report: file/r.html cannot be written (Not a directory"),
         (["--prompt", "\udcff"], "--prompt: number 1 is not valid UTF-8"),

@@ -179,10 +179,10 @@ def test_a_prompt_that_cannot_be_served_is_named(prompt):
 
 def test_a_busy_engine_is_refused():
     check = make()
-    check._subject._engine.add_request("mine", [1], GREEDY)
+    check.subject._engine.add_request("mine", [1], GREEDY)
     with pytest.raises(DetinferError, match="the engine is busy"):
         check.run()
-    assert check._subject._engine.has_unfinished()
+    assert check.subject._engine.has_unfinished()
 
 
 def test_there_is_no_result_before_the_end():

@@ -48,7 +48,8 @@ def test_every_run_is_what_its_puzzle_gives_alone(weights):
     assert result.source == "tiny"
     ends = {prompt.target.name: prompt.expected.finish_reason for prompt in result.prompts}
     assert "fixed after 16 steps" in ends["fixed"]
-    assert "rollout" in ends["rollouts"] and "rollout" in ends["noise"]
+    assert "rollout" in ends["rollouts"]
+    assert "rollout" in ends["noise"]
 
 
 def see_the_batch(monkeypatch, least):

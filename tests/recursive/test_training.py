@@ -90,6 +90,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, capsys, monkeypat
         assert refused(tmp_path, capsys)
 
 
+def test_more_threads_than_cores_are_refused_before_anything_is_made(tmp_path, capsys):
+    assert train.main(["sudoku4", "--out", str(tmp_path / "out"), "--threads", "999"]) == 2
+    assert capsys.readouterr().err.startswith("detinfer: threads: got 999, expected 1..")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_training_that_is_over_goes_on_with_a_new_stage(tmp_path, monkeypatch):
     config, first, _ = TINY
     whole = trained(tmp_path / "whole")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from detinfer.recursive.network import Network
-from detinfer.recursive.tasks.task import Puzzles, Task
+from detinfer.recursive.model import RecursiveModel
+from detinfer.recursive.tasks.task import Puzzles
 
-BATCH = 256
+BATCH = 64
 
 
 class Evaluation(NamedTuple):
@@ -29,23 +28,19 @@ class Evaluation(NamedTuple):
     halting_step: float
 
 
-@torch.inference_mode()
-def evaluate(network: Network, task: Task, puzzles: Puzzles, steps: int = 16) -> Evaluation:
-    """Solve every puzzle with ``steps`` steps."""
+def evaluate(model: RecursiveModel, puzzles: Puzzles, steps: int = 16) -> Evaluation:
+    """Solve every puzzle with ``steps`` steps, by the kernels that will serve the model."""
+    task = model.task
     right = np.zeros((steps, len(puzzles.boards)), np.bool_)
     halts = np.zeros_like(right)
     for first in range(0, len(puzzles.boards), BATCH):
         part = slice(first, first + BATCH)
-        boards = torch.from_numpy(puzzles.boards[part]).long()
-        x, (y, z) = network.embed(boards), network.start(len(boards))
+        boards = puzzles.boards[part]
+        y, z = (state.copy() for state in model.start(len(boards)))
         for step in range(steps):
-            for _ in range(network.config.cycles):
-                y, z = network.recursion(x, y, z)
-            logits, verdict = network.heads(y)
-            answers = logits.argmax(-1).to(torch.int8).numpy()
+            answers, verdict = model.step(boards, y, z)
             right[step, part] = (answers == puzzles.answers[part]).all(1)
-            holds = task.holds(puzzles.boards[part], answers)
-            halts[step, part] = holds & (verdict > 0).numpy()
+            halts[step, part] = task.holds(boards, answers) & (verdict > 0)
     halts[-1] = True
     halted = halts.argmax(0)
     classes = np.searchsorted(task.hardness, puzzles.difficulty)
