@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from detinfer.recursive.tasks.maze import Maze
 from detinfer.recursive.tasks.sudoku import Sudoku
-from detinfer.recursive.tasks.task import Boards, Puzzles, Task
+from detinfer.recursive.tasks.symmetry import Boards
+from detinfer.recursive.tasks.task import Puzzles, Task
 
 __all__ = ["TASKS", "Boards", "Puzzles", "Task"]
 

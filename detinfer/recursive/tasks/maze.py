@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from detinfer.kernels.cpu import maze as search
-from detinfer.recursive.tasks.symmetry import Stream, Symmetry, below
-from detinfer.recursive.tasks.task import Boards, Puzzles, tokens_of
+from detinfer.recursive.tasks.symmetry import Boards, Stream, Symmetry, below
+from detinfer.recursive.tasks.task import Puzzles, tokens_of
 
 LETTERS = "#.SGo"  # by token id; an open cell may be written as a space, too
 TURNS = 8  # symmetries of a square

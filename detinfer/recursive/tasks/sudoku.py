@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from detinfer.kernels.cpu import sudoku as search
-from detinfer.recursive.tasks.symmetry import Stream, Symmetry, below, order
-from detinfer.recursive.tasks.task import Boards, Puzzles, tokens_of
+from detinfer.recursive.tasks.symmetry import Boards, Stream, Symmetry, below, order
+from detinfer.recursive.tasks.task import Puzzles, tokens_of
 
 NODES = 200_000  # guesses after which a board is not counted any further: a second's work at most
 
