@@ -9,7 +9,7 @@ import torch
 
 from detinfer import sampling
 from detinfer.errors import RequestError
-from detinfer.kernels import reference
+from detinfer.kernels import reference, reference_sampling
 from detinfer.kernels.cpu import sampling as kernels
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams, choice_seed
@@ -70,7 +70,7 @@ def test_noise_depends_on_each_part_of_its_key():
         noise(position=2**33 + 2), noise(position=3),
     ]  # fmt: skip
     assert len(set(varied)) == len(varied)
-    assert noise() == float(reference.gumbel(2**63 + 5, 2**33 + 3, [70000])[0])
+    assert noise() == float(reference_sampling.gumbel(2**63 + 5, 2**33 + 3, [70000])[0])
 
 
 FILTERS = [
@@ -99,7 +99,7 @@ def test_choice_equals_the_reference(filters, temperature):
         for i, masked in enumerate([(), (3, 9), (0,), (256,)])
     ]
     expected = [
-        reference.sample(
+        reference_sampling.sample(
             logits[i], temperature=temperature, seed=r.seed, position=r.position,
             masked=r.masked, **filters,
         )
@@ -112,7 +112,7 @@ def test_choice_equals_the_reference_at_a_real_vocabulary():
     logits = logits_of(1, 49152, seed=5, scale=2.5)
     for seed in range(3):
         r = row(seed=seed, temperature=1.0)
-        expected = reference.sample(logits[0], temperature=1.0, seed=seed, position=11)
+        expected = reference_sampling.sample(logits[0], temperature=1.0, seed=seed, position=11)
         assert choose(logits, [r])[0] == expected
 
 
@@ -168,7 +168,7 @@ def test_a_logit_of_minus_infinity_is_never_chosen(filters, temperature):
         rows = [row(seed=seed, temperature=temperature, **filters) for _ in logits]
         given = {"temperature": temperature, "seed": seed, "position": 11, **filters}
         with np.errstate(invalid="ignore"):  # the reference looks at a row of nothing, too
-            expected = [reference.sample(values, **given) for values in logits]
+            expected = [reference_sampling.sample(values, **given) for values in logits]
         assert choose(logits, rows) == expected
         assert expected[0] % 2 == 1
         assert expected[1:] == [0, -1]
@@ -220,7 +220,7 @@ def test_rank_of_a_token_is_its_place_among_all_ties_by_id():
 
 def test_checksums_are_pairs_of_plain_integers():
     logits = logits_of(2, 33)
-    expected = [tuple(map(int, pair)) for pair in reference.checksum(logits)]
+    expected = [tuple(map(int, pair)) for pair in reference_sampling.checksum(logits)]
     assert sampling.choose(torch.from_numpy(logits), [row(), row()])[1] == expected
 
 
@@ -262,7 +262,9 @@ def test_any_mix_of_parameters_equals_the_reference(seed):
     logits[::4] = np.round(logits[::4])  # ties
     cases = [random_case(rng, vocab) for _ in logits]
     expected = [
-        reference.sample(x, **case, prompt_ids=history["prompt"], output_ids=history["output"])
+        reference_sampling.sample(
+            x, **case, prompt_ids=history["prompt"], output_ids=history["output"]
+        )
         for x, (case, history) in zip(logits, cases, strict=True)
     ]
     rows = [row(**case, **history) for case, history in cases]
@@ -420,6 +422,6 @@ def test_choice_seeds_are_those_of_splitmix64():
     assert [choice_seed(1234567, i) for i in range(4)] == [1234567, *published]
     for seed in (0, 5, 2**63, 2**64 - 1):
         seeds = [choice_seed(seed, i) for i in range(129)]
-        assert seeds == [reference.choice_seed(seed, i) for i in range(129)]
+        assert seeds == [reference_sampling.choice_seed(seed, i) for i in range(129)]
         assert len(set(seeds)) == len(seeds)
         assert max(seeds) < 2**64

@@ -11,7 +11,7 @@ from fake_runner import EOS, VOCAB, FakeRunner, fake_engine
 from detinfer.config import EngineConfig
 from detinfer.engine.request import NON_FINITE
 from detinfer.errors import RequestError
-from detinfer.kernels import reference
+from detinfer.kernels import reference_sampling
 from detinfer.params import SamplingParams
 
 
@@ -202,7 +202,7 @@ def test_noise_is_keyed_by_the_absolute_position():
         history = np.array(prompt + ids[:count], dtype=np.int64)
         logits = FakeRunner().logits_of(history, batch=None)
         position = len(prompt) + count
-        assert token == reference.sample(
+        assert token == reference_sampling.sample(
             logits, temperature=1.0, seed=params.seed, position=position
         )
 

@@ -1,7 +1,7 @@
 """Answers against the written contract: what is wrong in the same way under every load.
 
-Each function returns how many values it compared with ``kernels/reference.py``, which is written
-from docs/arithmetic.md alone, or raises ``Difference``.
+Each function returns how many values it compared with the reference of ``kernels/``, which is
+written from docs/arithmetic.md alone, or raises ``Difference``.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from tiny_runner import TinyModelRunner
 from detinfer import sampling
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
-from detinfer.kernels import reference
+from detinfer.kernels import reference, reference_sampling
 from detinfer.models import rope_table
 from detinfer.params import SamplingParams
 
@@ -60,7 +60,7 @@ def _answer(runner, prompt, params):
     stops = sorted({*params.stop_token_ids, *(() if params.ignore_eos else runner.eos_token_ids)})
     for i, token in enumerate(answer.token_ids):
         row, masked = rows[i - len(answer.token_ids)], stops if i < params.min_tokens else ()
-        expected = reference.sample(
+        expected = reference_sampling.sample(
             row,
             temperature=params.temperature,
             top_k=params.top_k,
@@ -82,7 +82,7 @@ def _answer(runner, prompt, params):
             _same(f"log-probability {i}", answer.logprobs[i].logprob, float(table[token]))
             order = np.argsort(-row, kind="stable")[: params.logprobs].tolist()
             _same(f"top {i}", answer.logprobs[i].top, [(t, float(table[t])) for t in order])
-        sums = (int(one) for one in reference.checksum(row[None])[0])
+        sums = (int(one) for one in reference_sampling.checksum(row[None])[0])
         chain = hashlib.sha256(chain + struct.pack("<IQQ", token, *sums)).digest()
     _same("digest", answer.digest, chain.hex())
     return len(answer.token_ids)

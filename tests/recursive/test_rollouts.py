@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scripted_solvers import answer, puzzles
 
-from detinfer.kernels import reference
+from detinfer.kernels import reference_sampling
 from detinfer.kernels.constants import NOISE_CENTRE, NOISE_UNIT
 from detinfer.kernels.cpu.latent_noise import add_noise
 from detinfer.recursive.params import SolveParams
@@ -30,10 +30,10 @@ def noisy(z, sigma, seed, rollout, step):
 @pytest.mark.parametrize("sigma", [0.3, 1e-42, 100.0])
 def test_noise_is_the_contracts(case, sigma):
     z = rounded_normal(np.random.default_rng(0), (9, 37))
-    expected = reference.add_latent_noise(z, sigma, *case)
+    expected = reference_sampling.add_latent_noise(z, sigma, *case)
     assert_same_bits(noisy(z, sigma, *case), expected)
     # A compiler that contracts the product and the sum would be found.
-    counts = reference.latent_noise(*case, z.size).reshape(z.shape).astype(np.float64)
+    counts = reference_sampling.latent_noise(*case, z.size).reshape(z.shape).astype(np.float64)
     scale = np.float64(np.float32(sigma) * np.float32(NOISE_UNIT))
     assert sigma < 0.1 or not same_bits((z + counts * scale).astype(np.float32), expected)
 
