@@ -13,8 +13,10 @@ from rich.table import Table
 
 from detinfer.check.answer import Answer, Divergence
 from detinfer.check.golden import Moved
+from detinfer.check.load import that_were_set
 from detinfer.check.result import CheckResult, ModeResult
 from detinfer.check.runner import Progress as CheckProgress
+from detinfer.check.shrink import BEFORE, Shrunk
 
 _PLAIN_LINES = 10  # a mode, where there is no terminal to draw a bar on
 
@@ -82,6 +84,9 @@ def print_result(console: Console, result: CheckResult) -> None:
             counts = (f"{n:,} {name.replace('_', ' ')}" for name, n in mode.engine.items())
             _line(console, f"the engine meanwhile: {', '.join(counts)}")
         _line(console, "")
+    if result.shrunk is not None:
+        for line in _shrunk_lines(result.shrunk):
+            _line(console, line)
     _line(console, verdict(result))
 
 
@@ -154,6 +159,26 @@ def _divergence_lines(first: Divergence, result: CheckResult) -> Iterator[str]:
     yield f"  {first.what}"
     yield f"  alone:       {_answer(first.expected, first.position)}"
     yield f"  in the load: {_answer(first.got, first.position)}"
+
+
+def _shrunk_lines(shrunk: Shrunk) -> Iterator[str]:
+    """Yield what is left of the load, and what it needs to differ."""
+    families, rows = " and ".join(shrunk.families), shrunk.load.rows
+    if shrunk.families == (BEFORE,):
+        yield f"the load played again does not differ: it takes {BEFORE}"
+        return
+    count = f"{len(rows)} request{'s' if len(rows) > 1 else ''}"
+    yield f"it takes {families}: made small, {count} in {shrunk.plays} plays, it still differs"
+    for number, row in enumerate(rows, 1):
+        what = "the run" if number == shrunk.row + 1 else "beside it"
+        asked = ", ".join(f"{name} {value}" for name, value in that_were_set(row.params).items())
+        size = f"{len(row.prompt)} {'characters' if isinstance(row.prompt, str) else 'tokens'}"
+        after = f", after {row.arrival} steps" if row.arrival else ""
+        yield f"  {number}: {what}, {size}{after}; {asked}"
+    if shrunk.load.placement is not None:
+        yield f"  {shrunk.load.placement.told}"
+    yield f"  alone:       {_answer(shrunk.expected, shrunk.expected.first_difference(shrunk.got))}"
+    yield f"  in the load: {_answer(shrunk.got, shrunk.expected.first_difference(shrunk.got))}"
 
 
 def _answer(answer: Answer, position: int | None) -> str:

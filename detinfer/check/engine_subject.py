@@ -84,8 +84,10 @@ class _Game:
         self._runs: dict[str, _Run] = {}
         self._answers: dict[int, Answer] = {}
         self._pages: random.Random | None = None
-        if isinstance(load.placement, Placement):
+        if isinstance(load.placement, Placement) and load.placement.page_seed is not None:
             self._pages = random.Random(load.placement.page_seed)
+        elif load.placement is not None:
+            engine.block_manager.order()
 
     def play(self) -> dict[int, Answer]:
         rows = self._load.rows

@@ -35,14 +35,15 @@ class Placement:
 
     Attributes:
         max_chunk: most prompt tokens of one request in a step; None leaves it to the budget.
-        page_seed: shuffles the free KV pages before the load and at each arrival.
+        page_seed: shuffles the free KV pages before the load and at each arrival; None puts
+            them in order.
         cold: whether the prefix cache is emptied first.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_chunk: int | None
-    page_seed: int
+    page_seed: int | None
     cold: bool
 
     @property

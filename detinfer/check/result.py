@@ -9,6 +9,7 @@ from typing import Any
 from detinfer import __version__
 from detinfer.check.answer import Answer, Divergence
 from detinfer.check.load import Load
+from detinfer.check.shrink import Shrunk
 from detinfer.check.target import Target
 
 
@@ -171,6 +172,7 @@ class CheckResult:
         fingerprint: the system fingerprint of what was checked.
         seed: what the loads were drawn from.
         noun: what a target is called.
+        shrunk: the first divergence's load made small, if that was asked for.
     """
 
     source: str
@@ -178,6 +180,7 @@ class CheckResult:
     seed: int
     by_mode: dict[str, ModeResult]
     noun: str = "prompt"
+    shrunk: Shrunk | None = None
 
     @property
     def judged(self) -> ModeResult:
@@ -235,6 +238,7 @@ class CheckResult:
             **_counts(self.judged),
             "loads": self.loads,
             "seconds": round(self.seconds, 3),
+            "shrunk": self.shrunk and self.shrunk.to_json(),
             "by_mode": {name: mode.to_json() for name, mode in self.by_mode.items()},
         }
 

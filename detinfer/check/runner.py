@@ -13,6 +13,7 @@ from detinfer.check.answer import Answer
 from detinfer.check.draw import draw_loads
 from detinfer.check.load import Load
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
+from detinfer.check.shrink import Shrinker
 from detinfer.check.target import Bounds, Target
 from detinfer.errors import ConfigError, DetinferError, RequestError
 
@@ -164,6 +165,14 @@ class Check:
             dict(self._by_mode),
             self.noun,
         )
+
+    def shrunk(self) -> CheckResult:
+        """Return what was found, the load of the first divergence made as small as it can be."""
+        result = self.result()
+        first = result.first_divergence
+        if first is None:
+            return result
+        return dataclasses.replace(result, shrunk=Shrinker(self.subject, first).run())
 
     def _run_mode(self, mode: Mode) -> Iterator[Progress]:
         start = time.perf_counter()

@@ -40,7 +40,8 @@ class ServerSubject:
         try:
             engine = info["engine"]
             self.fingerprint = str(info["system_fingerprint"])
-            self.parts = {str(name): str(part) for name, part in info["fingerprint"].items()}
+            parts = info.get("fingerprint", {})
+            self.parts = {str(name): str(part) for name, part in parts.items()}
             self.bounds = Bounds(
                 vocab_size=int(engine["vocab_size"]),
                 longest=longest_sequence(int(engine["max_model_len"]), int(engine["num_pages"])),

@@ -64,6 +64,9 @@ def _run(check: Check, report: Report | None) -> CheckResult:
         for progress in check.progress():
             show(progress)
     result = check.result()
+    if not result.reproducible:
+        log.print("making the load of the first divergence small", highlight=False)
+        result = check.shrunk()
     if report is not None:
         report.write(result)
     print_result(out, result)

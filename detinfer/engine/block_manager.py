@@ -101,6 +101,10 @@ class BlockManager:
         """Permutes the free pages, so that a check can vary where requests are placed."""
         rng.shuffle(self._free)
 
+    def order(self) -> None:
+        """Put the free pages in the order in which a new manager gives them out."""
+        self._free.sort(reverse=True)
+
     def owners(self) -> list[str]:
         """Everyone who owns pages, longest-standing first."""
         return list(self._owned)

@@ -43,6 +43,7 @@ def test_a_difference_is_1_and_says_what_differs(check):
     assert "token 4 of the answer is the first that differs" in out
     assert "in the load: token 11, digest" in out
     assert "not reproducible: up to" in out
+    assert "it takes batch size: made small, 2 requests in" in out
 
 
 def test_a_difference_in_logits_alone_is_1(check):
@@ -88,6 +89,8 @@ def test_json_report(check, tmp_path):
     assert report["unique_digests"] > 1
     assert report["first_divergence"]["position"] == 3
     assert report["first_divergence"]["load"]["rows"]
+    assert report["shrunk"]["families"] == ["batch size"]
+    assert len(report["shrunk"]["load"]["rows"]) == 2
     assert list(report["by_mode"]) == ["deterministic", "fast"]
     prompts = report["by_mode"]["deterministic"]["prompts"]
     assert [prompt["prompt"] for prompt in prompts] == ["ABC", "<b>&"]
