@@ -35,7 +35,7 @@ class EngineConfig:
         ConfigError: naming the first field that cannot work.
 
     Attributes:
-        model: folder, ``.gguf`` file or hub id; None is the default model.
+        model: folder, ``.gguf`` file or hub id; None, or its name, is the default model.
         device: where to compute; auto is the CPU.
         numerics: profile of the arithmetic contract; auto is portable on CPU, native on CUDA.
         dtype: dtype of activations; auto is float32 on CPU, the checkpoint's on CUDA.

@@ -297,6 +297,25 @@ def test_pull_prints_where_the_model_is(monkeypatch, capsys):
     assert asked[1:] == [("tiny.gguf", "dequantized", None, True)]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "served"),
+    [
+        ([], (True, None)),
+        (["--solver", "trm-sudoku6"], (False, ("trm-sudoku6",))),
+        (["SmolLM2-135M-Instruct", "--solver", "trm-sudoku6"], (True, ("trm-sudoku6",))),
+    ],
+)
+def test_serve_serves_what_is_named_and_the_default_model_where_nothing_is(
+    arguments, served, monkeypatch
+):
+    def run(engine, server, listener, solvers):
+        assert (engine is not None, solvers and solvers.models) == served
+        return 0
+
+    monkeypatch.setattr("detinfer.server.run.run_server", run)
+    assert cli.main(["serve", "--port", "0", *arguments]) == 0
+
+
 class _StubEngine:
     """Two increments for any prompt."""
 

@@ -50,7 +50,8 @@ def resolve_model(
     """Find a model, fetching and converting it if it is not on this machine yet.
 
     Args:
-        model: a folder, a ``.gguf`` file or a hub id ``org/name``; None is the default model.
+        model: a folder, a ``.gguf`` file or a hub id ``org/name``; None, or its name where no
+            file or folder has it, is the default model.
         weights: whether a GGUF file's blocks stay ``packed`` (as with ``auto``) or are
             ``dequantized``; see ``EngineConfig``.
         quantize: what format a checkpoint's weights are rounded to; see ``EngineConfig``.
@@ -62,6 +63,7 @@ def resolve_model(
         ConfigError: the cache folder cannot be written; the model has no blocks to keep packed, or
             has been quantised already.
     """
+    model = _unless_default(model)
     path = _local_path(model)
     _check_blocks(model, path, weights, quantize)
     if model is None:
@@ -88,6 +90,7 @@ def check_model(model: str | None, weights: str = "auto", quantize: str | None =
         UnsupportedModelError: a kind of model, or of file, that is not supported; named.
         ConfigError: a model without blocks to keep packed, or that has been quantised already.
     """
+    model = _unless_default(model)
     path = _local_path(model)
     _check_blocks(model, path, weights, quantize)
     if path is None:
@@ -125,6 +128,11 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
         )
     settle(tokenizer, files.folder)
     return tokenizer
+
+
+def _unless_default(model: str | None) -> str | None:
+    """Return None for the default model's name, unless a file or folder here has it."""
+    return None if model == default_model.NAME and not os.path.exists(model) else model
 
 
 def _local_path(model: str | None) -> Path | None:

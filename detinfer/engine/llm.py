@@ -60,7 +60,7 @@ class LLM:
     """A model, ready to generate.
 
     Args:
-        model: folder, ``.gguf`` file or hub id; None is the default model.
+        model: folder, ``.gguf`` file or hub id; None, or its name, is the default model.
         engine: an engine to drive instead of loading one.
         settings: any other field of ``EngineConfig``.
 

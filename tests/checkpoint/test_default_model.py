@@ -13,10 +13,11 @@ import zipfile
 
 import pytest
 import torch
+from gguf_samples import tiny_model
 from safetensors.torch import load_file
 
 from detinfer.checkpoint import default_model as source
-from detinfer.checkpoint.loader import load_tokenizer, resolve_model
+from detinfer.checkpoint.loader import check_model, load_tokenizer, resolve_model
 from detinfer.checkpoint.model_files import weights_digest
 from detinfer.checkpoint.progress import silent
 from detinfer.errors import ModelLoadError
@@ -86,6 +87,16 @@ def test_the_licence_lies_beside_the_weights(default_model):
     notice = (default_model.folder / "NOTICE").read_text()
     assert source.REQUIREMENT in notice
     assert source.GGUF_SHA256 in notice
+
+
+def test_it_goes_by_its_name_where_no_folder_has_it(default_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_model(source.NAME)
+    assert resolve_model(source.NAME) == default_model
+    with pytest.raises(ModelLoadError, match="no such file or folder"):
+        resolve_model(source.NAME.lower())
+    tiny_model().save_pretrained(source.NAME)
+    assert resolve_model(source.NAME).folder.samefile(tmp_path / source.NAME)
 
 
 def test_a_warm_start_takes_well_under_a_second(default_model, monkeypatch):
