@@ -124,7 +124,7 @@ COMMANDS = {
     "verify": f"RECEIPT {ENGINE_FLAGS} --signed-by --json",
     "chat": f"{ENGINE_FLAGS} --system --max-tokens --temperature --seed",
     "check": f"{ENGINE_FLAGS} --solver --url --runs -p --prompt --max-tokens --mode --concurrency "
-    "--fast-neighbours --report --golden --update --assert --seed",
+    "--fast-neighbours --report --repro --golden --update --assert --seed",
     "solve": "PUZZLE -m --model --max-steps --halt --halt-threshold --stable-steps --rollouts "
     "--noise --seed --trace --json --fast --threads",
     "doctor": "MODEL -m --model --json --compile-audit --full",

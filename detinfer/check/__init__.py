@@ -14,8 +14,9 @@ from detinfer.check.draw import draw_loads
 from detinfer.check.engine_subject import EngineSubject
 from detinfer.check.load import Load, Placement, Row
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
-from detinfer.check.runner import Check, Mode, Progress, Subject
+from detinfer.check.runner import Check, Mode, Progress
 from detinfer.check.server_subject import ServerSubject
+from detinfer.check.subject import Subject
 from detinfer.check.target import Bounds, Target, default_targets
 
 __all__ = [

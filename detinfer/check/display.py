@@ -128,6 +128,14 @@ def verdict(result: CheckResult) -> str:
     )
 
 
+def print_answers(console: Console, alone: Answer, got: Answer) -> None:
+    """Print two answers to one prompt, and whether they differ."""
+    position = None if alone == got else alone.first_difference(got)
+    _line(console, f"alone:       {_answer(alone, position)}")
+    _line(console, f"in the load: {_answer(got, position)}")
+    _line(console, "equal" if alone == got else f"differs: {alone.difference(got)}")
+
+
 def print_moved(console: Console, moved: Moved, result: CheckResult, path: str) -> None:
     """Print which digests are not those of a golden file, and what else has changed."""
     for prompt, digest in moved.prompts:

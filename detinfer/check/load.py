@@ -30,6 +30,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class PuzzleRow(Row):
+    """One puzzle of a load.
+
+    Attributes:
+        stranger: whether it is one of another task's, and another model's.
+    """
+
+    stranger: bool = False
+
+
+@dataclass(frozen=True)
 class Placement:
     """What can be drawn only where the engine is in our own process.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detinfer.check.junit import render_junit
 from detinfer.check.page import render_page
+from detinfer.check.repro import render_repro
 from detinfer.check.result import CheckResult
 from detinfer.errors import ConfigError
 from detinfer.output_file import OutputFile
@@ -41,6 +42,7 @@ class Report:
         if self._suffix not in _RENDER:
             raise ConfigError(f"--report: got {path!r}, expected a .html, .json or .xml file")
         self._file = OutputFile("--report", path)
+        self._repro = OutputFile("--report", str(Path(path).with_suffix(".repro.json")))
 
     def write(self, result: CheckResult) -> None:
         """Write the whole file or leaves what was there.
@@ -49,3 +51,12 @@ class Report:
             ConfigError: the disk is full, or the folder went away meanwhile.
         """
         self._file.write(_RENDER[self._suffix](result))
+
+    def write_repro(self, result: CheckResult) -> Path:
+        """Write beside it what plays the shrunk load again, and return where.
+
+        Raises:
+            ConfigError: as ``write``.
+        """
+        self._repro.write(render_repro(result))
+        return self._repro.path

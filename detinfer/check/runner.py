@@ -5,52 +5,20 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from detinfer.check.answer import Answer
 from detinfer.check.draw import draw_loads
 from detinfer.check.load import Load
 from detinfer.check.result import CheckResult, ModeResult, PromptResult
 from detinfer.check.shrink import Shrinker
-from detinfer.check.target import Bounds, Target
+from detinfer.check.subject import Subject
+from detinfer.check.target import Target
 from detinfer.errors import ConfigError, DetinferError, RequestError
 
 Mode = Literal["deterministic", "fast"]
-
-
-class Subject(Protocol):
-    """What answers the requests: an engine in this process, or a server."""
-
-    @property
-    def source(self) -> str:
-        """The model's name, or the server's address."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The system fingerprint."""
-
-    @property
-    def parts(self) -> Mapping[str, str]:
-        """What the fingerprint is made of, by name."""
-
-    @property
-    def bounds(self) -> Bounds:
-        """What a load may ask of it."""
-
-    def stats(self) -> Mapping[str, int]:
-        """Its engine's counts so far (``Engine.stats``)."""
-
-    def play(self, load: Load) -> Mapping[int, Answer]:
-        """Plays a load to the end of its last target.
-
-        Returns:
-            The answer of each row that is a run of a target, by the row's place in the load.
-
-        Raises:
-            DetinferError: a target got no whole answer.
-        """
 
 
 @dataclass(frozen=True)

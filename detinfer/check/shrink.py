@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detinfer.check.answer import Answer, Divergence
 from detinfer.check.load import Load, Placement, Row, SolverPlacement
+from detinfer.check.subject import Subject
 from detinfer.params import SamplingParams
-
-if TYPE_CHECKING:
-    from detinfer.check.runner import Subject
 
 MOST_PLAYS = 200  # of candidates
 

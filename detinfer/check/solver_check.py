@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from detinfer.check.draw import sizes, take_targets
-from detinfer.check.load import Load, Row, SolverPlacement
+from detinfer.check.load import Load, PuzzleRow, SolverPlacement
 from detinfer.check.runner import Check, Mode
 from detinfer.check.target import Bounds, Target
 from detinfer.recursive.params import SolveParams
@@ -30,17 +30,6 @@ _ASKED = {
     "noise": SolveParams(max_steps=8, rollouts=3, noise=0.3, seed=7),
 }
 _COSTLY = 0.25  # share of the runs of what takes several times as long
-
-
-@dataclass(frozen=True)
-class PuzzleRow(Row):
-    """One puzzle of a load.
-
-    Attributes:
-        stranger: whether it is one of another task's, and another model's.
-    """
-
-    stranger: bool = False
 
 
 def puzzle_targets(boards: Sequence[str], hardness: Sequence[float]) -> list[Target]:

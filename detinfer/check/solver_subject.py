@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from detinfer.check.answer import Answer
-from detinfer.check.load import Load, SolverPlacement
-from detinfer.check.solver_check import SOME, PuzzleRow, puzzle_targets
+from detinfer.check.load import Load, PuzzleRow, SolverPlacement
+from detinfer.check.solver_check import SOME, puzzle_targets
 from detinfer.check.target import Bounds, Target
 from detinfer.errors import DetinferError
 from detinfer.machine import usable_cores

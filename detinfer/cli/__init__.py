@@ -207,6 +207,8 @@ def _check(args: argparse.Namespace) -> int:
         raise ConfigError("MODEL: got it beside --url, expected one of them")
     if args.report is not None and not args.report.endswith((".html", ".json", ".xml")):
         raise ConfigError(f"--report: got {args.report!r}, expected a .html, .json or .xml file")
+    if args.repro is not None and args.url is not None:
+        raise ConfigError("--repro: a load is played in this process, expected no --url")
     if (args.golden is not None) != (args.update or args.compare):
         raise ConfigError("--golden: expected a file, and --update or --assert")
     if args.golden is not None and args.mode == "fast":

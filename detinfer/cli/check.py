@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from detinfer.check.display import print_moved, print_result, progress_display
+from detinfer.check.display import print_answers, print_moved, print_result, progress_display
 from detinfer.check.golden import Golden, render_golden
 from detinfer.check.report import Report
+from detinfer.check.repro import Repro
 from detinfer.check.result import CheckResult
-from detinfer.check.runner import Check, Mode, Subject
+from detinfer.check.runner import Check, Mode
+from detinfer.check.subject import Subject
 from detinfer.check.target import LONG, Target, default_targets
 from detinfer.cli.flags import engine_config
 from detinfer.errors import ConfigError
 from detinfer.output_file import OutputFile
 from detinfer.params import SamplingParams
+
+if TYPE_CHECKING:
+    from detinfer.check.solver_subject import SolverSubject
 
 MODES: dict[str, tuple[Mode, ...]] = {
     "deterministic": ("deterministic",),
@@ -35,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DetinferError: the check cannot run; the command's exit status is then 2.
     """
+    if args.repro is not None:
+        return _repeat(args, Repro(args.repro))
     report = None if args.report is None else Report(args.report)
     golden = Golden(args.golden) if args.compare else None
     kept = OutputFile("--golden", args.golden) if args.update else None
@@ -56,6 +64,17 @@ def run(args: argparse.Namespace) -> int:
     return 0 if same else 1
 
 
+def _repeat(args: argparse.Namespace, repro: Repro) -> int:
+    """Play a repro file again."""
+    if (repro.noun == "puzzle") != (args.solver is not None):
+        raise ConfigError(f"--repro: {args.repro} is of a {repro.noun}, expected "
+                          f"{'--solver' if args.solver is None else 'no --solver'}")  # fmt: skip
+    subject = _solver_subject(args, ()) if args.solver is not None else _subject(args)
+    alone, got = repro.play(subject)
+    print_answers(Console(), alone, got)
+    return 0 if alone == got else 1
+
+
 def _run(check: Check, report: Report | None) -> CheckResult:
     log, out = Console(stderr=True), Console()
     for line in _beginning(check):
@@ -69,6 +88,9 @@ def _run(check: Check, report: Report | None) -> CheckResult:
         result = check.shrunk()
     if report is not None:
         report.write(result)
+        if result.shrunk is not None:
+            again = f"detinfer check --repro {report.write_repro(result)}"
+            log.print(f"played again by {again}", highlight=False, soft_wrap=True)
     print_result(out, result)
     return result
 
@@ -91,11 +113,16 @@ def _check(args: argparse.Namespace, modes: tuple[Mode, ...]) -> Check:
 
 def _solver_check(args: argparse.Namespace, modes: tuple[Mode, ...]) -> Check:
     from detinfer.check.solver_check import SolverCheck, given_targets
-    from detinfer.check.solver_subject import SolverSubject
 
-    subject = SolverSubject(args.solver, args.concurrency, args.threads, "fast" in modes)
+    subject = _solver_subject(args, modes)
     targets = given_targets(args.prompts) if args.prompts else subject.targets()
     return SolverCheck(subject, targets, runs=args.runs, modes=modes, seed=args.seed)
+
+
+def _solver_subject(args: argparse.Namespace, modes: tuple[Mode, ...]) -> SolverSubject:
+    from detinfer.check.solver_subject import SolverSubject
+
+    return SolverSubject(args.solver, args.concurrency, args.threads, "fast" in modes)
 
 
 def _beginning(check: Check) -> Iterator[str]:

@@ -91,6 +91,11 @@ def add_check_flags(parser: argparse.ArgumentParser) -> None:
         "--report", metavar="FILE", help="write a report, .html, .json or JUnit's .xml"
     )
     parser.add_argument(
+        "--repro",
+        metavar="FILE",
+        help="play again what a check left beside its report where it found a difference",
+    )
+    parser.add_argument(
         "--golden",
         metavar="FILE",
         help="digests that were kept: --update writes them, --assert fails where one has moved",
