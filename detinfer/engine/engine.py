@@ -96,7 +96,8 @@ class Engine:
         drafts: Drafts | None = PromptLookup() if self._speculation else None
         if answer:
             check_ids("answer", answer, self.info)
-            drafts = Replay(len(prompt_token_ids), answer)
+            # The last token it may come to is never fed to the model.
+            drafts = Replay(len(prompt_token_ids), answer[: max_tokens - 1])
         request = Request(
             request_id=request_id,
             arrival=self._arrivals,

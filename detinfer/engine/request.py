@@ -118,14 +118,6 @@ class Request:
             return ()
         return self.drafts.propose(self.token_ids, room)
 
-    @property
-    def foreseen(self) -> int:
-        """Tokens that are all but sure to follow those it has, up to its last position."""
-        if self.drafts is None:
-            return 0
-        length = len(self.token_ids)
-        return min(self.drafts.foreseen(length), self.longest - 1 - length)
-
     def page_key(self, page: int) -> tuple[bytes, bytes, bytes]:
         """Chain key, parent's key and tokens of a full page."""
         root = root_key(self.params.deterministic, self.cache_salt)

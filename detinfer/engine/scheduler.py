@@ -164,8 +164,9 @@ class Scheduler:
             self._take_back(self.current, rows)
             self._preempt(self.current)
         self.current = request
-        ahead = pages_for(request.num_computed + count + request.foreseen)
-        granted = min(max(wanted, ahead - len(request.block_table)), self._blocks.num_free)
+        if request.drafts is not None and request.drafts.until:
+            wanted = max(wanted, pages_for(request.drafts.until) - len(request.block_table))
+        granted = min(wanted, self._blocks.num_free)
         if granted > 0:
             self._blocks.extend(request.request_id, granted)
             self._read_table(request)
@@ -185,7 +186,7 @@ class Scheduler:
         """Return a draft that the step, the request and its pages have room for."""
         limits = self.limits
         most = min(self._budget, self._scorable)
-        if not request.foreseen:
+        if request.drafts is None or request.drafts.until <= len(request.token_ids):
             most = min(most, self._budget + limits.max_with_drafts - limits.max_num_batched_tokens)
         room = len(request.block_table) * PAGE_SIZE - len(request.token_ids)
         draft = request.draft(min(most, room))

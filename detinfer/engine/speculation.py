@@ -15,16 +15,20 @@ PATIENCE = 32  # steps without drafts at most, after drafts that failed from the
 
 
 class Drafts(Protocol):
-    """The drafts of one request."""
+    """The drafts of one request.
+
+    Attributes:
+        until: tokens of the request, prompt and output, that are all but sure: worth pages and
+            rows of their own; 0 where all are guesses.
+    """
+
+    until: int
 
     def propose(self, token_ids: list[int], most: int) -> Sequence[int]:
         """Tokens that may follow ``token_ids``, at most ``most``."""
 
     def judge(self, drafted: int, accepted: int) -> None:
         """Learn from a draft."""
-
-    def foreseen(self, length: int) -> int:
-        """Tokens that are all but sure to follow the first ``length``: worth steps of their own."""
 
 
 class Replay:
@@ -35,26 +39,24 @@ class Replay:
         answer: what it is expected to be.
     """
 
-    __slots__ = ("_answer", "_start")
+    __slots__ = ("_answer", "_start", "until")
 
     def __init__(self, prompt_tokens: int, answer: Sequence[int]) -> None:
-        self._start, self._answer = prompt_tokens, list(answer)
+        self._start, self._answer = prompt_tokens, answer
+        self.until = prompt_tokens + len(answer)
 
     def propose(self, token_ids: list[int], most: int) -> Sequence[int]:
         """Return the answer's next tokens."""
         done = len(token_ids) - self._start
-        if self._answer[:done][-1:] != token_ids[-1:]:
-            self._answer = []
+        if len(token_ids) >= self.until or self._answer[done - 1] != token_ids[-1]:
+            self.until = 0
+            return ()
         return self._answer[done : done + most]
 
     def judge(self, drafted: int, accepted: int) -> None:
         """Give up at the first token that is another one."""
         if accepted < drafted:
-            self._answer = []
-
-    def foreseen(self, length: int) -> int:
-        """Tokens of the answer that are left."""
-        return max(0, len(self._answer) - (length - self._start))
+            self.until = 0
 
 
 class PromptLookup:
@@ -64,6 +66,8 @@ class PromptLookup:
     """
 
     __slots__ = ("_ends", "_failures", "_indexed", "_length", "_pause")
+
+    until = 0
 
     def __init__(self) -> None:
         self._ends: dict[tuple[int, ...], int] = {}  # where each n-gram last ended
@@ -88,10 +92,6 @@ class PromptLookup:
             if found is not None:
                 return token_ids[found : found + min(self._length, most)]
         return []
-
-    def foreseen(self, length: int) -> int:
-        """Return none: these are guesses."""
-        return 0
 
     def judge(self, drafted: int, accepted: int) -> None:
         """Learn from a draft: longer ones after success, a pause after failure."""
