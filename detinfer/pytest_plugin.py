@@ -23,7 +23,8 @@ import pytest
 
 if TYPE_CHECKING:  # every pytest run loads this plugin, and few ask for a model
     from detinfer.check.result import CheckResult
-    from detinfer.engine.llm import LLM, Completion
+    from detinfer.engine.llm import LLM
+    from detinfer.engine.outputs import Completion
     from detinfer.params import SamplingParams
 
 FILE = "golden_digests.json"

@@ -14,8 +14,7 @@ import detinfer
 from detinfer import LLM, SamplingParams, SolveParams, Solver, cli, errors
 from detinfer.config import EngineConfig, ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
-from detinfer.engine.llm import Completion
-from detinfer.engine.outputs import RequestOutput
+from detinfer.engine.outputs import Completion, RequestOutput
 from detinfer.recursive.result import Solution, TraceStep
 from detinfer.server.app import create_app
 
@@ -93,7 +92,7 @@ DEFAULTS = {
 
 ANSWERS = {
     Completion: "prompt_token_ids deterministic system_fingerprint text token_ids logprobs "
-    "prompt_logprobs finish_reason digest seed error",
+    "prompt_logprobs finish_reason digest seed error checksums",
     RequestOutput: "request_id text token_ids logprobs finish_reason digest seed deterministic "
     "prompt_tokens completion_tokens cached_tokens queue_time error prompt_logprobs stop_reason "
     "checksums",

@@ -12,7 +12,7 @@ from detinfer.chat_template import Message, render_chat
 from detinfer.cli.generate import print_digest, run_request, show
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
-from detinfer.engine.llm import Completion
+from detinfer.engine.outputs import Completion
 from detinfer.errors import ConfigError, DetinferError, RequestError
 from detinfer.params import SamplingParams
 

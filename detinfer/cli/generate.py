@@ -11,13 +11,12 @@ from pathlib import Path
 from detinfer.chat_template import render_chat
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
-from detinfer.engine.llm import Completion
-from detinfer.engine.outputs import RequestOutput
-from detinfer.engine.validation import encode_text
+from detinfer.engine.outputs import Completion
+from detinfer.engine.validation import check_request, encode_text
 from detinfer.errors import DetinferError
 from detinfer.output_file import OutputFile
 from detinfer.params import SamplingParams
-from detinfer.receipts.receipt import ReceiptMaker
+from detinfer.receipts.receipt import receipt_of, receipt_params
 from detinfer.receipts.seal import load_key, seal
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -60,17 +59,12 @@ def generate(
         token_ids = render_chat(engine.tokenizer, [{"role": "user", "content": prompt}])
     else:
         token_ids = encode_text(engine.tokenizer, prompt)
-    params = dataclasses.replace(params, checksums=file is not None)
-    maker = ReceiptMaker(engine.info, token_ids, params) if file is not None else None
-    answer = run_request(
-        engine,
-        token_ids,
-        params,
-        (lambda text: None) if as_json else show,
-        told=maker.add if maker is not None else lambda output: None,
-    )
-    if file is not None and maker is not None and maker.receipt is not None:
-        file.write(json.dumps(seal(maker.receipt.to_value(), key), ensure_ascii=False) + "\n")
+    if file is not None:
+        params = receipt_params(params, check_request(token_ids, params, engine.info))
+    answer = run_request(engine, token_ids, params, (lambda text: None) if as_json else show)
+    if file is not None:
+        sealed = seal(receipt_of(engine.info, answer, params).to_value(), key)
+        file.write(json.dumps(sealed, ensure_ascii=False) + "\n")
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False, indent=2))
     else:
@@ -86,11 +80,8 @@ def run_request(
     params: SamplingParams,
     show: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
-    told: Callable[[RequestOutput], object] = lambda output: None,
 ) -> Completion:
     """Run one request to its end, showing its text as it comes; ``stopped`` ends it early.
-
-    ``told`` is of every increment.
 
     Raises:
         DetinferError: the request cannot be served, or ended with an error.
@@ -103,7 +94,6 @@ def run_request(
             outputs.append(last)
         for output in outputs:
             answer.add(output)
-            told(output)
             show(output.text)
     if answer.finish_reason == "error":
         raise DetinferError(answer.error or "the engine gave up on this request")

@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any, cast
 
 from detinfer.chat_template import Message, render_chat
 from detinfer.config import EngineConfig
 from detinfer.engine.engine import Engine
-from detinfer.engine.outputs import FinishReason, RequestOutput
+from detinfer.engine.outputs import Completion
 from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
-from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams, choices
 from detinfer.rounding import contract_rounding
 
 Prompt = str | Sequence[int]
-
-
-@dataclass
-class Completion:
-    """One whole answer.
-
-    Attributes:
-        text: without stop token and stop string; ``token_ids`` and ``digest`` include the token.
-        logprobs: one entry per output token; None if not asked for.
-        prompt_logprobs: one entry per token of the prompt but the first; None if not asked for.
-        error: what went wrong when ``finish_reason`` is "error".
-    """
-
-    prompt_token_ids: list[int]
-    deterministic: bool
-    system_fingerprint: str
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] | None = None
-    prompt_logprobs: list[TokenLogprob] | None = None
-    finish_reason: FinishReason | None = None
-    digest: str = ""
-    seed: int | None = None
-    error: str | None = None
-
-    def add(self, output: RequestOutput) -> None:
-        """Append an increment."""
-        self.text += output.text
-        self.token_ids += output.token_ids
-        if output.logprobs is not None:
-            self.logprobs = (self.logprobs or []) + output.logprobs
-        if output.prompt_logprobs is not None:
-            self.prompt_logprobs = output.prompt_logprobs
-        self.finish_reason = output.finish_reason
-        self.digest = output.digest or ""
-        self.seed = output.seed
-        self.error = output.error
 
 
 class LLM:

@@ -61,6 +61,47 @@ class RequestOutput:
 _fields = attrgetter(*RequestOutput.__slots__)
 
 
+@dataclass
+class Completion:
+    """One whole answer.
+
+    Attributes:
+        text: without stop token and stop string; ``token_ids`` and ``digest`` include the token.
+        logprobs: one entry per output token; None if not asked for.
+        prompt_logprobs: one entry per token of the prompt but the first; None if not asked for.
+        error: what went wrong when ``finish_reason`` is "error".
+        checksums: rule 8's two sums of each output token's logits; None if not asked for.
+    """
+
+    prompt_token_ids: list[int]
+    deterministic: bool
+    system_fingerprint: str
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    digest: str = ""
+    seed: int | None = None
+    error: str | None = None
+    checksums: list[tuple[int, int]] | None = None
+
+    def add(self, output: RequestOutput) -> None:
+        """Append an increment."""
+        self.text += output.text
+        self.token_ids += output.token_ids
+        if output.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + output.logprobs
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        self.finish_reason = output.finish_reason
+        self.digest = output.digest or ""
+        self.seed = output.seed
+        self.error = output.error
+        if output.checksums is not None:
+            self.checksums = (self.checksums or []) + output.checksums
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """What the other side of the process boundary needs to know about a loaded engine.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 from detinfer.receipts.receipt import FIELDS, FORM, Receipt, ReceiptError, Value
 
 MAX_BYTES = 64 << 20  # of a receipt's JSON
-MAX_DEPTH = 8
+_LONGEST = 200  # characters of a complaint about parameters, which may have been anything
 
 
 def read_json(data: bytes) -> Value:
@@ -22,12 +22,12 @@ def read_json(data: bytes) -> Value:
     """
     if len(data) > MAX_BYTES:
         raise ReceiptError(f"receipt: got {len(data)} bytes, expected at most {MAX_BYTES}")
-    if _depth(data) > MAX_DEPTH:
-        raise ReceiptError(f"receipt: got JSON of more than {MAX_DEPTH} levels")
     try:
         value = json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ReceiptError(f"receipt: not JSON ({error})") from None
+    except RecursionError:
+        raise ReceiptError("receipt: got JSON of too many levels") from None
     if not isinstance(value, dict):
         raise ReceiptError(f"receipt: got {type(value).__name__}, expected an object")
     return value
@@ -41,7 +41,7 @@ def parse(value: Value) -> Receipt:
     """
     form = value.get("form")
     if form != FORM:
-        raise ReceiptError(f"form: got {form!r}, expected {FORM!r}")
+        raise ReceiptError(f"form: got {_shown(form)}, expected {FORM!r}")
     parts = _parts(
         "receipt",
         value,
@@ -55,11 +55,15 @@ def parse(value: Value) -> Receipt:
             "answer": dict,
         },
     )
-    if not all(isinstance(one, str) for one in parts["fingerprint"].values()):
-        raise ReceiptError("fingerprint: expected strings by name")
+    fingerprint = parts["fingerprint"]
+    if not all(map(_is_word, [parts["system_fingerprint"], *fingerprint, *fingerprint.values()])):
+        raise ReceiptError("fingerprint: expected short strings by name")
     prompt = _parts("prompt", parts["prompt"], {"token_ids": list, "sha256": str})
     kinds = {"token_ids": list, "checksums": list, "text": str, "finish_reason": str, "digest": str}
     answer = _parts("answer", parts["answer"], kinds)
+    reason = answer["finish_reason"]
+    if reason not in ("stop", "length"):
+        raise ReceiptError(f"answer.finish_reason: got {_shown(reason)}, expected stop or length")
     token_ids = _ids("answer.token_ids", answer["token_ids"])
     checksums = [_sums(one) for one in answer["checksums"]]
     if len(checksums) != len(token_ids):
@@ -70,15 +74,15 @@ def parse(value: Value) -> Receipt:
     return Receipt(
         model=parts["model"],
         system_fingerprint=parts["system_fingerprint"],
-        fingerprint=parts["fingerprint"],
+        fingerprint=fingerprint,
         prompt_token_ids=_ids("prompt.token_ids", prompt["token_ids"]),
-        prompt_digest=prompt["sha256"],
+        prompt_digest=_hex("prompt.sha256", prompt["sha256"], 64),
         params=_params(parts["parameters"]),
         token_ids=token_ids,
         checksums=checksums,
         text=answer["text"],
-        finish_reason=answer["finish_reason"],
-        digest=answer["digest"],
+        finish_reason=reason,
+        digest=_hex("answer.digest", answer["digest"], 64),
     )
 
 
@@ -87,7 +91,7 @@ def _parts(where: str, value: Value, kinds: Mapping[str, type]) -> Value:
         if name not in value:
             raise ReceiptError(f"{where}: {name} is missing")
         if name not in kinds:
-            raise ReceiptError(f"{where}: got {name!r}, which no receipt of {FORM} has")
+            raise ReceiptError(f"{where}: got {_shown(name)}, which no receipt of {FORM} has")
         if not isinstance(value[name], kinds[name]):
             raise ReceiptError(
                 f"{where}.{name}: got {type(value[name]).__name__}, expected {kinds[name].__name__}"
@@ -101,29 +105,40 @@ def _ids(where: str, ids: list[Any]) -> list[int]:
     return ids
 
 
-def _sums(text: Any) -> tuple[int, int]:
-    try:
-        if len(text) == 32 and text == text.lower():
-            return int(text[:16], 16), int(text[16:], 16)
-    except (TypeError, ValueError, AttributeError):
-        pass
-    raise ReceiptError(f"answer.checksums: got {str(text)[:40]!r}, expected 32 hex digits")
+def _sums(value: Any) -> tuple[int, int]:
+    text = _hex("answer.checksums", value, 32)
+    return int(text[:16], 16), int(text[16:], 16)
+
+
+def _hex(where: str, text: Any, digits: int) -> str:
+    if not isinstance(text, str) or not re.fullmatch(f"[0-9a-f]{{{digits}}}", text):
+        raise ReceiptError(f"{where}: got {_shown(text)}, expected {digits} hex digits")
+    return text
+
+
+def _is_word(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= 200 and text.isprintable()
+
+
+def _shown(value: Any) -> str:
+    """Return what was got, of whatever size and depth, in a few words."""
+    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:40]
 
 
 def _params(value: Value) -> SamplingParams:
     if set(value) != set(FIELDS):
-        odd = sorted(set(value) ^ set(FIELDS))
-        raise ReceiptError(f"parameters: missing or unknown: {', '.join(odd)}")
+        odd = ", ".join(map(_shown, sorted(set(value) ^ set(FIELDS))))
+        raise ReceiptError(f"parameters: missing or unknown: {odd[:_LONGEST]}")
     given = dict(value)
     try:
         given["logit_bias"] = {int(key): bias for key, bias in given["logit_bias"].items()}
         if given["seed"] is not None:
             given["seed"] = int(given["seed"])
         return SamplingParams(**given, checksums=True)
-    except RequestError as error:
-        raise ReceiptError(f"parameters: {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ReceiptError(f"parameters: {error}") from None
+    except RecursionError:
+        raise ReceiptError("parameters: got JSON of too many levels") from None
+    except (TypeError, ValueError, AttributeError) as error:  # RequestError is a ValueError
+        raise ReceiptError(f"parameters: {str(error)[:_LONGEST]}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Value:
@@ -135,18 +150,3 @@ def _once(pairs: list[tuple[str, Any]]) -> Value:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _depth(data: bytes) -> int:
-    """Levels of brackets, those in strings left out, up to the first beyond ``MAX_DEPTH``."""
-    depth = most = 0
-    for piece in data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]:
-        for byte in piece:
-            if byte in b"[{":
-                depth += 1
-                most = max(most, depth)
-                if most > MAX_DEPTH:
-                    return most
-            elif byte in b"]}":
-                depth -= 1
-    return most

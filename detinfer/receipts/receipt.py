@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from detinfer.digest import DigestChain
-from detinfer.engine.outputs import EngineInfo, RequestOutput
-from detinfer.engine.validation import check_request
+from detinfer.engine.outputs import Completion, EngineInfo
 from detinfer.errors import DetinferError, RequestError
 from detinfer.params import SamplingParams
 
@@ -93,54 +92,42 @@ def chain_digest(token_ids: Sequence[int], checksums: Sequence[tuple[int, int]])
     return chain.hexdigest()
 
 
-class ReceiptMaker:
-    """Gathers what a receipt says, from a request and its increments.
-
-    Attributes:
-        receipt: once the answer is finished.
+def receipt_params(params: SamplingParams, max_tokens: int) -> SamplingParams:
+    """Return the parameters of an answer that is to have a receipt.
 
     Args:
-        info: of the engine.
-        prompt_token_ids: the prompt.
-        params: what was asked for, with ``checksums``.
+        params: what was asked for.
+        max_tokens: most tokens to generate, as ``check_request`` resolves it.
 
     Raises:
-        RequestError: the engine cannot serve it, or not deterministically.
+        RequestError: the answer would not be deterministic.
     """
-
-    def __init__(
-        self, info: EngineInfo, prompt_token_ids: Sequence[int], params: SamplingParams
-    ) -> None:
-        if not params.deterministic:
-            raise RequestError(
-                "receipt: got it for an answer that is not deterministic, which no replay repeats",
-                "receipt",
-            )
-        self._info, self._prompt = info, list(prompt_token_ids)
-        most = check_request(prompt_token_ids, params, info)
-        self._params = replace(params, max_tokens=most)
-        self._texts: list[str] = []
-        self._token_ids: list[int] = []
-        self._checksums: list[tuple[int, int]] = []
-        self.receipt: Receipt | None = None
-
-    def add(self, output: RequestOutput) -> None:
-        """Take an increment; after the last one of a finished answer there is a receipt."""
-        self._texts.append(output.text)
-        self._token_ids += output.token_ids
-        self._checksums += output.checksums or []
-        if output.finish_reason not in ("stop", "length"):
-            return
-        self.receipt = Receipt(
-            model=self._info.model_name,
-            system_fingerprint=self._info.system_fingerprint,
-            fingerprint=self._info.fingerprint,
-            prompt_token_ids=self._prompt,
-            prompt_digest=prompt_digest(self._prompt),
-            params=replace(self._params, seed=output.seed),
-            token_ids=self._token_ids,
-            checksums=self._checksums,
-            text="".join(self._texts),
-            finish_reason=output.finish_reason,
-            digest=output.digest or "",
+    if not params.deterministic:
+        raise RequestError(
+            "receipt: got it for an answer that is not deterministic, which no replay repeats",
+            "receipt",
         )
+    return replace(params, max_tokens=max_tokens, checksums=True)
+
+
+def receipt_of(info: EngineInfo, answer: Completion, params: SamplingParams) -> Receipt:
+    """Return the receipt of an answer.
+
+    Args:
+        info: of the engine that gave it.
+        answer: finished.
+        params: it was made with, of ``receipt_params``.
+    """
+    return Receipt(
+        model=info.model_name,
+        system_fingerprint=info.system_fingerprint,
+        fingerprint=info.fingerprint,
+        prompt_token_ids=answer.prompt_token_ids,
+        prompt_digest=prompt_digest(answer.prompt_token_ids),
+        params=replace(params, seed=answer.seed),
+        token_ids=answer.token_ids,
+        checksums=answer.checksums or [],
+        text=answer.text,
+        finish_reason=answer.finish_reason or "",
+        digest=answer.digest,
+    )

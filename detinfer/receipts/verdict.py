@@ -89,7 +89,7 @@ def _contradictions(receipt: Receipt) -> list[Finding]:
     try:
         name = Fingerprint(receipt.fingerprint).system_fingerprint
     except ConfigError as error:
-        found.append(Finding("fingerprint", str(error).removeprefix("fingerprint: ")))
+        found.append(Finding("fingerprint", str(error).removeprefix("fingerprint: ")[:200]))
     else:
         if name.rsplit("-", 1)[1] != receipt.system_fingerprint.rsplit("-", 1)[-1]:
             found.append(
@@ -118,12 +118,11 @@ def _strangers(receipt: Receipt, info: EngineInfo) -> list[Finding]:
     parts = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
     if not parts:
         return []
-    model = {"weights", "weight_format", "tokenizer", "config"} & set(parts)
     differing = "; ".join(
         f"{name}: got {theirs.get(name, 'none')}, here {ours.get(name, 'none')}"
         for name in sorted(parts)
     )
-    kind = "model" if "weights" in model else "fingerprint"
+    kind = "model" if "weights" in parts else "fingerprint"
     return [Finding(kind, differing, fingerprint_parts=tuple(sorted(parts)))]
 
 

@@ -7,11 +7,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fake_runner import EOS, VOCAB, FakeRunner, fake_engine
 
+from detinfer.engine.llm import LLM
 from detinfer.params import SamplingParams
 from detinfer.receipts import seal
 from detinfer.receipts.reading import MAX_BYTES, parse, read_json
-from detinfer.receipts.receipt import ReceiptError, ReceiptMaker, chain_digest, prompt_digest
+from detinfer.receipts.receipt import (
+    ReceiptError,
+    chain_digest,
+    prompt_digest,
+    receipt_of,
+    receipt_params,
+)
 from detinfer.receipts.replay import verify
+from detinfer.receipts.verdict import examine
 from detinfer.runner.fingerprint import PARTS, Fingerprint
 
 PROMPT = [5, 6, 7, 8, 9, 5, 6, 7]
@@ -28,9 +36,8 @@ SAMPLED = SamplingParams(
     min_tokens=2,
     stop=("zzz",),
     stop_token_ids=(94,),
-    checksums=True,
 )
-GREEDY = SamplingParams(max_tokens=25, ignore_eos=True, checksums=True)
+GREEDY = SamplingParams(max_tokens=25, ignore_eos=True)
 PARAMS = {"sampled": SAMPLED, "greedy": GREEDY}
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -42,24 +49,21 @@ def engine(weights="w", **changes):
     return fake_engine(runner=runner)
 
 
-def receipt_of(params, prompt=PROMPT, key=None):
+def made(params, prompt=PROMPT, key=None):
     one = engine()
-    one.add_request("x", prompt, params)
-    maker = ReceiptMaker(one.info, prompt, params)
-    while maker.receipt is None:
-        for output in one.step():
-            maker.add(output)
-    return seal.seal(maker.receipt.to_value(), key)
+    params = receipt_params(params, params.max_tokens)
+    [answer] = LLM(engine=one).generate([prompt], params)
+    return seal.seal(receipt_of(one.info, answer, params).to_value(), key)
 
 
 @pytest.fixture(scope="module", params=sorted(PARAMS))
 def receipt(request):
-    return receipt_of(PARAMS[request.param])
+    return made(PARAMS[request.param])
 
 
 @pytest.fixture(scope="module")
 def sampled():
-    return receipt_of(SAMPLED)
+    return made(SAMPLED)
 
 
 def through_a_file(value):
@@ -79,13 +83,13 @@ def test_it_verifies_on_a_machine_with_few_pages(receipt):
 
 def test_it_says_what_the_answer_said(sampled):
     parsed = parse(seal.opened(through_a_file(sampled)))
-    assert parsed.params == SAMPLED
+    assert parsed.params == receipt_params(SAMPLED, SAMPLED.max_tokens)
     assert parsed.prompt_token_ids == PROMPT
     assert parsed.to_value() == seal.opened(sampled)
 
 
 def test_a_signature_names_its_key():
-    signed = receipt_of(GREEDY, key=KEY)
+    signed = made(GREEDY, key=KEY)
     verdict = verify(through_a_file(signed), engine())
     assert verdict.match
     assert verdict.signed_by == signed["signature"]["public_key"]
@@ -219,7 +223,7 @@ def test_another_model_is_told_by_its_parts(sampled):
 
 @pytest.mark.parametrize("name", EDITS)
 def test_no_edit_keeps_a_signature(name):
-    signed = receipt_of(SAMPLED, key=KEY)
+    signed = made(SAMPLED, key=KEY)
     value = seal.seal(edited(signed, name, True)) | {"signature": signed["signature"]}
     if seal.canonical(value) != seal.canonical(signed):
         assert "signature" in [one.part for one in verify(value, engine()).findings]
@@ -238,7 +242,8 @@ BAD = {
     "empty": (b"", "not JSON"),
     "truncated": (b'{"form": "detinfer-receipt-1", "mod', "not JSON"),
     "list": (b"[]", "got list, expected an object"),
-    "deep": (b'{"form": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "more than 8 levels"),
+    "deep": (b'{"form": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON of too many levels"),
+    "deep objects": (b'{"form":' * 100_000 + b"1" + b"}" * 100_000, "JSON of too many levels"),
     "twice": (b'{"form": 1, "form": 2}', "stands twice"),
     "NaN": (b'{"form": NaN}', "NaN is no number"),
     "not text": (b"\xff\xfe{}", "not JSON"),
@@ -269,9 +274,17 @@ def test_what_is_no_receipt_costs_one_line(name):
         (change("answer", "text", to=None), "answer.text: got NoneType"),
         (change("parameters", "seed", to="many"), "parameters: "),
         (change("parameters", "temperature", to=-1), "parameters: temperature"),
+        (change("parameters", "temperature", to=10**400), "parameters: temperature: got 1000"),
+        (change("parameters", "stop", to=["x" * 9, "y" * 9000]), "parameters: stop: expected"),
+        (change("parameters", "top_k", to="z" * 9000), "parameters: top_k: got 'zzz"),
         (change("parameters", "logit_bias", to=[]), "parameters: "),
-        (lambda value: value["parameters"].pop("top_k"), "missing or unknown: top_k"),
-        (change("fingerprint", "weights", to=3), "fingerprint: expected strings"),
+        (change("parameters", "q" * 9000, to=1), "parameters: missing or unknown: 'qqq"),
+        (lambda value: value["parameters"].pop("top_k"), "missing or unknown: 'top_k'"),
+        (change("answer", "finish_reason", to="abort"), "answer.finish_reason: got 'abort'"),
+        (change("answer", "digest", to="0"), "answer.digest: got '0', expected 64 hex digits"),
+        (change("prompt", "sha256", to="G" * 64), "prompt.sha256: got 'GGG"),
+        (change("fingerprint", "weights", to=3), "fingerprint: expected short strings"),
+        (change("fingerprint", "rope", to="x\nholds: all"), "fingerprint: expected short strings"),
         (change("fingerprint", to="x"), "receipt.fingerprint: got str"),
     ],
 )  # fmt: skip
@@ -279,13 +292,42 @@ def test_a_receipt_of_another_shape_is_refused_by_name(sampled, edit, said):
     value = copy.deepcopy(seal.opened(sampled))
     edit(value)
     with pytest.raises(ReceiptError) as error:
-        verify(seal.seal(value), engine())
+        verify(value, engine())
     assert said in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+DEEP = [
+    change("form", to="DEEP"),
+    change("model", to="DEEP"),
+    change("fingerprint", "rope", to="DEEP"),
+    change("parameters", "stop", to=["DEEP"]),
+    change("parameters", "logit_bias", "5", to="DEEP"),
+    change("answer", "checksums", 0, to="DEEP"),
+]
+
+
+@pytest.mark.parametrize("levels", [10, 700, 900, 950, 990, 5000])
+@pytest.mark.parametrize("place", range(len(DEEP)))
+def test_depth_costs_one_line_wherever_it_is(sampled, place, levels):
+    value = copy.deepcopy(sampled)
+    DEEP[place](value)
+    data = json.dumps(value).replace('"DEEP"', "[" * levels + "]" * levels).encode()
+    with pytest.raises(ReceiptError) as error:
+        examine(read_json(data), None)  # which asks no engine
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 300
+
+
+def test_other_parts_than_the_weights_make_no_other_model(sampled):
+    value = seal.opened(copy.deepcopy(sampled))
+    value["fingerprint"] |= {"tokenizer": "other", "config": "other"}
+    [finding] = verify(seal.seal(made_consistent(value)), engine()).findings
+    assert (finding.part, finding.fingerprint_parts) == ("fingerprint", ("config", "tokenizer"))
 
 
 def test_an_answer_that_ended_by_a_stop_token_verifies():
-    params = SamplingParams(max_tokens=300, logit_bias={EOS: 4.5}, checksums=True)
-    receipt = receipt_of(params)
+    receipt = made(SamplingParams(max_tokens=300, logit_bias={EOS: 4.5}))
     assert receipt["answer"]["finish_reason"] == "stop"
     assert receipt["answer"]["token_ids"][-1] == EOS
     assert verify(receipt, engine()).match
