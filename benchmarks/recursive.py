@@ -31,7 +31,7 @@ from detinfer.recursive.training.data import TEST
 STEPS = (1, 2, 4, 8, 16, 32)
 LIMIT = 16  # steps of a puzzle that may halt earlier
 BATCH = 64
-ROLLOUTS = SolveParams(max_steps=LIMIT, rollouts=16)
+ROLLOUTS = SolveParams(max_steps=LIMIT, rollouts=4)
 SHOWN = 6  # most steps of a board's way that is drawn
 
 Rows = list[dict[str, Any]]

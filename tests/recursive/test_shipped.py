@@ -12,7 +12,7 @@ from detinfer.recursive.model import RecursiveModel
 from detinfer.recursive.tasks import TASKS
 from detinfer.recursive.training.data import TEST
 
-NAMES = ["trm-sudoku6", "trm-sudoku9"]
+NAMES = ["trm-maze", "trm-sudoku6", "trm-sudoku9"]
 
 
 def test_these_are_the_models_that_are_shipped():
