@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 
-import many_solves
 import numpy as np
 import torch
 from packed_samples import FORMATS, extreme_blocks, random_blocks
@@ -126,11 +125,6 @@ def recursive_steps(rng):
         yield from (*model.step(boards_of(config, 3), y, z), y, z)
 
 
-def solves(rng):
-    """Five hundred puzzles, each to the step at which it halts."""
-    yield np.frombuffer(bytes.fromhex(many_solves.digest_of(many_solves.crowded(1, 40))), np.uint8)
-
-
 def samples(rng):
     logits = rounded_normal(rng, (40, 5001), scale=2.0)
     params = SamplingParams(temperature=0.8, top_k=2000, top_p=0.95, min_p=0.001)
@@ -157,7 +151,7 @@ def stock(rng):
 
 FAMILIES = (
     *(linears, packed_linears, norms, activations, logits, attentions),
-    *(recursive_steps, solves, samples, rollout_noise, stock),
+    *(recursive_steps, samples, rollout_noise, stock),
 )
 
 
