@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of several sequences, flattened; R sequences, T tokens, L rows that need logits.
+    """Rows of several sequences, flattened; R sequences, T tokens.
 
     Attributes:
         input_ids: token ids, sequence after sequence. [T] int32
@@ -22,6 +22,8 @@ class Batch:
             [R, max pages] int32
         logit_rows: flat rows whose logits are wanted, ascending. [L] int32
         deterministic: False only if no row belongs to a deterministic request.
+        hidden_rows: flat rows whose final hidden states are wanted, ascending; none of them is one
+            of ``logit_rows``. [H] int32
     """
 
     input_ids: IntArray
@@ -30,6 +32,7 @@ class Batch:
     block_tables: IntArray
     logit_rows: IntArray
     deterministic: bool = True
+    hidden_rows: IntArray = field(default_factory=lambda: np.empty(0, np.int32))
 
     def one_token_each(self) -> Batch:
         """Return the rows as T sequences of one token, which share the pages they attend over."""

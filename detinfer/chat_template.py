@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detinfer.errors import RequestError
+from detinfer.plain_tools import has_tools, in_plain_words, knows_system, knows_tools
 
 Message = Mapping[str, Any]
 
@@ -21,12 +22,15 @@ class Rendering:
         continue_final_message: end inside the last message.
         add_special_tokens: whether the tokenizer adds its own, beside those that the template
             writes.
+        tools: what the model may call, as OpenAI has them; in plain words where the template knows
+            of none.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 def render_chat(
@@ -51,7 +55,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], rendering: Rendering)
 
     Args:
         tokenizer: has the template, which transformers runs in a sandbox.
-        messages: each with a ``role`` and a ``content``.
+        messages: each with a ``role`` and a ``content``; calls with their arguments as objects.
         rendering: how it is to spell them.
 
     Raises:
@@ -64,6 +68,9 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], rendering: Rendering)
     text = "".join(str(value) for message in messages for value in message.values())
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError("messages: got text that is not valid UTF-8", "messages")
+    tools = rendering.tools
+    if has_tools(messages, tools) and not knows_tools(tokenizer):
+        messages, tools = in_plain_words(messages, tools, knows_system(tokenizer)), ()
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -71,6 +78,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], rendering: Rendering)
                 tokenize=False,
                 add_generation_prompt=rendering.add_generation_prompt,
                 continue_final_message=rendering.continue_final_message,
+                **({"tools": list(tools)} if tools else {}),
                 **rendering.options,
             )
         )

@@ -17,6 +17,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("auto", "packed", "dequantized")
 QUANTIZE = ("q8_0", "q4_0", "q4_1", "q4_k")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16")
+TOOL_CALL_PARSERS = ("auto", "hermes", "llama3_json", "mistral", "json")
+REASONING_PARSERS = ("none", "deepseek_r1", "qwen3")
 _CHOICES = {
     "device": DEVICES,
     "numerics": NUMERICS,
@@ -85,8 +87,6 @@ class EngineConfig:
             raise ConfigError(f"model: got {self.model!r}, expected a path, a hub id or None")
         for name, known in _CHOICES.items():
             _choice(self, name, known)
-        if self.quantize is not None:
-            _choice(self, "quantize", QUANTIZE)
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory"):
             _integer(self, name, low=1, optional=True)
         _integer(self, "threads", low=None, optional=True)  # the bounds are the machine's
@@ -111,6 +111,7 @@ class EngineConfig:
             self._check_quantize()
 
     def _check_quantize(self) -> None:
+        _choice(self, "quantize", QUANTIZE)
         if self.weights == "dequantized":
             raise ConfigError(
                 f"quantize: got {self.quantize!r} with weights 'dequantized', expected auto or "
@@ -206,6 +207,9 @@ class ServerConfig:
         shutdown_timeout: seconds that running requests get to finish.
         exit_on_engine_death: whether the server ends, with status 1, when its engine has; else it
             stays to answer 503.
+        receipt_key: a file with the private key that signs receipts: Ed25519, PEM; None signs none.
+        tool_call_parser: how the model writes calls of tools; auto goes by its chat template.
+        reasoning_parser: how it marks its reasoning, which is then set apart.
         metrics_prefix: what stands before the colon in the names of metrics.
         access_log: whether each request is logged.
         log_format: of every line on stderr.
@@ -223,6 +227,9 @@ class ServerConfig:
     generation_timeout: float = 600.0
     shutdown_timeout: float = 30.0
     exit_on_engine_death: bool = True
+    receipt_key: str | None = None
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "none"
     metrics_prefix: str = "detinfer"
     access_log: bool = True
     log_format: str = "text"
@@ -243,6 +250,8 @@ class ServerConfig:
             raise ConfigError(
                 f"metrics_prefix: got {prefix!r}, expected letters, digits and _, such as vllm"
             )
+        _choice(self, "tool_call_parser", TOOL_CALL_PARSERS)
+        _choice(self, "reasoning_parser", REASONING_PARSERS)
         _choice(self, "log_format", FORMATS)
         _choice(self, "log_level", LEVELS)
         for name in ("share_prefix_cache", "exit_on_engine_death", "access_log"):
@@ -252,9 +261,10 @@ class ServerConfig:
             several = isinstance(value, tuple | list)
             if not several or not all(isinstance(one, str) and one for one in value):
                 raise ConfigError(f"{name}: expected a tuple of strings that are not empty")
-        served: object = self.served_model_name
-        if served is not None and not (isinstance(served, str) and served.strip()):
-            raise ConfigError(f"served_model_name: got {served!r}, expected a name or None")
+        for name in ("served_model_name", "receipt_key"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                raise ConfigError(f"{name}: got {value!r}, expected a name or None")
 
 
 def _integer(

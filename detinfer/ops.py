@@ -270,7 +270,6 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         scale: of the scores.
 
     Raises:
-        UnsupportedModelError: the profile has no such kernel (``native`` as yet).
         ValueError: on shapes that differ.
     """
     return _kernels().attend_all(q, k, v, scale)

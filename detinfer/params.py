@@ -1,11 +1,15 @@
-"""What a request may ask for: ``SamplingParams``, and the ``n`` requests for one it amounts to."""
+"""What a request may ask for.
+
+``SamplingParams``, and the ``n`` requests for one it amounts to; ``PoolingParams`` for a vector.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import (
@@ -21,6 +25,9 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_TOKENS_LIMIT = 1 << 20
 MAX_N = 128
+# Fields that constrain an answer, and the most characters of each: time to compile one may grow
+# with the square, a minute for a megabyte.
+MAX_CONSTRAINT = {"json_schema": 1 << 16, "regex": 1 << 13, "grammar": 1 << 16}
 
 _SWITCHES = (
     "ignore_eos",
@@ -58,6 +65,11 @@ class SamplingParams:
         deterministic: whether the bits must not depend on the load.
         checksums: whether each output token comes with the checksum of the logits it was chosen
             from, as the digest has them.
+        json_schema: what the answer is to be valid by: JSON text, an object or a boolean; kept as
+            text.
+        regex: what the whole answer is to match (Rust's syntax).
+        grammar: what the answer is to be a sentence of: Lark, or GBNF as llama.cpp has it. At most
+            one of the three.
 
     Raises:
         RequestError: naming the first field that is out of range.
@@ -84,6 +96,9 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     deterministic: bool = True
     checksums: bool = False
+    json_schema: str | dict[str, Any] | bool | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -129,14 +144,48 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise RequestError(f"{name}: got {getattr(self, name)!r}, expected a boolean", name)
+        _booleans(self, _SWITCHES)
+        if isinstance(self.json_schema, dict | bool):
+            object.__setattr__(self, "json_schema", _json_text("json_schema", self.json_schema))
+        _check_constraints({name: getattr(self, name) for name in MAX_CONSTRAINT})
+
+
+@dataclass(frozen=True)
+class PoolingParams:
+    """What vector a request for one gets: an embedding of its prompt.
+
+    Attributes:
+        pooling: of the tokens' final hidden states: their mean, or the last one.
+        normalize: whether it has length 1.
+        dimensions: how many of its first numbers are kept, before that; None keeps all.
+        deterministic: whether the bits must not depend on the load.
+
+    Raises:
+        RequestError: naming the first field that is out of range.
+    """
+
+    pooling: Literal["mean", "last"] = "mean"
+    normalize: bool = True
+    dimensions: int | None = None
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "last"):
+            raise RequestError(f"pooling: got {self.pooling!r}, expected mean or last", "pooling")
+        if self.dimensions is not None:
+            _integer("dimensions", self.dimensions, 1, MAX_TOKENS_LIMIT)
+        _booleans(self, ("normalize", "deterministic"))
 
 
 def is_greedy(params: SamplingParams) -> bool:
     """Return whether the token is the argmax, with no noise."""
     return params.temperature < GREEDY_BELOW
+
+
+def constraint_of(params: SamplingParams) -> tuple[str, str] | None:
+    """Return the field that constrains the answer, and its text; None if none does."""
+    given = ((name, getattr(params, name)) for name in MAX_CONSTRAINT)
+    return next((one for one in given if one[1] is not None), None)
 
 
 def choice_seed(seed: int, i: int) -> int:
@@ -192,6 +241,37 @@ def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:
         _integer("logit_bias", token, 0, (1 << 31) - 1)
         _number("logit_bias", value, -100.0, 100.0)
     return tuple(sorted((token, float(value)) for token, value in bias.items()))
+
+
+def _json_text(name: str, value: dict[str, Any] | bool) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"{name}: no JSON: {type(error).__name__}: {error}", name) from None
+
+
+def _check_constraints(values: Mapping[str, Any]) -> None:
+    given = [name for name, value in values.items() if value is not None]
+    if len(given) > 1:
+        raise RequestError(
+            f"{given[1]}: got it beside {given[0]}, expected one of {', '.join(values)}", given[1]
+        )
+    for name in given:
+        text = values[name]
+        if not isinstance(text, str):
+            raise RequestError(f"{name}: got {type(text).__name__}, expected text", name)
+        if not 0 < len(text) <= MAX_CONSTRAINT[name]:
+            raise RequestError(
+                f"{name}: got {len(text)} characters, expected 1 to {MAX_CONSTRAINT[name]}", name
+            )
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise RequestError(f"{name}: got text that is not valid UTF-8", name)
+
+
+def _booleans(params: object, names: Iterable[str]) -> None:
+    for name in names:
+        if not isinstance(getattr(params, name), bool):
+            raise RequestError(f"{name}: got {getattr(params, name)!r}, expected a boolean", name)
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:

@@ -14,6 +14,7 @@ from detinfer import ops
 from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams, is_greedy
+from detinfer.token_mask import TokenMask, allows
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -40,6 +41,7 @@ class SamplingRow:
             [M] int64
         token_ids: its own prompt and output so far; read only for penalties.
         prompt_tokens: how many of them are the prompt.
+        allowed: what a grammar lets follow; None lets all. [ceil(V / 8)]
     """
 
     params: SamplingParams
@@ -48,11 +50,16 @@ class SamplingRow:
     masked: Ids
     token_ids: Sequence[int] = ()
     prompt_tokens: int = 0
+    allowed: TokenMask | None = None
 
-    @property
-    def is_argmax(self) -> bool:
-        """Whether its token is the argmax of the raw logits."""
-        return is_greedy(self.params) and not len(self.masked) and not is_adjusted(self.params)
+    def takes(self, best: int) -> bool:
+        """Whether its token is ``best``, the argmax of the raw logits."""
+        return (
+            is_greedy(self.params)
+            and not is_adjusted(self.params)
+            and not len(self.masked)
+            and (self.allowed is None or allows(self.allowed, best))
+        )
 
 
 def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -69,7 +76,7 @@ def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tup
     """
     best, sums = ops.summarise(logits)
     tokens: list[int] = best.tolist()
-    others = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not row.is_argmax]
+    others = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not row.takes(tokens[i])]
     for i, values in zip(others, _on_host(logits, others), strict=True):
         tokens[i] = _choose_one(values, rows[i])
     return tokens, [(int(a), int(b)) for a, b in sums.tolist()]
@@ -99,9 +106,10 @@ def _choose_one(logits: Floats, row: SamplingRow) -> int:
     params = row.params
     if is_adjusted(params):
         logits = _adjust(logits, row)
-    ids: Ids = np.arange(len(logits), dtype=np.int64)
-    if len(row.masked):
-        ids = np.delete(ids, _known(row.masked, len(ids)))
+    ids = _candidates(row, len(logits))
+    if not len(ids):
+        return -1
+    if len(ids) < len(logits):
         logits = logits[ids]
     if is_greedy(params):
         best = logits.argmax()
@@ -114,6 +122,20 @@ def _choose_one(logits: Floats, row: SamplingRow) -> int:
         kept = _filter(x, params)
         x, ids = x[kept], ids[kept]
     return int(gumbel_argmax(x, ids, np.uint64(row.seed), np.uint64(row.position)))
+
+
+def _candidates(row: SamplingRow, vocab: int) -> Ids:
+    """Return the tokens to choose from, ascending; none if a grammar lets none follow."""
+    ids: Ids
+    if row.allowed is None:
+        ids = np.arange(vocab, dtype=np.int64)
+    else:
+        ids = np.flatnonzero(np.unpackbits(row.allowed, count=vocab, bitorder="little").view(bool))
+    if len(row.masked):
+        kept = np.setdiff1d(ids, row.masked, assume_unique=True)
+        # Where a grammar is at its end nothing else can follow, however few tokens there are.
+        ids = ids if row.allowed is not None and not len(kept) else kept
+    return ids
 
 
 def _adjust(logits: Floats, row: SamplingRow) -> Floats:

@@ -425,3 +425,29 @@ def softmax(x: Array, total: Callable[[Array], Array] = lane_sum) -> Array:
     e = exp32(x - x.max(axis=-1, keepdims=True))
     y: Array = e / total(e)[..., None]
     return y
+
+
+# Rule 10
+
+
+@_ieee
+def embedding(
+    hidden: Array, pooling: str = "mean", normalize: bool = True, dimensions: int | None = None
+) -> Array:
+    """Return one vector of a prompt's final hidden states [T, D] -> [dimensions]."""
+    vector: Array = hidden[-1]
+    if pooling == "mean":
+        vector = hidden[0]
+        for state in hidden[1:]:
+            vector = vector + state
+        vector = vector / F32(len(hidden))
+    vector = vector[:dimensions]
+    if normalize:
+        vector = rms_norm(vector, None, 0.0, "scale_rounded") / np.sqrt(F32(vector.size))
+    return vector
+
+
+@_ieee
+def score(first: Array, second: Array) -> Array:
+    """Return how alike two prompts are, by their normalised vectors [..., D], [..., D] -> [...]."""
+    return lane_sum(first * second)

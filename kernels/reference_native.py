@@ -31,6 +31,10 @@ _ieee = np.errstate(all="ignore")
 class TensorCore:
     """How an architecture adds products: ``group`` of them and the accumulator at once.
 
+    Each term is cut to so many digits below the largest exponent: of a product the sum of its
+    factors', a subnormal's being the least its format has, and never under 2^-133. (An H200's sums
+    of bfloat16 and float16, subnormals of both too, are these: ``benchmarks/gpu_suite.py``.)
+
     Attributes:
         bits: fraction bits kept of each term below the largest exponent.
         group: products in one sum.
@@ -43,29 +47,35 @@ class TensorCore:
 HOPPER = TensorCore(bits=25, group=16)  # and Blackwell
 AMPERE = TensorCore(bits=24, group=8)  # and Ada
 
+_LEAST_EXPONENT = {"bfloat16": -126, "float16": -14, "float32": -126}
+_LEAST_TOP = -133
+_NONE = -1000  # stands for the exponent of zero
 _ROW_CHUNK = 1 << 17  # products held at once: 1 MiB
 
 
 @_ieee
-def mma(a: Array, b: Array, c: Array, core: TensorCore = HOPPER) -> Array:
+def mma(a: Array, b: Array, c: Array, dtype: str, core: TensorCore = HOPPER) -> Array:
     """``c + a @ b`` as a chain of tensor-core sums, k ascending. a [M, K], b [K, N], c [M, N].
 
-    Values of a and b are 16-bit floats widened to binary32; K is a multiple of the group.
+    Values of a and b are ``dtype``'s, widened to binary32; K is a multiple of the group.
     """
     step = max(1, _ROW_CHUNK // (core.group * max(1, b.shape[1])))
-    rows = [_mma_rows(a[i : i + step], b, c[i : i + step], core) for i in range(0, len(a), step)]
+    rows = [
+        _mma_rows(a[i : i + step], b, c[i : i + step], dtype, core) for i in range(0, len(a), step)
+    ]
     return np.concatenate(rows) if rows else c.copy()
 
 
-def _mma_rows(a: Array, b: Array, c: Array, core: TensorCore) -> Array:
+def _mma_rows(a: Array, b: Array, c: Array, dtype: str, core: TensorCore) -> Array:
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    exponents_a, exponents_b = _exponent(wide_a), _exponent(wide_b)
+    exponents_a, exponents_b = _exponent(wide_a, dtype), _exponent(wide_b, dtype)
     for k in range(0, a.shape[1], core.group):
         group = slice(k, k + core.group)
         products = wide_a[:, group, None] * wide_b[None, group, :]
         exponents = exponents_a[:, group, None] + exponents_b[None, group, :]
         wide_c = c.astype(np.float64)
-        top = np.maximum(exponents.max(axis=1), _exponent(wide_c))
+        top = np.maximum(exponents.max(axis=1), _exponent(wide_c, "float32"))
+        top = np.maximum(top, _LEAST_TOP)
         scale = np.ldexp(1.0, core.bits - top)  # a power of two: products with it are exact
         plain = products.sum(axis=1) + wide_c  # what an infinity or NaN makes of it
         products *= scale[:, None, :]
@@ -74,9 +84,9 @@ def _mma_rows(a: Array, b: Array, c: Array, core: TensorCore) -> Array:
     return c
 
 
-def _exponent(x: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    exponent = np.frexp(x)[1] - 1
-    return np.where(x == 0, -126, np.maximum(exponent, -126)).astype(np.int16)
+def _exponent(x: npt.NDArray[np.float64], dtype: str) -> npt.NDArray[np.int16]:
+    exponent = np.maximum(np.frexp(x)[1] - 1, _LEAST_EXPONENT[dtype])
+    return np.where(x == 0, _NONE, exponent).astype(np.int16)
 
 
 def _toward_zero(x: npt.NDArray[np.float64]) -> Array:
@@ -87,7 +97,7 @@ def _toward_zero(x: npt.NDArray[np.float64]) -> Array:
 def dot(a: Array, b: Array, c: Array, dtype: str, core: TensorCore = HOPPER) -> Array:
     """``c + a @ b`` by the dtype's chain: tensor cores, or one fma a product for float32."""
     if dtype != "float32":
-        return mma(a, b, c, core)
+        return mma(a, b, c, dtype, core)
     for k in range(a.shape[1]):
         c = fma(a[:, k, None], b[None, k], c)
     return c

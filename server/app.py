@@ -12,16 +12,21 @@ import detinfer
 from detinfer.config import ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.async_solver import AsyncSolver
-from detinfer.server.api import check, metrics, status, tokenizer
+from detinfer.server.api import check, metrics, page, status, tokenizer, verify
+from detinfer.server.api.bodies.receipt import Receipt
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.check import CheckRequest
 from detinfer.server.api.generate import routes as generate
 from detinfer.server.api.generate.body import GenerateRequest
-from detinfer.server.api.openai import models
+from detinfer.server.api.openai import embeddings, models, score
 from detinfer.server.api.openai import routes as openai
 from detinfer.server.api.openai.chat_body import ChatCompletionRequest
 from detinfer.server.api.openai.completion_body import CompletionRequest
+from detinfer.server.api.openai.embeddings import EmbeddingRequest
+from detinfer.server.api.openai.score import ScoreRequest
 from detinfer.server.api.openapi import drop_json_of_others, drop_null_defaults
+from detinfer.server.api.responses import routes as responses
+from detinfer.server.api.responses.body import ResponsesRequest
 from detinfer.server.api.sglang import routes as sglang
 from detinfer.server.api.sglang.body import SGLangRequest
 from detinfer.server.api.solve import routes as solve
@@ -62,20 +67,25 @@ def create_app(
         title="detinfer",
         summary="LLM inference with bitwise reproducible answers",
         version=detinfer.__version__,
+        docs_url=None,  # server/api/page.py has one that loads nothing from elsewhere
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,
     )
     app.state.service = Service(engine, config, default_deterministic, solver, serves)
     install_error_handlers(app)
-    for room in (generate, status, models, openai, sglang, tgi, solve, tokenizer, check, metrics):
+    dialects = (generate, openai, responses, embeddings, score, sglang, tgi, solve)
+    for room in (*dialects, models, tokenizer, check, verify, status, metrics, page):
         app.include_router(room.router)
     # The last one added is the outermost. What refuses stands inside of what every answer needs:
     # its id, its line in the log, and what lets a page's script read it.
     app.add_middleware(HeadMiddleware)
     app.add_middleware(LimitsMiddleware, config=config)
     app.add_middleware(
-        ApiKeyMiddleware, keys=config.api_keys, share_prefix_cache=config.share_prefix_cache
+        ApiKeyMiddleware,
+        keys=config.api_keys,
+        share_prefix_cache=config.share_prefix_cache,
+        public=page.PUBLIC_PATHS,
     )
     app.add_middleware(CatchAllMiddleware)
     if config.cors_origins:
@@ -89,12 +99,16 @@ _BODIES: list[type[StrictBody]] = [
     GenerateRequest,
     CompletionRequest,
     ChatCompletionRequest,
+    ResponsesRequest,
+    EmbeddingRequest,
+    ScoreRequest,
     SGLangRequest,
     TGIRequest,
     TokenizeRequest,
     DetokenizeRequest,
     CheckRequest,
     SolveRequest,
+    Receipt,
 ]
 
 

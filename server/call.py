@@ -13,8 +13,14 @@ from detinfer.engine.streams import MAX_OPEN_TOKENS
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams, choices
+from detinfer.receipts.receipt import receipt_params
 from detinfer.server.generation import Job
-from detinfer.server.limits import MAX_CHOICES, MAX_LOGPROBS_OF_CALL, MAX_PROMPTS
+from detinfer.server.limits import (
+    MAX_CHOICES,
+    MAX_LOGPROBS_OF_CALL,
+    MAX_PROMPTS,
+    MAX_RECEIPT_TOKENS_OF_CALL,
+)
 from detinfer.server.tokenizing import tokenize
 
 
@@ -48,6 +54,7 @@ class Call:
         add_special_tokens: whether the tokenizer adds its own to texts.
         truncation: of the prompts, if they are to be cut at all.
         cache_salt: of the client's choosing, beside what its key has.
+        receipt: whether each answer comes with its receipt.
         many: whether the answer is a list, where the dialect has both.
     """
 
@@ -59,6 +66,7 @@ class Call:
     add_special_tokens: bool = True
     truncation: Truncation | None = None
     cache_salt: str = ""
+    receipt: bool = False
     many: bool = False
 
     def choices_for(self, prompt_token_ids: list[int], info: EngineInfo) -> list[SamplingParams]:
@@ -67,7 +75,8 @@ class Call:
         A ``max_tokens`` that was not given is clamped to what fits.
 
         Raises:
-            RequestError: the model or its KV cache cannot hold the request.
+            RequestError: the model or its KV cache cannot hold the request, or nothing would
+                replay the answer.
         """
         params = self.params
         try:
@@ -75,7 +84,9 @@ class Call:
                 room = max(1, info.longest - len(prompt_token_ids))
                 params = replace(params, max_tokens=min(params.max_tokens or room, room))
             answers = choices(params)
-            check_request(prompt_token_ids, answers[0], info)
+            most = check_request(prompt_token_ids, answers[0], info)
+            if self.receipt:
+                answers = [receipt_params(one, most) for one in answers]
         except RequestError as error:
             sources = self.sources | {"prompt": self.prompt_field}
             raise in_words_of_client(error, sources) from None
@@ -117,10 +128,22 @@ class Call:
                 f"{MAX_LOGPROBS_OF_CALL}: fewer tokens, answers or top ones",
                 field,
             )
+        if self.receipt and (tokens := sum(map(_tokens, answers))) > MAX_RECEIPT_TOKENS_OF_CALL:
+            field = self.sources.get("receipt", "receipt")
+            raise RequestError(
+                f"{field}: got a call whose receipts may have {tokens} tokens, expected at most "
+                f"{MAX_RECEIPT_TOKENS_OF_CALL}",
+                field,
+            )
         return [
             Job(f"{name}-{index}" if len(answers) > 1 else name, ids, params, cache_salt)
             for index, (ids, params) in enumerate(answers)
         ]
+
+
+def _tokens(answer: tuple[list[int], SamplingParams]) -> int:
+    """Tokens of a prompt, and those that its answer may have."""
+    return len(answer[0]) + (answer[1].max_tokens or 0)
 
 
 def _logprobs(prompt_token_ids: list[int], params: SamplingParams) -> int:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import ClassVar
 
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.outputs import RequestOutput
-from detinfer.params import SamplingParams
+from detinfer.params import PoolingParams, SamplingParams
 from detinfer.server.errors import GenerationError, UnavailableError
 from detinfer.server.http.exchange import observing
 
@@ -22,12 +23,24 @@ class Job:
     prompt_token_ids: list[int]
     params: SamplingParams
     cache_salt: str = ""
+    answer: Sequence[int] = ()  # what it is expected to be
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One vector of a call, ready for the engine."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: PoolingParams
+    cache_salt: str = ""
+    answer: ClassVar[Sequence[int]] = ()
 
 
 Outputs = AsyncGenerator[list[tuple[int, "RequestOutput"]], None]
 
 
-def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
+def run_jobs(engine: AsyncEngine, jobs: Sequence[Job | Pooled]) -> Outputs:
     """Whatever outputs are ready, as (job index, output), until every job has finished.
 
     Closing the generator, or an error in one job, aborts them all.
@@ -39,9 +52,13 @@ def run_jobs(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
     return _one(engine, jobs[0]) if len(jobs) == 1 else _merged(engine, jobs)
 
 
-async def _one(engine: AsyncEngine, job: Job) -> Outputs:
+async def _one(engine: AsyncEngine, job: Job | Pooled) -> Outputs:
     outputs = engine.generate(
-        job.prompt_token_ids, job.params, job.request_id, cache_salt=job.cache_salt
+        job.prompt_token_ids,
+        job.params,
+        job.request_id,
+        cache_salt=job.cache_salt,
+        answer=job.answer,
     )
     with observing(job.params.deterministic) as observe:
         async with aclosing(outputs):
@@ -54,10 +71,10 @@ async def _one(engine: AsyncEngine, job: Job) -> Outputs:
                 yield [(0, output)]
 
 
-async def _merged(engine: AsyncEngine, jobs: Sequence[Job]) -> Outputs:
+async def _merged(engine: AsyncEngine, jobs: Sequence[Job | Pooled]) -> Outputs:
     ready: asyncio.Queue[tuple[int, RequestOutput] | BaseException] = asyncio.Queue()
 
-    async def pump(index: int, job: Job) -> None:
+    async def pump(index: int, job: Job | Pooled) -> None:
         try:
             async with aclosing(_one(engine, job)) as batches:
                 async for [(_, output)] in batches:

@@ -16,6 +16,8 @@ MAX_PROMPTS = 32
 MAX_CHOICES = 128  # of all prompts of a call together
 MAX_LOGPROBS_OF_CALL = 1 << 19  # of all its tokens, the top ones too: half a second to write
 
+MAX_RECEIPT_TOKENS_OF_CALL = 1 << 19  # of all its prompts and answers: 20 MB to seal and send
+
 
 class LimitsMiddleware:
     """Refuse bodies that are too long, too slow or, with those of other open calls, too much."""

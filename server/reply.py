@@ -13,10 +13,12 @@ from starlette.responses import Response
 
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.outputs import RequestOutput
-from detinfer.server.call import Call
+from detinfer.errors import RequestError
+from detinfer.server.call import Call, in_words_of_client
 from detinfer.server.generation import Job, Outputs, run_jobs
 from detinfer.server.http.disconnect import until_disconnect
 from detinfer.server.http.sse import EventStream, event
+from detinfer.server.receipts import Receipts
 from detinfer.server.service import Service
 from detinfer.server.wire import json_response
 
@@ -26,7 +28,14 @@ Value = dict[str, Any]
 
 
 class Answer(Protocol):
-    """What the outputs of one job add up to, in the words of a dialect."""
+    """What the outputs of one job add up to, in the words of a dialect.
+
+    Attributes:
+        receipt: what to say of its receipt beside its digest: nothing, unless one was asked for
+            and all outputs have come.
+    """
+
+    receipt: Value
 
     def add(self, output: RequestOutput) -> None:
         """Take one output."""
@@ -61,6 +70,7 @@ class Reply(ABC, Generic[CallT, AnswerT]):
         self.answers: Sequence[AnswerT] = ()
         self.service = Service.of(request)
         self._request = request
+        self._receipts: Receipts | None = None
 
     @abstractmethod
     async def begin(self, engine: AsyncEngine, jobs: Sequence[Job]) -> Sequence[AnswerT]:
@@ -73,6 +83,11 @@ class Reply(ABC, Generic[CallT, AnswerT]):
     def last_events(self) -> Iterable[Value]:
         """Return the events after those of all outputs."""
         return ()
+
+    @staticmethod
+    def event(value: Value) -> bytes:
+        """Return an event as the stream sends it."""
+        return event(value)
 
     def values(self) -> list[Value]:
         """Return the finished answers."""
@@ -91,7 +106,7 @@ class Reply(ABC, Generic[CallT, AnswerT]):
         """Answer: when all is there, or as it comes."""
         headers = {"x-detinfer-deterministic": str(self.call.params.deterministic).lower()}
         if self.call.stream:
-            return self.stream(self._streamed(), headers)
+            return self.stream(self.streamed(), headers)
         await until_disconnect(self._request.receive, self._gathered())
         values = self.values()
         if len(values) <= MAX_HEADER_DIGESTS:  # proxies take no long headers
@@ -103,28 +118,41 @@ class Reply(ABC, Generic[CallT, AnswerT]):
             async with aclosing(await self._start()) as outputs:
                 async for batch in outputs:
                     for index, output in batch:
+                        if self._receipts is not None:
+                            self.answers[index].receipt = await self._receipts.add(index, output)
                         self.answers[index].add(output)
 
-    async def _streamed(self) -> AsyncGenerator[bytes, None]:
+    async def streamed(self) -> AsyncGenerator[bytes, None]:
+        """Yield what the stream sends, piece by piece."""
         with self.service.answering():
             async with aclosing(await self._start()) as outputs:
                 async for batch in outputs:
-                    chunks = [
-                        event(value)
-                        for index, output in batch
-                        for value in self.events(index, output)
-                    ]
+                    chunks: list[bytes] = []
+                    for index, output in batch:
+                        if self._receipts is not None:
+                            self.answers[index].receipt = await self._receipts.add(index, output)
+                        chunks += map(self.event, self.events(index, output))
                     if chunks:
                         yield b"".join(chunks)
             for value in self.last_events():
-                yield event(value)
+                yield self.event(value)
 
     async def _start(self) -> Outputs:
         engine = self.service.ready_engine()
         name = f"{self.prefix}-{uuid.uuid4().hex}"  # clients may choose one id twice
         jobs = await self.call.jobs(engine, name, self.service.salted(self._request))
         self.answers = await self.begin(engine, jobs)
-        return run_jobs(engine, jobs)
+        if self.call.receipt:
+            self._receipts = Receipts(engine.info, jobs, self.service.receipt_key)
+        return self._in_words_of_client(run_jobs(engine, jobs))
+
+    async def _in_words_of_client(self, outputs: Outputs) -> Outputs:
+        async with aclosing(outputs):
+            try:
+                async for batch in outputs:
+                    yield batch
+            except RequestError as error:
+                raise in_words_of_client(error, self.call.sources) from None
 
 
 def proof(last: RequestOutput, system_fingerprint: str) -> Value:

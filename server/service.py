@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from detinfer.config import ServerConfig
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.async_solver import AsyncSolver
 from detinfer.errors import QueueFullError
+from detinfer.receipts.seal import load_key
 from detinfer.server.errors import NotServedError, UnavailableError
 from detinfer.server.metrics.counts import Metrics
 
@@ -42,10 +44,14 @@ class Service:
         solver: the solvers, once they are loaded.
         serves: what is served, or will be when it is loaded.
 
+    Raises:
+        ConfigError: the key of receipts cannot be used.
+
     Attributes:
         draining: set once, at shutdown; new requests are then refused.
         active: calls that are being answered by the engine.
         metrics: what has been served so far.
+        receipt_key: what signs receipts, if anything.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Service:
         self.serves = serves
         self.config = config
         self.default_deterministic = default_deterministic
+        self.receipt_key = load_key(Path(config.receipt_key)) if config.receipt_key else None
         self.draining = False
         self.active = 0
         self._checking = False

@@ -47,7 +47,7 @@ async def tokenize(
     encode = partial(
         encode_text, engine.tokenizer, field=field, add_special_tokens=add_special_tokens
     )
-    encoded = [await aside(len(text), encode, text) for text in texts]
+    encoded = await aside(sum(map(len, texts)), lambda: [encode(text) for text in texts])
     if not all(encoded):
         raise RequestError(f"{field}: got text without a single token", field)
     return encoded

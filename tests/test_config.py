@@ -25,6 +25,7 @@ GOOD = {
     "generation_timeout": [0, 1.5],
     "shutdown_timeout": [0, 1.5],
     "served_model_name": ["2"],
+    "receipt_key": ["2"],
     "api_keys": [[]],
     "cors_origins": [[]],
 }
@@ -108,7 +109,9 @@ def test_what_the_machine_cannot_hold_is_refused_in_one_line(cgroup, monkeypatch
 
 @pytest.mark.parametrize("field", dataclasses.fields(SamplingParams), ids=lambda field: field.name)
 def test_odd_values_of_every_sampling_parameter_are_refused_by_name(field):
-    odd = [-7, 10**12 + 0.5, math.nan, b"x", object(), [object()], {"a": "b"}]
+    odd = [-7, 10**12 + 0.5, math.nan, b"x", object(), [object()]]
+    if field.name != "json_schema":  # any object is one
+        odd.append({"a": "b"})
     for value in odd if "None" in field.type else [*odd, None]:
         with pytest.raises(RequestError, match=f"^{field.name}: "):
             SamplingParams(**{field.name: value})

@@ -36,6 +36,13 @@ def test_every_install_of_the_project_is_constrained(name: str) -> None:
     assert installs
 
 
+def test_the_pages_files_are_packaged() -> None:
+    setuptools = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = setuptools["package-data"]["*"]
+    for path in (CHECKOUT / "server" / "page").iterdir():
+        assert any(path.match(pattern) for pattern in patterns), path.name
+
+
 def test_readme_is_short() -> None:
     assert len((CHECKOUT / "README.md").read_text().splitlines()) < 200
 

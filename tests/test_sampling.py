@@ -368,13 +368,13 @@ def test_overflow_by_a_penalty_gives_no_token_and_no_crash(temperature):
 
 
 def test_only_rows_that_ask_leave_the_batched_argmax():
-    assert row(prompt=[1], output=[2]).is_argmax
-    assert row(repetition_penalty=1, presence_penalty=0, logit_bias={}).is_argmax
+    assert row(prompt=[1], output=[2]).takes(3)
+    assert row(repetition_penalty=1, presence_penalty=0, logit_bias={}).takes(3)
     asking = [
         {"temperature": 1.0}, {"masked": [1]}, {"logit_bias": {0: 0.0}},
         {"repetition_penalty": 1.1}, {"presence_penalty": 0.1}, {"frequency_penalty": -0.1},
     ]  # fmt: skip
-    assert not any(row(**options).is_argmax for options in asking)
+    assert not any(row(**options).takes(3) for options in asking)
 
 
 def test_logit_bias_is_kept_as_sorted_pairs():

@@ -213,9 +213,7 @@ def _check_weight(bench: Bench, n: int, k: int) -> Result:
     x = rows_of_every_kind(bench, bench.sizes.kind_rows, k, torch.bfloat16)
     found = Comparisons()
     arch = architecture(bench.device)
-    configs = dict.fromkeys(
-        config for mix in (True, False) for config in matmul.configs(arch, x.dtype, n, k, mix)
-    )
+    configs = matmul.configs(arch, x.dtype, n, k)
     unlike_model = control = 0
     for kind in WEIGHTS:
         w = weights_of_kind(bench, kind, n, k)

@@ -121,11 +121,7 @@ def _linears(sizes: Sizes, arch: int) -> Iterator[tuple[tuple[Any, ...], Any]]:
 
     for model in dict.fromkeys((*sizes.bits, *sizes.speed)):
         for n, k in model.linears().values():
-            table = [
-                config
-                for mix in (True, False)
-                for config in matmul.configs(arch, torch.bfloat16, n, k, mix)
-            ]
+            table = matmul.configs(arch, torch.bfloat16, n, k)
             tried = [c for m in sizes.swept for c in candidates(arch, n, m)]
             for config in dict.fromkeys((*table, *tried)):
                 for out in (torch.bfloat16, torch.float32):

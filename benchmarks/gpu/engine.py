@@ -27,6 +27,7 @@ from detinfer.params import SamplingParams
 from detinfer.runner.native import NativeRunner
 from detinfer.runner.plans import plans_agree
 
+_REPLAYS = 30
 MODES = {"deterministic": True, "fast": False}
 
 
@@ -255,11 +256,27 @@ def _decode_latency(bench: Bench, runner: NativeRunner, model: Model) -> list[di
             {
                 "batch": batch,
                 **{f"{name}_ms": value for name, value in milliseconds.items()},
+                **{f"{name}_device_ms": _device_ms(runner, batch, d) for name, d in MODES.items()},
                 "steps": len(times["fast"]),
                 "slowdown": milliseconds["deterministic"] / milliseconds["fast"],
             }
         )
     return rows
+
+
+def _device_ms(runner: NativeRunner, batch: int, deterministic: bool) -> float | None:
+    """Milliseconds of the captured step alone; None where steps are not captured."""
+    graph = runner._graphs and runner._graphs._graphs.get((batch, deterministic))
+    if graph is None:
+        return None
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.inference_mode():
+        begin.record()
+        for _ in range(_REPLAYS):
+            graph.replay()
+        end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / _REPLAYS
 
 
 def _slowdowns(result: Result) -> float | None:

@@ -105,8 +105,10 @@ class Paged:
 
     def run(self, config: AttentionConfigs | None = None, **given: Any) -> Tensor:
         """Attention of all rows, into poisoned memory unless another is given."""
-        given.setdefault("work", self.work(config))
-        given.setdefault("out", torch.full_like(self.q, float("nan")))
+        if "work" not in given:  # not by a default: inside a captured graph none can be made
+            given["work"] = self.work(config)
+        if "out" not in given:
+            given["out"] = torch.full_like(self.q, float("nan"))
         return attention(
             self.q,
             self.keys,

@@ -145,7 +145,8 @@ def _details(results: dict[str, Results]) -> Iterator[str]:
         for row in results.get(name, {}).get("rows", ()):
             yield (
                 f"{name} batch {row['batch']}: {row['deterministic_ms']:.2f} ms, "
-                f"fast {row['fast_ms']:.2f} ms"
+                f"fast {row['fast_ms']:.2f} ms; on the device "
+                f"{row['deterministic_device_ms'] or 0:.2f}, {row['fast_device_ms'] or 0:.2f} ms"
             )
     for row in results.get("slowdown.drafts", {}).get("rows", ()):
         equal = "" if row["equal_digests"] else ", DIGESTS DIFFER"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from detinfer.backends import LayerCacheSpec
 from detinfer.backends.native_batch import NativeBatch
-from detinfer.errors import UnsupportedModelError
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import activation as _activation
+from detinfer.kernels.triton import attend_all as _attend_all
 from detinfer.kernels.triton import attention as _attention
 from detinfer.kernels.triton import cache as _cache
 from detinfer.kernels.triton import embedding as _embedding
@@ -24,8 +24,8 @@ from detinfer.kernels.triton import norms as _norms
 
 softmax = _logits.softmax
 log_softmax = _logits.log_softmax
-rms_norm = _norms.rms_norm
 layer_norm = _norms.layer_norm
+attend_all = _attend_all.attend_all
 
 
 class NativeWeight(_matmul.Weight):
@@ -49,8 +49,18 @@ def linear(
 ) -> Tensor:
     if x.dtype != weight.dtype:  # a router that computes in float32 whatever the activations are
         weight = _widened(weight, x.dtype)
-    y = _matmul.linear(x.reshape(-1, x.shape[-1]), weight, bias, out_dtype=out_dtype)
+    y = _matmul.linear(_rows(x), weight, bias, out_dtype=out_dtype)
     return y.view(*x.shape[:-1], weight.n)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return rows whose elements lie side by side, as the kernels read them. [T, D]"""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, variant: str) -> Tensor:
+    return _norms.rms_norm(x if x.stride(-1) == 1 else x.contiguous(), weight, eps, variant)
 
 
 def _widened(weight: NativeWeight, dtype: torch.dtype) -> NativeWeight:
@@ -67,7 +77,7 @@ def embedding(ids: Tensor, weight: NativeWeight, dtype: torch.dtype) -> Tensor:
 
 
 def activation(name: str, x: Tensor) -> Tensor:
-    return _activation.activation(name, x.reshape(-1, x.shape[-1])).view(x.shape)
+    return _activation.activation(name, _rows(x)).view(x.shape)
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
@@ -79,7 +89,7 @@ def gelu_tanh_mul(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _gate(kernel: Any, gate: Tensor, up: Tensor) -> Tensor:
-    rows = kernel(gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
+    rows = kernel(_rows(gate), _rows(up))
     out: Tensor = rows.view(gate.shape)
     return out
 
@@ -145,7 +155,3 @@ def attention(
         softcap=softcap,
         sinks=sinks,
     )
-
-
-def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    raise UnsupportedModelError("attend_all: profile native has no such kernel yet, portable has")

@@ -13,7 +13,9 @@ from detinfer.check.answer import Answer, Divergence, ExactLogprob
 from detinfer.check.draw import draw_loads
 from detinfer.check.engine_subject import EngineSubject
 from detinfer.check.load import Load, Placement, Row
-from detinfer.check.result import CheckResult, ModeResult, PromptResult
+from detinfer.check.mode_result import ModeResult
+from detinfer.check.prompt_result import PromptResult
+from detinfer.check.result import CheckResult
 from detinfer.check.runner import Check, Mode, Progress
 from detinfer.check.server_subject import ServerSubject
 from detinfer.check.subject import Subject

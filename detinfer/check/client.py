@@ -10,7 +10,7 @@ from typing import Any
 
 from detinfer.errors import ConfigError, DetinferError, RequestError
 
-_TIMEOUT = 300.0  # seconds without a byte from the server
+TIMEOUT = 300.0  # seconds without a byte from the server
 _ATTEMPTS = 60  # for a full queue; a Retry-After counts for at most _LONGEST_WAIT
 _LONGEST_WAIT = 5.0
 _LARGEST_BODY = 64 << 20
@@ -22,13 +22,15 @@ class Client:
     Args:
         url: ``http://HOST[:PORT]``, with a path in front of the routes if there is one.
         api_key: sent with every request.
+        timeout: seconds without a byte from the server.
 
     Raises:
         ConfigError: if either cannot be used.
     """
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, api_key: str | None = None, timeout: float = TIMEOUT) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._timeout = timeout
         try:
             parts = urllib.parse.urlsplit(self.url)
             self._host, self._port = parts.hostname, parts.port
@@ -61,6 +63,21 @@ class Client:
         """
         return self._exchange("POST", route, body)
 
+    def raw(
+        self, method: str, route: str, body: dict[str, Any] | None
+    ) -> tuple[int, bytes, str | None]:
+        """Return status, content and the server's name, whatever they are.
+
+        Raises:
+            OSError, http.client.HTTPException: no answer came.
+        """
+        connection = self._connect()
+        try:
+            response = self._send(connection, method, route, body)
+            return response.status, response.read(_LARGEST_BODY), response.headers.get("Server")
+        finally:
+            connection.close()
+
     def post_and_leave(self, route: str, body: dict[str, Any], events: int) -> None:
         """Read some events of a streamed answer, then hangs up; how it ends is of no interest."""
         connection = self._connect()
@@ -81,8 +98,7 @@ class Client:
                 response = self._send(connection, method, route, body)
                 content = response.read(_LARGEST_BODY)
             except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                raise DetinferError(f"{self.url}: cannot be reached ({reason})") from None
+                raise self.unreachable(error) from None
             finally:
                 connection.close()
             if response.status != 429:
@@ -90,10 +106,15 @@ class Client:
             time.sleep(_wait(response.headers.get("Retry-After")))
         raise DetinferError(f"{self.url}: its queue stayed full")
 
+    def unreachable(self, error: Exception) -> DetinferError:
+        """Return what to raise where no answer came."""
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return DetinferError(f"{self.url}: cannot be reached ({reason})")
+
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         assert self._host is not None
-        return kind(self._host, self._port, timeout=_TIMEOUT)
+        return kind(self._host, self._port, timeout=self._timeout)
 
     def _send(
         self,

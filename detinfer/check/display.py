@@ -13,10 +13,10 @@ from rich.table import Table
 
 from detinfer.check.answer import Answer, Divergence
 from detinfer.check.golden import Moved
-from detinfer.check.load import that_were_set
-from detinfer.check.result import CheckResult, ModeResult
+from detinfer.check.mode_result import ModeResult
+from detinfer.check.result import CheckResult
 from detinfer.check.runner import Progress as CheckProgress
-from detinfer.check.shrink import BEFORE, Shrunk
+from detinfer.check.words import answer_line, shrunk_lines
 
 _PLAIN_LINES = 10  # a mode, where there is no terminal to draw a bar on
 
@@ -84,9 +84,13 @@ def print_result(console: Console, result: CheckResult) -> None:
             counts = (f"{n:,} {name.replace('_', ' ')}" for name, n in mode.engine.items())
             _line(console, f"the engine meanwhile: {', '.join(counts)}")
         _line(console, "")
+    console.print(_families_table(result))
+    _line(console, "")
     if result.shrunk is not None:
-        for line in _shrunk_lines(result.shrunk):
+        for line in shrunk_lines(result.shrunk):
             _line(console, line)
+    for line in result.told():
+        _line(console, line)
     _line(console, verdict(result))
 
 
@@ -111,6 +115,28 @@ def _table(mode: ModeResult, width: int, noun: str) -> Table:
     return table
 
 
+def _families_table(result: CheckResult) -> Table:
+    """Return what the loads changed, and what came of it."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("family", no_wrap=True)
+    for mode in result.by_mode:
+        above = f"{mode}\n" if len(result.by_mode) > 1 else ""
+        for name in (f"{above}runs", "unique\ndigests" if above else "unique digests"):
+            table.add_column(name, justify="right", vertical="bottom")
+    counts = [mode.by_family(result.families) for mode in result.by_mode.values()]
+    for family in result.families:
+        if any(family in one for one in counts):
+            cells = []
+            for one in counts:
+                found = one.get(family)
+                color = "red" if found and found.divergent_runs else "green"
+                cells.append(f"{found.runs:,}" if found else "0")
+                cells.append(f"[{color}]{found.unique_digests}[/]" if found else "-")
+            alias = "" if family.words == family.name else f" ({family.name})"
+            table.add_row(f"{family.words}{alias}", *cells)
+    return table
+
+
 def verdict(result: CheckResult) -> str:
     """Return the result in one line."""
     others = [mode for mode in result.by_mode.values() if mode is not result.judged]
@@ -131,8 +157,8 @@ def verdict(result: CheckResult) -> str:
 def print_answers(console: Console, alone: Answer, got: Answer) -> None:
     """Print two answers to one prompt, and whether they differ."""
     position = None if alone == got else alone.first_difference(got)
-    _line(console, f"alone:       {_answer(alone, position)}")
-    _line(console, f"in the load: {_answer(got, position)}")
+    _line(console, f"alone:       {answer_line(alone, position)}")
+    _line(console, f"in the load: {answer_line(got, position)}")
     _line(console, "equal" if alone == got else f"differs: {alone.difference(got)}")
 
 
@@ -165,34 +191,8 @@ def _divergence_lines(first: Divergence, result: CheckResult) -> Iterator[str]:
     if load.placement is not None:
         yield f"  {load.placement.told}"
     yield f"  {first.what}"
-    yield f"  alone:       {_answer(first.expected, first.position)}"
-    yield f"  in the load: {_answer(first.got, first.position)}"
-
-
-def _shrunk_lines(shrunk: Shrunk) -> Iterator[str]:
-    """Yield what is left of the load, and what it needs to differ."""
-    families, rows = " and ".join(shrunk.families), shrunk.load.rows
-    if shrunk.families == (BEFORE,):
-        yield f"the load played again does not differ: it takes {BEFORE}"
-        return
-    count = f"{len(rows)} request{'s' if len(rows) > 1 else ''}"
-    yield f"it takes {families}: made small, {count} in {shrunk.plays} plays, it still differs"
-    for number, row in enumerate(rows, 1):
-        what = "the run" if number == shrunk.row + 1 else "beside it"
-        asked = ", ".join(f"{name} {value}" for name, value in that_were_set(row.params).items())
-        size = f"{len(row.prompt)} {'characters' if isinstance(row.prompt, str) else 'tokens'}"
-        after = f", after {row.arrival} steps" if row.arrival else ""
-        yield f"  {number}: {what}, {size}{after}; {asked}"
-    if shrunk.load.placement is not None:
-        yield f"  {shrunk.load.placement.told}"
-    yield f"  alone:       {_answer(shrunk.expected, shrunk.expected.first_difference(shrunk.got))}"
-    yield f"  in the load: {_answer(shrunk.got, shrunk.expected.first_difference(shrunk.got))}"
-
-
-def _answer(answer: Answer, position: int | None) -> str:
-    token = answer.token_at(position)
-    shown = "" if position is None else f"{answer.unit} {'none' if token is None else token}, "
-    return f"{shown}digest {answer.digest[:16]}, {answer.text!r}"
+    yield f"  alone:       {answer_line(first.expected, first.position)}"
+    yield f"  in the load: {answer_line(first.got, first.position)}"
 
 
 def _line(console: Console, text: str) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from detinfer import __version__
+from detinfer.check.bounded import read_bounded
 from detinfer.check.load import that_were_set
-from detinfer.check.result import CheckResult, PromptResult
+from detinfer.check.prompt_result import PromptResult
+from detinfer.check.result import CheckResult
 from detinfer.check.target import Target
 from detinfer.errors import ConfigError
 
@@ -76,13 +77,7 @@ class Golden:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise self._wrong(f"cannot be read ({error.strerror})") from None
-        if len(data) > MAX_BYTES:
-            raise self._wrong(f"more than {MAX_BYTES} bytes")
+        data = read_bounded(path, MAX_BYTES, self._wrong)
         try:
             told = json.loads(data)
             form = str(told["form"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from detinfer.check.result import CheckResult, ModeResult, PromptResult
+from detinfer.check.mode_result import ModeResult
+from detinfer.check.prompt_result import PromptResult
+from detinfer.check.result import CheckResult
 
 # XML 1.0 has no way to write these, and answers may have any of them.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -32,6 +34,12 @@ def render_junit(result: CheckResult) -> str:
             "seed": str(result.seed),
             "loads": str(mode.loads),
         }
+        for family, counts in mode.by_family(result.families).items():
+            facts[f"family {family.name} runs"] = str(counts.runs)
+            facts[f"family {family.name} unique digests"] = str(counts.unique_digests)
+        for line in result.told():
+            name, told = line.split(": ", 1)
+            facts[name] = told
         properties = ElementTree.SubElement(suite, "properties")
         for name, value in facts.items():
             ElementTree.SubElement(properties, "property", name=name, value=_written(value))
@@ -61,6 +69,11 @@ def _case(
         failure = ElementTree.SubElement(case, "failure", message=_written(message))
         failure.text = _written(f"alone:       {first.expected.text!r}\n")
         failure.text += _written(f"in the load: {first.got.text!r}\n")
+        shrunk = result.shrunk
+        if shrunk is not None and first is result.first_divergence:
+            failure.text += _written(f"it takes {' and '.join(shrunk.families)}\n")
+            lines = () if shrunk.parting is None else shrunk.parting.lines
+            failure.text += _written("".join(f"{line}\n" for line in lines))
     ElementTree.SubElement(case, "system-out").text = told
     return case
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from detinfer.check.target import Prompt, Target
+from detinfer.check.target import Params, Prompt, Target
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Row:
     """
 
     prompt: Prompt
-    params: Any
+    params: Params
     target: int | None = None
     arrival: int = 0
     abort_after: int | None = None
@@ -49,6 +49,14 @@ class Placement:
         page_seed: shuffles the free KV pages before the load and at each arrival; None puts
             them in order.
         cold: whether the prefix cache is emptied first.
+        pages: KV pages that the load may use, None for all: with few, requests are sent back.
+        max_with_drafts: tokens up to which drafts may fill a step; None leaves it as it is.
+        threads: of its steps; None leaves them as they are.
+        spoiled: whether free pages hold NaN: who reads what nobody has written shows it.
+        failed: whether a step fails just before.
+        restarted: whether the engine was made anew.
+        shared: whether its requests share pages of the prefix cache, with each other and with what
+            came before.
     """
 
     max_num_seqs: int
@@ -56,15 +64,38 @@ class Placement:
     max_chunk: int | None
     page_seed: int | None
     cold: bool
+    pages: int | None = None
+    max_with_drafts: int | None = None
+    threads: int | None = None
+    spoiled: bool = False
+    failed: bool = False
+    restarted: bool = False
+    shared: bool = True
 
     @property
     def told(self) -> str:
         """Return it in words."""
-        return (
-            f"a step: at most {self.max_num_seqs} sequences, {self.max_num_batched_tokens} tokens"
-            + ("" if self.max_chunk is None else f", {self.max_chunk} prompt tokens of one request")
-            + (", from an empty prefix cache" if self.cold else "")
-        )
+        words = [f"a step: at most {self.max_num_seqs} sequences"]
+        words.append(f"{self.max_num_batched_tokens} tokens")
+        if self.max_chunk is not None:
+            words.append(f"{self.max_chunk} prompt tokens of one request")
+        if self.max_with_drafts is not None:
+            words.append(f"{self.max_with_drafts} tokens with drafts")
+        if self.threads is not None:
+            words.append(f"{self.threads} threads")
+        if self.pages is not None:
+            words.append(f"{self.pages} KV pages in all")
+        if self.cold:
+            words.append("from an empty prefix cache")
+        if not self.shared:
+            words.append("without the prefix cache")
+        if self.spoiled:
+            words.append("free pages hold NaN")
+        if self.failed:
+            words.append("after a step that failed")
+        if self.restarted:
+            words.append("by an engine made anew")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -73,17 +104,20 @@ class SolverPlacement:
 
     Attributes:
         deterministic: whether by the contract's kernels.
-        max_batch: most runs in a step of a model.
+        max_batch: most runs in a step of a model; None leaves it to the server.
+        threads: likewise.
     """
 
     deterministic: bool
-    max_batch: int
-    threads: int
+    max_batch: int | None = None
+    threads: int | None = None
 
     @property
     def told(self) -> str:
         """Return it in words."""
-        return f"a step: at most {self.max_batch} runs, {self.threads} threads"
+        words = [] if self.max_batch is None else [f"at most {self.max_batch} runs"]
+        words += [] if self.threads is None else [f"{self.threads} threads"]
+        return f"a step: {', '.join(words) or 'as the server has it'}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +153,7 @@ class Load:
         }
 
 
-def that_were_set(params: Any) -> dict[str, Any]:
+def that_were_set(params: Params) -> dict[str, Any]:
     """Return the fields of a dataclass that are not its defaults."""
     defaults = type(params)()
     return {

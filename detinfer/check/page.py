@@ -7,22 +7,26 @@ from html import escape
 
 from detinfer import __version__
 from detinfer.check.answer import Answer, Divergence
-from detinfer.check.result import CheckResult, ModeResult, PromptResult
+from detinfer.check.mode_result import ModeResult
+from detinfer.check.pictures import color, heat_map, margin_chart, squares
+from detinfer.check.prompt_result import PromptResult
+from detinfer.check.result import CheckResult
+from detinfer.check.words import shrunk_lines
 
-_COLUMNS, _SQUARE, _PITCH = 50, 10, 12
-_MOST_SQUARES = 5000
 _MOST_ANSWERS = 8  # listed below a picture; the picture shows all
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --paper: #ffffff;
-  --line: #d9dee4; --card: #f6f8fa; --good: #0f766e; --bad: #b42318; }
+  --line: #d9dee4; --card: #f6f8fa; --good: #0f766e; --bad: #b42318;
+  --same: #bfe3dd; --near: #f2c14e; --other: #d1495b; --bar: #0f766e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4b0; --paper: #14171b;
-  --line: #30363d; --card: #1c2126; --good: #2dd4bf; --bad: #ff8a7a; } }
+  --line: #30363d; --card: #1c2126; --good: #2dd4bf; --bad: #ff8a7a;
+  --same: #1f4f4a; --near: #c8962e; --other: #e5687a; --bar: #2dd4bf; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 46rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; overflow-wrap: anywhere; }
 .verdict { font-weight: 600; margin: .25rem 0 1rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } .soft { color: var(--soft); }
 .scroll { overflow-x: auto; }
@@ -36,6 +40,14 @@ figure { margin: 1.25rem 0; padding: 1rem; background: var(--card); border: 1px 
 svg { display: block; width: 100%; height: auto; margin: .5rem 0; }
 code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; }
+.rule { stroke: var(--line); } .bar { fill: var(--bar); }
+.count { display: inline-block; height: .6em; border-radius: 2px; background: var(--bar);
+  min-width: 2px; margin-right: .4em; }
+.count.bad { background: var(--bad); }
+pre { font: .8rem/1.5 ui-monospace, monospace; background: var(--card); padding: .75rem;
+  border: 1px solid var(--line); border-radius: 8px; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+figure h3 { margin-top: 0; } td code { white-space: nowrap; } .answer code { white-space: normal; }
 .answer { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
@@ -61,14 +73,75 @@ def render_page(result: CheckResult) -> str:
         for name, value in facts.items()
     )
     modes = "".join(_mode(mode, result) for mode in result.by_mode.values())
+    told = _by_mode(result) + _families(result) + _shrunk(result)
+    told += "".join(f"<p>{escape(line[0].upper() + line[1:])}.</p>\n" for line in result.told())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>detinfer check: {'reproducible' if good else 'not reproducible'}</title>\n"
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>detinfer check</h1>\n"
         f'<p class="verdict {"good" if good else "bad"}">{verdict}</p>\n'
-        f'<div class="scroll"><table>{rows}</table></div>\n{modes}</body>\n</html>\n'
+        f'<div class="scroll"><table>{rows}</table></div>\n{told}{modes}</body>\n</html>\n'
     )
+
+
+def _by_mode(result: CheckResult) -> str:
+    """Return how many distinct answers each prompt has, mode beside mode."""
+    modes = list(result.by_mode.values())
+    most = max(mode.unique_answers for mode in modes)
+    heads = "".join(f"<th scope=col>{mode.mode}</th>" for mode in modes)
+    rows = []
+    for prompts in zip(*(mode.prompts for mode in modes), strict=True):
+        cells = "".join(
+            f'<td><span class="count{" bad" if prompt.divergent_runs else ""}" '
+            f'style="width:{7 * len(prompt.answers) / most:.2f}rem"></span>{len(prompt.answers)}'
+            "</td>"
+            for prompt in prompts
+        )
+        rows.append(f"<tr><td>{escape(prompts[0].target.label)}</td>{cells}</tr>")
+    return (
+        "<h2>Unique answers by mode</h2>\n"
+        f'<div class="scroll"><table><thead><tr><th>{result.noun.capitalize()}</th>{heads}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>\n"
+    )
+
+
+def _families(result: CheckResult) -> str:
+    """Return what the loads changed, and what came of it."""
+    modes = list(result.by_mode.values())
+    counts = [mode.by_family(result.families) for mode in modes]
+    heads = "".join(
+        f"<th scope=col class=number>Runs{beside}</th><th scope=col class=number>Unique digests"
+        f"{beside}</th>"
+        for beside in (f", {mode.mode}" if len(modes) > 1 else "" for mode in modes)
+    )
+    rows = []
+    for family in result.families:
+        found = [one.get(family) for one in counts]
+        if any(found):
+            cells = "".join(
+                "<td class=number>0</td><td class=number>-</td>"
+                if one is None
+                else f"<td class=number>{one.runs:,}</td>"
+                f'<td class="number {"bad" if one.divergent_runs else "good"}">{one.unique_digests}'
+                "</td>"
+                for one in found
+            )
+            name = f"<td>{family.words}</td><td><code>{family.name}</code></td>"
+            rows.append(f"<tr>{name}{cells}</tr>")
+    return (
+        f"<h2>What the loads changed</h2>\n"
+        f'<div class="scroll"><table><thead><tr><th>Family</th><th>Name</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>\n"
+    )
+
+
+def _shrunk(result: CheckResult) -> str:
+    """Return the load of the first difference made small, and where the answers part."""
+    if result.shrunk is None:
+        return ""
+    lines = "\n".join(shrunk_lines(result.shrunk))
+    return f"<h2>What it takes to differ</h2>\n<pre>{escape(lines)}</pre>\n"
 
 
 def _mode(mode: ModeResult, result: CheckResult) -> str:
@@ -102,7 +175,7 @@ def _figure(prompt: PromptResult) -> str:
     counts = Counter(prompt.runs)
     listed = sorted(range(len(prompt.answers)), key=lambda number: (-counts[number], number))
     items = "".join(
-        f'<tr><td><span class="swatch" style="background:{_color(number)}"></span></td>'
+        f'<tr><td><span class="swatch" style="background:{color(number)}"></span></td>'
         f"<td class=number>{counts[number]}</td><td><code>{prompt.answers[number].digest[:16]}"
         f'</code></td><td class="answer">{escape(prompt.answers[number].text)}</td></tr>'
         for number in listed[:_MOST_ANSWERS]
@@ -110,44 +183,11 @@ def _figure(prompt: PromptResult) -> str:
     more = len(listed) - _MOST_ANSWERS
     rest = f"<p class=soft>and {more} more answers</p>" if more > 0 else ""
     return (
-        f"<figure>\n<h3>{escape(prompt.target.label)}</h3>\n{_squares(prompt)}"
+        f"<figure>\n<h3>{escape(prompt.target.label)}</h3>\n{squares(prompt)}"
+        f"{heat_map(prompt)}{margin_chart(prompt)}"
         '<div class="scroll"><table><thead><tr><th></th><th class=number>Runs</th><th>Digest</th>'
         f"<th>Answer</th></tr></thead><tbody>{items}</tbody></table></div>{rest}\n</figure>\n"
     )
-
-
-def _squares(prompt: PromptResult) -> str:
-    """Every run a square, in order; of very many runs each square shows several."""
-    each = -(-len(prompt.runs) // _MOST_SQUARES)
-    # A run that differs must not vanish among those that agree.
-    shown = [max(prompt.runs[i : i + each]) for i in range(0, len(prompt.runs), each)]
-    paths: dict[int, list[str]] = {}
-    for place, number in enumerate(shown):
-        x, y = place % _COLUMNS * _PITCH, place // _COLUMNS * _PITCH
-        square = f"M{x} {y}h{_SQUARE}v{_SQUARE}h-{_SQUARE}z"
-        paths.setdefault(number, []).append(square)
-    height = -(-len(shown) // _COLUMNS) * _PITCH
-    summary = (
-        f"{len(prompt.runs)} runs, {len(prompt.answers)} distinct answers, "
-        f"{prompt.divergent_runs} runs unlike the answer alone"
-    )
-    drawn = "".join(
-        f'<path fill="{_color(number)}" d="{"".join(squares)}"/>'
-        for number, squares in paths.items()
-    )
-    caption = "Every square is a run" if each == 1 else f"Every square is {each} runs"
-    return (
-        f'<svg viewBox="0 0 {_COLUMNS * _PITCH} {height}" role="img" aria-label="{summary}">'
-        f"{drawn}</svg>\n<p class=soft>{caption}, every colour a distinct answer. {summary}.</p>\n"
-    )
-
-
-def _color(number: int) -> str:
-    """Teal for the answer a prompt gets alone; any other hue, far from the last, for the rest."""
-    if number == 0:
-        return "hsl(172 60% 42%)"
-    around = number * 0.6180339887 % 1
-    return f"hsl({(205 + 290 * around) % 360:.0f} 75% 58%)"
 
 
 def _divergence(first: Divergence | None, noun: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from detinfer import __version__
 from detinfer.check.answer import Answer
+from detinfer.check.bounded import read_bounded
 from detinfer.check.load import Load, Placement, PuzzleRow, Row, SolverPlacement, that_were_set
 from detinfer.check.result import CheckResult
 from detinfer.check.subject import Subject
@@ -36,6 +36,7 @@ def render_repro(result: CheckResult) -> str:
         "row": shrunk.row,
         "rows": [_row(row) for row in shrunk.load.rows],
         "placement": placement and asdict(placement),
+        "parting": shrunk.parting and shrunk.parting.to_json(),
         "digests": {"alone": shrunk.expected.digest, "in the load": shrunk.got.digest},
     }
     return json.dumps(told, ensure_ascii=False, indent=1) + "\n"
@@ -62,13 +63,7 @@ class Repro:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise self._wrong(f"cannot be read ({error.strerror})") from None
-        if len(data) > MAX_BYTES:
-            raise self._wrong(f"more than {MAX_BYTES} bytes")
+        data = read_bounded(path, MAX_BYTES, self._wrong)
         try:
             told = json.loads(data)
             form = str(told["form"])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from detinfer.check.answer import Answer
 from detinfer.check.draw import draw_loads
+from detinfer.check.families import BATCH, FAST, NAMES, NEIGHBOURS, in_load, named
 from detinfer.check.load import Load
-from detinfer.check.result import CheckResult, ModeResult, PromptResult
+from detinfer.check.mode_result import ModeResult
+from detinfer.check.prompt_result import PromptResult
+from detinfer.check.result import CheckResult
 from detinfer.check.shrink import Shrinker
 from detinfer.check.subject import Subject
-from detinfer.check.target import Target
+from detinfer.check.target import Target, sampling
 from detinfer.errors import ConfigError, DetinferError, RequestError
 
 Mode = Literal["deterministic", "fast"]
@@ -53,6 +56,7 @@ class Check:
         modes: the first is the one the result is judged on.
         seed: draws the loads; None draws one.
         fast_neighbours: fast requests beside each load's own rows.
+        families: names of what loads may change; ``families.NAMES`` has them all.
 
     Raises:
         ConfigError: if nothing would be compared, or a mode cannot run.
@@ -71,6 +75,7 @@ class Check:
         modes: Sequence[Mode] = ("deterministic",),
         seed: int | None = None,
         fast_neighbours: int = 0,
+        families: Iterable[str] = NAMES,
     ) -> None:
         if runs < 1 or not targets or not modes:
             raise ConfigError(
@@ -83,6 +88,12 @@ class Check:
             raise ConfigError(
                 f"fast_neighbours: got {fast_neighbours}, but {subject.source} runs without the "
                 "fast mode"
+            )
+        self.families = named(families)
+        if fast_neighbours and not {BATCH, NEIGHBOURS, FAST} <= {*self.families}:
+            raise ConfigError(
+                f"fast_neighbours: got {fast_neighbours} without the families batch, neighbours "
+                "and mode, which they are of"
             )
         if "fast" in modes and not subject.bounds.allow_fast:
             raise ConfigError(f"mode: got fast, but {subject.source} runs without the fast mode")
@@ -126,21 +137,28 @@ class Check:
             got = self._by_mode[mode].runs if mode in self._by_mode else 0
             if got != self.total:
                 raise DetinferError(f"check: compared {got} of {self.total} {mode} answers")
+        return self.found()
+
+    def found(self) -> CheckResult:
+        """Return what was found so far, which may be less than was asked for."""
         return CheckResult(
             self.subject.source,
             self.subject.fingerprint,
             self.seed,
             dict(self._by_mode),
             self.noun,
+            families=self.families,
+            parts=dict(self.subject.parts),
+            troubles=dict(getattr(self.subject, "troubles", {})),
         )
 
-    def shrunk(self) -> CheckResult:
+    def shrunk(self, result: CheckResult) -> CheckResult:
         """Return what was found, the load of the first divergence made as small as it can be."""
-        result = self.result()
         first = result.first_divergence
         if first is None:
             return result
-        return dataclasses.replace(result, shrunk=Shrinker(self.subject, first).run())
+        _, alone = self.single(self.modes[0], first.prompt)
+        return dataclasses.replace(result, shrunk=Shrinker(self.subject, first, alone).run())
 
     def _run_mode(self, mode: Mode) -> Iterator[Progress]:
         start = time.perf_counter()
@@ -148,8 +166,9 @@ class Check:
         self._by_mode[mode] = found
         before = self.subject.stats()
         for load in self._loads(mode):
+            kinds = in_load(load, self.subject.bounds)
             for place, (index, answer) in self._play(load).items():
-                found.prompts[index].add(answer, load, place)
+                found.prompts[index].add(answer, load, place, kinds)
             found.loads += 1
             found.seconds = time.perf_counter() - start
             yield Progress(
@@ -165,7 +184,8 @@ class Check:
         found.count(before, self.subject.stats())
 
     def _check_target(self, number: int, target: Target) -> None:
-        if target.params.temperature > 0 and target.params.seed is None:
+        params = sampling(target.params)
+        if params.temperature > 0 and params.seed is None:
             raise RequestError(f"prompt {number}: sampled without a seed", "seed")
 
     def _loads(self, mode: Mode) -> Iterator[Load]:
@@ -177,12 +197,13 @@ class Check:
             self.seed,
             deterministic=mode == "deterministic",
             fast_neighbours=self.fast_neighbours,
+            families=self.families,
         )
 
-    def _single(self, mode: Mode, index: int) -> tuple[Target, Load]:
+    def single(self, mode: Mode, index: int) -> tuple[Target, Load]:
         """Return a target as it is asked for in a mode, and it alone."""
         target = self.targets[index]
-        params = dataclasses.replace(target.params, deterministic=mode == "deterministic")
+        params = dataclasses.replace(sampling(target.params), deterministic=mode == "deterministic")
         target = dataclasses.replace(target, params=params)
         return target, Load.alone(index, target)
 
@@ -197,7 +218,7 @@ class Check:
         return {place: (index, answers[place]) for place, index in runs.items()}
 
     def _alone(self, mode: Mode, index: int) -> PromptResult:
-        target, load = self._single(mode, index)
+        target, load = self.single(mode, index)
         try:
             _, answer = self._play(load)[0]
         except RequestError as error:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from detinfer.check.answer import Answer, ExactLogprob
-from detinfer.check.client import Client
+from detinfer.check.arrivals import TRIES, answers
+from detinfer.check.client import TIMEOUT, Client
+from detinfer.check.grammars import PROBE
 from detinfer.check.load import Load, Row
-from detinfer.check.target import Bounds
+from detinfer.check.target import Bounds, sampling
 from detinfer.config import longest_sequence
-from detinfer.errors import DetinferError
+from detinfer.errors import DetinferError, RequestError
 from detinfer.params import SamplingParams
-
-_STEP = 0.02  # seconds that stand for one step between arrivals
 
 
 class ServerSubject:
@@ -27,14 +25,23 @@ class ServerSubject:
         url: where the server is.
         concurrency: most requests in a load.
         api_key: its key, if it has one.
+        timeout: seconds without a byte from the server.
 
     Raises:
         ConfigError: an unusable address, or a key the server does not take.
         DetinferError: the server cannot be reached, is not ready or not a detinfer server.
     """
 
-    def __init__(self, url: str, concurrency: int = 32, api_key: str | None = None) -> None:
-        self._client = Client(url, api_key)
+    tries = TRIES
+
+    def __init__(
+        self,
+        url: str,
+        concurrency: int = 32,
+        api_key: str | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._client = Client(url, api_key, timeout)
         self.source = self._client.url
         info = self._client.get("/server_info")
         try:
@@ -47,6 +54,7 @@ class ServerSubject:
                 longest=longest_sequence(int(engine["max_model_len"]), int(engine["num_pages"])),
                 max_rows=concurrency,
                 allow_fast=bool(engine["allow_fast"]),
+                can_constrain=self._can_constrain(),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DetinferError(
@@ -60,16 +68,18 @@ class ServerSubject:
 
     def play(self, load: Load) -> dict[int, Answer]:
         """See ``Subject.play``."""
-        start = time.monotonic()
-        with ThreadPoolExecutor(len(load.rows), thread_name_prefix="check") as pool:
-            futures = [pool.submit(self._ask, row, start) for row in load.rows]
-        answers = (future.result() for future in futures)
-        return {place: answer for place, answer in enumerate(answers) if answer is not None}
+        return answers(load, self._ask)
 
-    def _ask(self, row: Row, start: float) -> Answer | None:
-        time.sleep(max(0.0, start + row.arrival * _STEP - time.monotonic()))
+    def _can_constrain(self) -> bool:
+        try:
+            self._client.post("/generate", {"input_ids": [0], **_fields(PROBE)})
+        except RequestError:
+            return False  # of an older release, or no grammar compiles for its tokenizer
+        return True
+
+    def _ask(self, row: Row) -> Answer | None:
         field = "prompt" if isinstance(row.prompt, str) else "input_ids"
-        body = {field: row.prompt, **_fields(row.params)}
+        body = {field: row.prompt, **_fields(sampling(row.params))}
         if row.abort_after is not None:
             self._client.post_and_leave("/generate", body, row.abort_after)
             return None
@@ -77,7 +87,8 @@ class ServerSubject:
         return None if row.target is None else self._read(value, row)
 
     def _read(self, value: Any, row: Row) -> Answer:
-        asked = row.params.logprobs is not None
+        params = sampling(row.params)
+        asked = params.logprobs is not None
         try:
             answer = Answer(
                 tuple(value["output_ids"]),
@@ -97,9 +108,9 @@ class ServerSubject:
             raise DetinferError(
                 f"{self.source}: an answer ended with {answer.finish_reason}{without}"
             )
-        if deterministic is not row.params.deterministic:
+        if deterministic is not params.deterministic:
             raise DetinferError(
-                f"{self.source}: asked for deterministic {row.params.deterministic}, "
+                f"{self.source}: asked for deterministic {params.deterministic}, "
                 f"got {deterministic}"
             )
         if fingerprint != self.fingerprint:

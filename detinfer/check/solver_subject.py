@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 
 from detinfer.check.answer import Answer
 from detinfer.check.load import Load, PuzzleRow, SolverPlacement
-from detinfer.check.solver_check import SOME, puzzle_targets
-from detinfer.check.target import Bounds, Target
+from detinfer.check.solver_answer import SolverAnswer
+from detinfer.check.solver_check import made_targets, one_puzzle
+from detinfer.check.target import Bounds, Target, solving
 from detinfer.errors import DetinferError
 from detinfer.machine import usable_cores
 from detinfer.recursive.config import RecursiveConfig
 from detinfer.recursive.model import RecursiveModel
 from detinfer.recursive.puzzle import read_puzzle
-from detinfer.recursive.result import Solution
 from detinfer.recursive.solver_engine import SolverEngine
-from detinfer.recursive.tasks import Task
 from detinfer.recursive.training.trainer import initial_weights
 
-_PUZZLES = 3  # seed of the generator: neither a training's nor its tests'
 # Who else is served: of another task than the one under test, with random weights.
 _STRANGERS = (
     RecursiveConfig("sudoku4", 5, 16, 24, "units", 3, 64),
     RecursiveConfig("sudoku6", 7, 36, 24, "units", 3, 64),
 )
-
-
-@dataclass(frozen=True)
-class SolverAnswer(Answer):
-    """A solution; two are equal only if all in them is, the step they halted at included."""
-
-    unit: ClassVar[str] = "cell"
-
-    @classmethod
-    def of_solution(cls, task: Task, solution: Solution) -> SolverAnswer:
-        """Return a solution as a check compares it."""
-        end = f"{solution.halted_by} after {solution.steps} steps, q {solution.q_hex}"
-        return cls(
-            tuple(map(int, task.parse(solution.grid))),
-            solution.grid,
-            f"{solution.status}: {end}, rollout {solution.rollout}",
-            solution.digest,
-        )
-
-    def difference(self, other: Answer) -> str:
-        """Return what differs, in words; the two must not be equal."""
-        place = self.first_difference(other)
-        if place is not None:
-            return f"cell {place + 1} of the answer is the first that differs"
-        if self.finish_reason != other.finish_reason:
-            return f"the grids agree, but not how it ended: {other.finish_reason}"
-        return "grids and ends agree, the states on the way do not"
 
 
 class SolverSubject:
@@ -70,6 +38,8 @@ class SolverSubject:
         ModelLoadError: no model of that name comes with the package.
     """
 
+    tries = 1
+
     def __init__(self, source: str, max_rows: int, threads: int | None, fast: bool) -> None:
         modes = (True, False) if fast else (True,)
         self._models = {one: RecursiveModel.load(source, deterministic=one) for one in modes}
@@ -77,19 +47,20 @@ class SolverSubject:
         self.source, self.fingerprint = model.name, model.system_fingerprint
         self.parts = model.parts
         self.bounds = Bounds(
-            model.config.vocab, model.config.cells, max_rows, fast, threads or usable_cores()
+            model.config.vocab,
+            model.config.cells,
+            max_rows,
+            fast,
+            threads or usable_cores(),
+            other_models=True,
         )
         self._strangers = {one: _stranger(model.task.name, one) for one in modes}
-        task = self._strangers[True].task
-        self._strange = task.render(task.generate(_PUZZLES, 0, 1).boards[0])
+        self._strange = one_puzzle(self._strangers[True].task)
         self._steps = 0
 
     def targets(self) -> list[Target]:
         """Return puzzles of the model's own task."""
-        task = self._models[True].task
-        made = task.generate(_PUZZLES, 0, SOME)
-        boards = [task.render(board) for board in made.boards]
-        return puzzle_targets(boards, made.difficulty.tolist())
+        return made_targets(self._models[True].task)
 
     def stats(self) -> dict[str, int]:
         """See ``Subject.stats``."""
@@ -103,8 +74,8 @@ class SolverSubject:
         stranger = self._strangers[placement.deterministic]
         models = {"checked": model, "stranger": stranger}
         for one in models.values():
-            one.threads = placement.threads
-        engine = SolverEngine(models, max_batch=placement.max_batch)
+            one.threads = placement.threads or self.bounds.max_num_seqs or 1
+        engine = SolverEngine(models, max_batch=placement.max_batch or len(load.rows))
         answers: dict[int, Answer] = {}
         clock = 0
         while len(answers) < load.targets:
@@ -120,7 +91,7 @@ class SolverSubject:
                     continue
                 if update.solution.status == "error":
                     raise DetinferError(f"load {load.number}: {update.solution.reason}")
-                answers[place] = SolverAnswer.of_solution(model.task, update.solution)
+                answers[place] = SolverAnswer.of_told(model.task, vars(update.solution))
             clock += 1
         self._steps += clock
         return answers
@@ -128,7 +99,7 @@ class SolverSubject:
     def _add(self, engine: SolverEngine, name: str, row: PuzzleRow) -> None:
         which = "stranger" if row.stranger else "checked"
         board = self._strange if row.stranger else str(row.prompt)
-        engine.add(name, which, read_puzzle(engine.models[which].task, board), row.params)
+        engine.add(name, which, read_puzzle(engine.models[which].task, board), solving(row.params))
 
 
 def _stranger(task: str, deterministic: bool) -> RecursiveModel:

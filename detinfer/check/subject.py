@@ -29,6 +29,13 @@ class Subject(Protocol):
     def bounds(self) -> Bounds:
         """What a load may ask of it."""
 
+    @property
+    def tries(self) -> int:
+        """How often a load is played before it is held to show no difference.
+
+        1 where it steps the same way each time; over a network its requests meet as they happen to.
+        """
+
     def stats(self) -> Mapping[str, int]:
         """Its engine's counts so far (``Engine.stats``)."""
 

@@ -44,6 +44,7 @@ BENCHMARKS = (
     "recursive",
     "slowdown",
     "features",
+    "grammars",
     "streams",
     "http_overhead",
     "server_load",
@@ -203,13 +204,17 @@ def _sampling_params(args: argparse.Namespace, config: EngineConfig) -> Sampling
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.compare is not None:
+        from detinfer.cli.compare import compare
+
+        return compare(*args.compare)
     if args.url is not None and args.model is not None:
         raise ConfigError("MODEL: got it beside --url, expected one of them")
     if args.report is not None and not args.report.endswith((".html", ".json", ".xml")):
         raise ConfigError(f"--report: got {args.report!r}, expected a .html, .json or .xml file")
     if args.repro is not None and args.url is not None:
         raise ConfigError("--repro: a load is played in this process, expected no --url")
-    if (args.golden is not None) != (args.update or args.compare):
+    if (args.golden is not None) != (args.update or args.assert_golden):
         raise ConfigError("--golden: expected a file, and --update or --assert")
     if args.golden is not None and args.mode == "fast":
         raise ConfigError("--golden: fast answers have no digest that stands still")

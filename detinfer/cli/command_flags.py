@@ -51,7 +51,22 @@ def _add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int | None)
 def add_check_flags(parser: argparse.ArgumentParser) -> None:
     """Add what ``detinfer check`` takes."""
     add_checked_solver(parser)
-    parser.add_argument("--url", help="check a running server instead of loading a model")
+    parser.add_argument(
+        "--url", help="check a running server instead: ours, or any OpenAI-compatible one"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=integer(1, 86_400),
+        default=300,
+        metavar="SECONDS",
+        help="of --url: without a byte from the server (default 300)",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A.json", "B.json"),
+        help="compare two reports, of two machines or versions, and check nothing",
+    )
     parser.add_argument(
         "--runs",
         type=integer(1),
@@ -88,6 +103,11 @@ def add_check_flags(parser: argparse.ArgumentParser) -> None:
         help="requests with deterministic: false beside every load (default 0)",
     )
     parser.add_argument(
+        "--families",
+        metavar="NAME,…",
+        help="what loads may change, as batch,slot,cache (default all; a wrong name lists them)",
+    )
+    parser.add_argument(
         "--report", metavar="FILE", help="write a report, .html, .json or JUnit's .xml"
     )
     parser.add_argument(
@@ -103,7 +123,10 @@ def add_check_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--update", action="store_true", help="write the file of --golden")
     how.add_argument(
-        "--assert", dest="compare", action="store_true", help="compare with the file of --golden"
+        "--assert",
+        dest="assert_golden",
+        action="store_true",
+        help="compare with the file of --golden",
     )
     parser.add_argument(
         "--seed", type=integer(0), metavar="N", help="draws the loads; a fresh one if not given"

@@ -9,6 +9,7 @@ import argparse
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from detinfer.api_keys import VARIABLE, collect_api_keys
@@ -21,6 +22,8 @@ from detinfer.config import (
     NUMERICS,
     PLANS,
     QUANTIZE,
+    REASONING_PARSERS,
+    TOOL_CALL_PARSERS,
     WEIGHTS,
     EngineConfig,
     ServerConfig,
@@ -206,6 +209,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "end with status 1 when the engine's process has died, so that it is restarted; else "
         "answer 503",
     )
+    add("--receipt-key", "sign receipts: an Ed25519 private key in PEM", metavar="FILE")
+    text = "how the model writes calls of tools; auto goes by its chat template"
+    add("--tool-call-parser", text, choices=TOOL_CALL_PARSERS)
+    text = "set apart the reasoning of a model that marks it so"
+    add("--reasoning-parser", text, choices=REASONING_PARSERS)
     add(
         "--metrics-prefix",
         "what stands before the colon in the names of metrics: vllm for tools that read vLLM's",
@@ -224,9 +232,14 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
     """Return the server's settings.
 
     Raises:
-        ConfigError: an API key no header can carry, or a file of keys that cannot be used.
+        ConfigError: an API key no header can carry, a file of keys, or a key of receipts, that
+            cannot be used.
     """
     given = {one.name: getattr(args, one.name) for one in fields(ServerConfig)}
     given["api_keys"] = collect_api_keys(args.api_keys, args.api_key_file)
     given["cors_origins"] = tuple(args.cors_origins)
+    if args.receipt_key is not None:  # told before a model is fetched
+        from detinfer.receipts.seal import load_key
+
+        load_key(Path(args.receipt_key))
     return ServerConfig(**given)

@@ -30,7 +30,8 @@ def add_checked_solver(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--solver",
         metavar="NAME|FILE",
-        help=f"check {_WHAT}; on puzzles of its task, or on those of --prompt",
+        help=f"check {_WHAT}; on puzzles of its task, or on those of --prompt; with --url one that "
+        "the server has, by its name",
     )
 
 
@@ -49,7 +50,7 @@ def solver_config(args: argparse.Namespace, engine: EngineConfig) -> SolverConfi
 
 
 def check_solver_flags(args: argparse.Namespace) -> None:
-    """Refuse what a check of a solver has no use for, and a solver that is not there.
+    """Refuse what a check of a solver has no use for, and a solver of ours that is not there.
 
     Raises:
         ConfigError: flags that contradict, or a file that is not there.
@@ -57,10 +58,10 @@ def check_solver_flags(args: argparse.Namespace) -> None:
     """
     for flag, value in (
         ("MODEL", args.model),
-        ("--url", args.url),
         ("--fast-neighbours", args.fast_neighbours or None),
     ):
         if value is not None:
             raise ConfigError(f"{flag}: got it beside --solver, expected one of them")
-    SolverConfig((args.solver,))
-    check_folders()
+    if args.url is None:
+        SolverConfig((args.solver,))
+        check_folders()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from detinfer.compile_audit.cases import Case
-from detinfer.kernels.triton.launch import OPTIONS
+from detinfer.kernels.triton.launch import options_for
+from detinfer.kernels.triton.overlap import take_turn
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 _LOCAL_MEMORY = re.compile(r"\b(?:STL|LDL)\b")
@@ -63,9 +64,9 @@ def toolchain() -> str:
     return str(triton.__version__)
 
 
-def key(case: Case) -> str:
+def key(case: Case, arch: str) -> str:
     """Equal for cases that are the same compilation."""
-    parts = (_source(case).hash(), sorted(_options(case).items()))
+    parts = (_source(case, arch).hash(), sorted(_options(case, arch).items()))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -79,7 +80,7 @@ def compile_case(case: Case, arch: str, module: str) -> Compiled:
         GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
     )
     start = time.perf_counter()
-    kernel = triton.compile(_source(case), target=target, options=_options(case))
+    kernel = triton.compile(_source(case, arch), target=target, options=_options(case, arch))
     seconds = time.perf_counter() - start
     text = kernel.asm["amdgcn" if amd else "ptx"]
     sass, registers, stack, spills = ("", *_amd(text)) if amd else _nvidia(kernel.asm["cubin"])
@@ -98,21 +99,33 @@ def compile_case(case: Case, arch: str, module: str) -> Compiled:
     )
 
 
-def _source(case: Case) -> Any:
+def _launched(case: Case, arch: str) -> Mapping[str, Any]:
+    number = int(arch.removeprefix("sm_")) if arch.startswith("sm_") else 0
+    return options_for(number, early=starts_early(case))
+
+
+def starts_early(case: Case) -> bool:
+    """Tell whether the kernel is launched to start before the one before it has ended."""
+    return f"{take_turn.__name__}(" in case.kernel.src
+
+
+def _source(case: Case, arch: str) -> Any:
     from triton.compiler import ASTSource
 
     names = case.kernel.arg_names
-    unknown = (case.signature.keys() | case.constants.keys()) ^ set(names)
+    fixed = {name: value for name, value in _launched(case, arch).items() if name in names}
+    unknown = (case.signature.keys() | case.constants.keys() | fixed.keys()) ^ set(names)
     if unknown:
         raise ValueError(f"signature and constants: not the kernel's own: {sorted(unknown)}")
     signature = {name: case.signature.get(name, "constexpr") for name in names}
-    constants = {(names.index(name),): value for name, value in case.constants.items()}
+    constants = {(names.index(name),): value for name, value in {**case.constants, **fixed}.items()}
     divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in sorted(case.aligned)}
     return ASTSource(case.kernel, signature, constants, divisible)
 
 
-def _options(case: Case) -> Mapping[str, Any]:
-    return {"num_warps": case.warps, "num_stages": case.stages, **OPTIONS, **case.options}
+def _options(case: Case, arch: str) -> Mapping[str, Any]:
+    launched = {k: v for k, v in _launched(case, arch).items() if k not in case.kernel.arg_names}
+    return {"num_warps": case.warps, "num_stages": case.stages, **launched, **case.options}
 
 
 def _nvidia(cubin: bytes) -> tuple[str, int, int, int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from detinfer.compile_audit.cases import Case
-from detinfer.compile_audit.compiling import Compiled
+from detinfer.compile_audit.compiling import Compiled, starts_early
 from detinfer.compile_audit.machine_code import (
     Chain,
     Instruction,
@@ -22,7 +22,7 @@ from detinfer.compile_audit.machine_code import (
     is_mma,
     joined,
 )
-from detinfer.kernels.triton.launch import SHARED_LIMIT
+from detinfer.kernels.triton.launch import OVERLAP_FROM, SHARED_LIMIT
 
 Rule = Callable[[Case, Compiled], Iterator[str]]
 
@@ -47,6 +47,10 @@ _FUSED = re.compile(r"fma\.\S*\.f32(x2|\.b?f16)?")
 _NARROW = re.compile(
     r"= (arith\.(?:add|sub|mul|div)f|math\.(?!absf)\w+) .*: (?:tensor<[\dx]*)?(b?f16)\b"
 )
+# In SASS: what `griddepcontrol` becomes, and what reads or writes memory that others share.
+_OPCODE = re.compile(r"^\s*/\*\w{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_LET_NEXT_START, _WAIT_FOR_LAST = "PREEXIT", "ACQBULK"
+_MEMORY = re.compile(r"(LDG|STG|LDGSTS|ATOMG?|RED|UTMALDG|UTMASTG|UBLKCP|UBLKRED|LD|ST)(\..*)?")
 
 
 def shared(case: Case, code: Compiled) -> Iterator[str]:
@@ -181,6 +185,20 @@ def specialised(case: Case, code: Compiled) -> Iterator[str]:
         yield "setmaxnreg: warps are specialised, not expected"
 
 
+def turn(case: Case, code: Compiled) -> Iterator[str]:
+    """Touch no memory before the kernel before this one has ended, where both may run at once."""
+    if int(code.arch.removeprefix("sm_")) < OVERLAP_FROM:
+        return
+    opcodes = _OPCODE.findall(code.sass)
+    expected = {_LET_NEXT_START: 1, _WAIT_FOR_LAST: int(starts_early(case))}
+    if any(opcodes.count(name) != count for name, count in expected.items()):
+        yield f"expected {_listed(Counter(expected))} (overlap.py)"
+    elif starts_early(case):
+        early = Counter(filter(_MEMORY.fullmatch, opcodes[: opcodes.index(_WAIT_FOR_LAST)]))
+        if early:
+            yield f"{_listed(early)} before {_WAIT_FOR_LAST}, none expected"
+
+
 RULES: dict[str, Rule] = {
     "shared": shared,
     "spills": spills,
@@ -195,6 +213,7 @@ RULES: dict[str, Rule] = {
     "pipeline": pipeline,
     "tma": tma,
     "specialised": specialised,
+    "turn": turn,
 }
 # What can be read in gfx942's code; the others read PTX.
 ON_GFX942 = ("shared", "spills", "float-atomics")

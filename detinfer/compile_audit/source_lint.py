@@ -124,26 +124,29 @@ def _launches(tree: ast.Module, op: str, in_kernels: set[ast.AST]) -> Iterator[P
             if node in in_kernels:
                 continue
             launched = True
-            unpacked = [_dotted(one.value) for one in node.keywords if one.arg is None]
-            if not any(_is_options(name) or name in names for name in unpacked):
-                yield node.lineno, "launch without **OPTIONS: it may be contracted"
+            unpacked = [one.value for one in node.keywords if one.arg is None]
+            if not any(_is_options(value) or _dotted(value) in names for value in unpacked):
+                yield (
+                    node.lineno,
+                    "launch without **options(device): it may be contracted",
+                )
     if launched and op not in OPS:
         yield 1, f"launches kernels, but compile_audit/cases has no {op}.py to compile them by"
 
 
 def _names_with_options(tree: ast.Module) -> set[str]:
-    """Name given a dict display that unpacks OPTIONS."""
+    """Name given a dict display that unpacks ``launch.options``."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
-            if any(key is None and _is_options(_dotted(value)) for key, value in pairs):
+            if any(key is None and _is_options(value) for key, value in pairs):
                 found.update(_dotted(target) for target in node.targets)
     return found
 
 
-def _is_options(name: str) -> bool:
-    return name.rpartition(".")[2] == "OPTIONS"
+def _is_options(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and _dotted(value.func).rpartition(".")[2] == "options"
 
 
 def _is_jit(function: ast.FunctionDef) -> bool:

@@ -100,7 +100,7 @@ def list_jobs(wanted: tuple[str, str, bool]) -> list[Job]:
     jobs: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for index, case in enumerate(cases):
         for variant in _variants(case) if full else ("",):
-            jobs[compiling.key(varied(case, variant))].append((variant, index))
+            jobs[compiling.key(varied(case, variant), arch)].append((variant, index))
     return [
         Job(
             module,

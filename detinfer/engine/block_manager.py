@@ -98,8 +98,16 @@ class BlockManager:
         self._idle.clear()
 
     def shuffle(self, rng: random.Random | np.random.Generator) -> None:
-        """Permutes the free pages, so that a check can vary where requests are placed."""
+        """Permute the free pages, so that a check can vary where requests are placed.
+
+        Where they come to lie follows from which are free, not from the order they became so.
+        """
+        self._free.sort(reverse=True)
         rng.shuffle(self._free)
+
+    def next_free(self, count: int) -> list[int]:
+        """Return up to ``count`` free pages that no name is kept of, those given out next."""
+        return self._free[-count:]
 
     def order(self) -> None:
         """Put the free pages in the order in which a new manager gives them out."""

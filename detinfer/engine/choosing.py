@@ -11,10 +11,12 @@ from torch import Tensor
 
 from detinfer import sampling
 from detinfer.batch import Batch
+from detinfer.engine.constraint import make_next_masks
 from detinfer.engine.outcome import Choice, Outcome
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import ScheduledRow
 from detinfer.logprobs import TokenLogprob
+from detinfer.token_mask import TokenMask
 
 _NOTHING: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
@@ -42,7 +44,9 @@ def read_logits(
         ]
 
 
-def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:
+def sampling_row(
+    request: Request, guessed: Sequence[int], allowed: TokenMask | None = None
+) -> sampling.SamplingRow:
     """Return how the token after a request's own and ``guessed`` ones is sampled."""
     masked = request.completion_tokens + len(guessed) < request.params.min_tokens
     token_ids = [*request.token_ids, *guessed] if guessed else request.token_ids
@@ -53,6 +57,7 @@ def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingR
         masked=np.array(sorted(request.stop_ids), dtype=np.int64) if masked else _NOTHING,
         token_ids=token_ids,
         prompt_tokens=request.prompt_tokens,
+        allowed=allowed,
     )
 
 
@@ -89,15 +94,26 @@ def _score(row: ScheduledRow, logits: Tensor, start: int) -> list[TokenLogprob]:
     return [one for one in found if one is not None]
 
 
+def _masks(row: ScheduledRow, count: int) -> list[TokenMask | None]:
+    """Return what may follow a row's last token, and each of its draft; ``count`` in all."""
+    constraint = row.request.constraint
+    if constraint is None or not count:
+        return [None] * count
+    return constraint.masks(row.draft[: count - 1])
+
+
 def _choose(logits: Tensor, rows: Sequence[ScheduledRow], counts: Sequence[int]) -> list[Choice]:
     """Return a choice from each row of logits, ``counts`` of them for each row of the step."""
     if not len(logits):
         return []
+    bound = [row.request.constraint for row, count in zip(rows, counts, strict=True) if count]
+    make_next_masks([one for one in bound if one is not None], logits.shape[1])
     sampling_rows: list[sampling.SamplingRow] = []
     logprobs: list[int | None] = []
     for row, count in zip(rows, counts, strict=True):
         # A draft's tokens are judged as if those before them had been chosen.
-        sampling_rows += [sampling_row(row.request, row.draft[:i]) for i in range(count)]
+        for i, allowed in enumerate(_masks(row, count)):
+            sampling_rows.append(sampling_row(row.request, row.draft[:i], allowed))
         logprobs += [row.request.params.logprobs] * count
     tokens, sums = sampling.choose(logits, sampling_rows)
     found = sampling.token_logprobs(logits, tokens, logprobs)

@@ -6,19 +6,23 @@ from collections.abc import Iterable, Sequence
 
 from detinfer.config import EngineConfig
 from detinfer.engine.block_manager import BlockManager
+from detinfer.engine.compiling import Compiling, settled
+from detinfer.engine.constraint import Constraint
 from detinfer.engine.detokenizer import Detokenizer, StopStrings, special_tokens, token_decoder
-from detinfer.engine.increments import failure_of
+from detinfer.engine.grammars import GrammarCompiler
+from detinfer.engine.increments import failure_of, output_of
 from detinfer.engine.outcome import Increment
 from detinfer.engine.outputs import RequestOutput, describe
+from detinfer.engine.pooling import Pool
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import Limits, Scheduler
-from detinfer.engine.speculation import Drafts, PromptLookup, Replay
+from detinfer.engine.speculation import Constrained, Drafts, PromptLookup, Replay
 from detinfer.engine.step import Stepper
-from detinfer.engine.validation import check_ids, check_request, stop_ids
+from detinfer.engine.validation import check_ids, check_pooling, check_request, stop_ids
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.machine import check_logits, check_pool
-from detinfer.params import SamplingParams, noise_seed
+from detinfer.params import PoolingParams, SamplingParams, noise_seed
 from detinfer.rounding import contract_rounding
 from detinfer.runner import make_runner
 from detinfer.runner.compile_progress import compile_progress
@@ -29,6 +33,8 @@ from detinfer.sampling import prepare
 # row as the weights are read once for all of them. Six on a CPU, sixteen on a tensor core.
 MAX_WITH_DRAFTS = {"portable": 6, "native": 16}
 
+COMPILING = 0.02  # seconds that a step waits for a grammar, if there is nothing else to do
+
 
 class Engine:
     """Continuous batching over one model, in the caller's process and thread.
@@ -38,6 +44,9 @@ class Engine:
 
     Args:
         config: settings; the runner is made from it unless one is given.
+
+    Attributes:
+        refused: requests whose grammars the last step found not to compile, and why.
     """
 
     @compile_progress()
@@ -65,33 +74,51 @@ class Engine:
         self._decode = token_decoder(self.tokenizer)
         self._special = special_tokens(self.tokenizer)
         self._requests: dict[str, Request] = {}  # unfinished ones, in order of arrival
+        self._grammars = GrammarCompiler(self.tokenizer, self.info)
+        self._compiling = Compiling()
+        self.refused: list[tuple[str, RequestError]] = []
         self._stepper = Stepper(runner, self.scheduler, self._requests)
         self._arrivals = 0
         self._speculation = resolved.speculation
+
+    def prepare(self) -> None:
+        """Do what the first request with a grammar would let others wait for."""
+        self._grammars.prepare()
 
     def add_request(
         self,
         request_id: str,
         prompt_token_ids: Sequence[int],
-        params: SamplingParams,
+        params: SamplingParams | PoolingParams,
         cache_salt: str = "",
         answer: Sequence[int] = (),
+        wait: bool = True,
     ) -> None:
         """Queue a request.
 
         Args:
             request_id: unique among the unfinished ones.
             prompt_token_ids: the prompt.
-            params: how to sample and when to end; one choice (``detinfer.params`` makes them).
+            params: how to sample and when to end; one choice (``detinfer.params`` makes them). Or
+                how to pool: then the one output has a vector and no text.
             cache_salt: the prefix cache shares pages only among requests of the same salt.
             answer: what its output is expected to be, which then takes few steps to find out.
+            wait: for its grammar, if it has one. Else a later step finds out whether it compiles,
+                and tells by ``refused`` if it does not.
 
         Raises:
             RequestError: if it cannot be served as asked, or its id is in use.
         """
-        if request_id in self._requests:
+        if request_id in self._requests or request_id in self._compiling:
             raise RequestError(f"request_id: {request_id!r} is in use", "request_id")
-        max_tokens = check_request(prompt_token_ids, params, self.info)
+        pool = None
+        if isinstance(params, PoolingParams):
+            check_pooling(prompt_token_ids, params, self.info)
+            pool = Pool(params, len(prompt_token_ids))
+            # What is left to the rest of the engine: a request that ends before its first token.
+            params, max_tokens = SamplingParams(1, deterministic=params.deterministic), 1
+        else:
+            max_tokens = check_request(prompt_token_ids, params, self.info)
         left_out = self._special if params.skip_special_tokens else {}
         drafts: Drafts | None = PromptLookup() if self._speculation else None
         if answer:
@@ -100,7 +127,7 @@ class Engine:
             drafts = Replay(len(prompt_token_ids), answer[: max_tokens - 1])
         request = Request(
             request_id=request_id,
-            arrival=self._arrivals,
+            arrival=0,
             token_ids=[int(token) for token in prompt_token_ids],
             prompt_tokens=len(prompt_token_ids),
             params=params,
@@ -112,14 +139,18 @@ class Engine:
             stop_strings=StopStrings(params.stop, params.include_stop_str_in_output),
             cache_salt=cache_salt,
             drafts=drafts,
+            pool=pool,
         )
-        self._arrivals += 1
-        try:
-            self._requests[request_id] = request
-            self.scheduler.add(request)
-        except BaseException:
-            self.discard([request_id])
-            raise
+        compiling = self._grammars.start(params)
+        if compiling is None:
+            self._enter(request)
+        elif not wait:
+            self._compiling.add(request, compiling)
+        else:
+            found = settled(compiling)
+            if isinstance(found, RequestError):
+                raise found
+            self._enter(request, found)
 
     @property
     def started(self) -> list[str]:
@@ -136,10 +167,14 @@ class Engine:
         Returns:
             Its last increment, for whoever still wants it; None if there was no such request.
         """
+        new = Increment(error=reason)
+        compiling = self._compiling.remove(request_id)
+        if compiling is not None:
+            compiling.end("abort", new)
+            return output_of(compiling, new)
         request = self._requests.get(request_id)
         if request is None:
             return None
-        new = Increment(error=reason)
         try:
             request.end("abort", new)
             return self._stepper.tell(request, new)
@@ -149,12 +184,14 @@ class Engine:
 
     def abort_all(self, reason: str) -> list[RequestOutput]:
         """End every request and return their last increments."""
-        ended = [self.abort(request_id, reason) for request_id in list(self._requests)]
+        ended = [
+            self.abort(request_id, reason) for request_id in [*self._requests, *self._compiling]
+        ]
         return [output for output in ended if output is not None]
 
     def has_unfinished(self) -> bool:
         """Return whether a step has work to do."""
-        return bool(self._requests)
+        return bool(self._requests or self._compiling)
 
     @contract_rounding()
     def step(self) -> list[RequestOutput]:
@@ -165,9 +202,10 @@ class Engine:
         itself is interrupted (Ctrl-C) every request is ended, and the engine can be used again.
         """
         try:
+            self._enter_compiled()
             return self._stepper.step()
         except BaseException:
-            self.discard(list(self._requests))  # no one can tell what was half done
+            self.discard([*self._requests, *self._compiling])  # no one can tell what was half done
             raise
 
     def discard(self, request_ids: Iterable[str]) -> None:
@@ -176,6 +214,9 @@ class Engine:
         What the engine keeps of the others, and of its pages, is made anew from themselves. Once
         more does no harm, so that an interrupted call can be made again.
         """
+        request_ids = list(request_ids)
+        for request_id in request_ids:
+            self._compiling.remove(request_id)
         self._stepper.discard(request_ids)
 
     def stats(self) -> dict[str, int]:
@@ -183,7 +224,7 @@ class Engine:
         counts = self._stepper.counts
         return {
             "running": len(self.scheduler.running),
-            "waiting": len(self.scheduler.waiting),
+            "waiting": len(self.scheduler.waiting) + len(self._compiling),
             "num_pages": self.block_manager.num_pages,
             "free_pages": self.block_manager.num_free,
             "steps": counts.deterministic_steps + counts.fast_steps,
@@ -215,9 +256,34 @@ class Engine:
             self.block_manager.owners() != [request.request_id for request in running]
             or known != list(self._requests.values())
             or arrivals != sorted(arrivals)
+            or any(request_id in self._requests for request_id in self._compiling)
         ):
             raise RuntimeError(
                 f"requests do not add up: {len(self.block_manager.owners())} own pages, "
                 f"{len(running)} run, {len(waiting)} wait, {len(self._requests)} are known; "
                 f"order of arrival {arrivals[:8]}"
             )
+
+    def _enter(self, request: Request, constraint: Constraint | None = None) -> None:
+        """Let a request wait for its first step."""
+        request.arrival, request.constraint = self._arrivals, constraint
+        if constraint is not None and isinstance(request.drafts, PromptLookup):
+            request.drafts = Constrained(constraint, request.drafts)
+        self._arrivals += 1
+        try:
+            self._requests[request.request_id] = request
+            self.scheduler.add(request)
+        except BaseException:
+            self.discard([request.request_id])
+            raise
+
+    def _enter_compiled(self) -> None:
+        """Let those enter whose grammars are there, and refuse those whose cannot be."""
+        self.refused.clear()
+        if not self._compiling:
+            return
+        for request, found in self._compiling.done(0 if self._requests else COMPILING):
+            if isinstance(found, RequestError):
+                self.refused.append((request.request_id, found))
+            else:
+                self._enter(request, found)

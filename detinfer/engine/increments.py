@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 
@@ -22,7 +23,7 @@ def output_of(request: Request, new: Increment) -> RequestOutput:
         token_ids=new.token_ids,
         logprobs=None if request.params.logprobs is None else new.logprobs,
         finish_reason=new.finish_reason,
-        digest=None if new.finish_reason is None else request.digest.hexdigest(),
+        digest=_digest(request, new),
         seed=request.seed,
         deterministic=request.params.deterministic,
         prompt_tokens=request.prompt_tokens,
@@ -33,7 +34,14 @@ def output_of(request: Request, new: Increment) -> RequestOutput:
         prompt_logprobs=request.prompt_logprobs if scored else None,
         stop_reason=request.stop_reason if new.finish_reason == "stop" else None,
         checksums=new.checksums if request.params.checksums else None,
+        embedding=new.embedding,
     )
+
+
+def _digest(request: Request, new: Increment) -> str | None:
+    if new.embedding is not None:
+        return hashlib.sha256(new.embedding).hexdigest()
+    return None if new.finish_reason is None else request.digest.hexdigest()
 
 
 def failure_of(request: Request, error: Exception) -> RequestOutput:

@@ -14,12 +14,14 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
     """One step's work as the model runner sees it.
 
     A row asks for its last token's logits when that is the last the request has, for those of every
-    token of a draft, and for those of the prompt's positions that are to be scored.
+    token of a draft, and for those of the prompt's positions that are to be scored; or, where no
+    answer is wanted, for hidden states alone.
     """
     # Lists and few arrays: for a row or a few dozens, each call into NumPy costs as much as a row.
     input_ids: list[int] = []
     positions: list[int] = []
     logit_rows: list[int] = []
+    hidden_rows: list[int] = []
     query_start = [0]
     pages = max(pages_for(row.request.num_computed + _length(row)) for row in rows)
     block_tables = np.zeros((len(rows), pages), dtype=np.int32)
@@ -28,11 +30,12 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
         end, stop = start + row.num_tokens, start + _length(row)
         first = len(input_ids) - start
         logit_rows.extend(first + position for position in row.scored)
+        hidden_rows.extend(first + position for position in row.pooled)
         input_ids.extend(request.token_ids[start:end])
         input_ids.extend(row.draft)
         positions.extend(range(start, stop))
         query_start.append(len(input_ids))
-        if end == len(request.token_ids):
+        if end == len(request.token_ids) and request.pool is None:
             logit_rows.extend(range(len(input_ids) - len(row.draft) - 1, len(input_ids)))
         assert stop < request.longest, f"{request.request_id}: past its last position"
         used = pages_for(stop)
@@ -44,6 +47,7 @@ def make_batch(rows: list[ScheduledRow]) -> Batch:
         block_tables=block_tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
         deterministic=any(row.request.params.deterministic for row in rows),
+        hidden_rows=np.array(hidden_rows, dtype=np.int32),
     )
 
 

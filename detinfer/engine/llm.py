@@ -1,21 +1,24 @@
-"""Offline generation in the caller's own process."""
+"""Offline generation, embeddings and scores, in the caller's own process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast
 
 from detinfer.chat_template import Message, render_chat
 from detinfer.config import EngineConfig
+from detinfer.engine.embedding import Embedding
 from detinfer.engine.engine import Engine
 from detinfer.engine.outputs import Completion
+from detinfer.engine.scoring import Score, check_pairs
 from detinfer.engine.validation import encode_text
 from detinfer.errors import ConfigError, RequestError
-from detinfer.params import SamplingParams, choices
+from detinfer.params import PoolingParams, SamplingParams, choices
 from detinfer.rounding import contract_rounding
 
 Prompt = str | Sequence[int]
+AnswerT = TypeVar("AnswerT", Completion, Embedding)
 
 
 class LLM:
@@ -82,37 +85,102 @@ class LLM:
             RequestError: if a prompt or its parameters cannot be served; nothing has run then.
             KeyboardInterrupt: on Ctrl-C; nothing is left of the call, and another one works.
         """
-        batch: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        batch = _several(prompts)
         each = _one_for_each(params, len(batch))
+        return self._answers(
+            Completion,
+            (
+                (token_ids, choice)
+                for token_ids, chosen in zip(map(self._token_ids, batch), each, strict=True)
+                for choice in choices(chosen)
+            ),
+        )
+
+    @contract_rounding()
+    def embed(
+        self,
+        prompts: str | Sequence[Prompt],
+        *,
+        pooling: Literal["mean", "last"] = "mean",
+        normalize: bool = True,
+        dimensions: int | None = None,
+        deterministic: bool = True,
+    ) -> list[Embedding]:
+        """Return a vector of every prompt, in the prompts' order.
+
+        Args:
+            prompts: as ``generate`` takes them.
+            pooling: of the tokens' final hidden states: their mean, or the last one.
+            normalize: to length 1.
+            dimensions: how many of its first numbers are kept, before that; None keeps all.
+            deterministic: whether the bits must not depend on the batch.
+
+        Raises:
+            RequestError: as ``generate`` raises it.
+            KeyboardInterrupt: likewise.
+        """
+        params = PoolingParams(pooling, normalize, dimensions, deterministic)
+        batch = _several(prompts)
+        return self._answers(Embedding, ((self._token_ids(one), params) for one in batch))
+
+    @contract_rounding()
+    def score(
+        self,
+        text_1: str | Sequence[Prompt],
+        text_2: str | Sequence[Prompt],
+        *,
+        pooling: Literal["mean", "last"] = "mean",
+        deterministic: bool = True,
+    ) -> list[Score]:
+        """Return how alike the prompts of each pair are, by their vectors.
+
+        Args:
+            text_1: one prompt, or as many as ``text_2``; as ``generate`` takes them.
+            text_2: each pair's other prompt.
+            pooling: as ``embed`` has it.
+            deterministic: likewise.
+
+        Raises:
+            RequestError: as ``generate`` raises it; prompts that make no pairs.
+            KeyboardInterrupt: likewise.
+        """
+        first, second = _several(text_1), _several(text_2)
+        check_pairs(("text_1", "text_2"), len(first), len(second))
+        vectors = self.embed([*first, *second], pooling=pooling, deterministic=deterministic)
+        firsts, seconds = vectors[: len(first)], vectors[len(first) :]
+        return [Score.of(firsts[i % len(firsts)], one) for i, one in enumerate(seconds)]
+
+    def _answers(
+        self,
+        kind: type[AnswerT],
+        asked: Iterable[tuple[list[int], SamplingParams | PoolingParams]],
+    ) -> list[AnswerT]:
         self._calls += 1
-        completions: dict[str, Completion] = {}
+        answers: dict[str, AnswerT] = {}
         # An interrupt may come at any point, in the inner clean-up too; then the outer one runs.
         try:
             try:
-                self._run(batch, each, completions)
+                self._run(kind, asked, answers)
             finally:
-                self.engine.discard(completions)
+                self.engine.discard(answers)
         finally:
-            self.engine.discard(completions)
-        return list(completions.values())
+            self.engine.discard(answers)
+        return list(answers.values())
 
     def _run(
         self,
-        batch: Sequence[Prompt],
-        each: Sequence[SamplingParams],
-        completions: dict[str, Completion],
+        kind: type[AnswerT],
+        asked: Iterable[tuple[list[int], SamplingParams | PoolingParams]],
+        answers: dict[str, AnswerT],
     ) -> None:
-        for prompt, chosen in zip(batch, each, strict=True):
-            token_ids = self._token_ids(prompt)
-            for choice in choices(chosen):
-                request_id = f"generate-{self._calls}-{len(completions)}"
-                completions[request_id] = Completion(
-                    token_ids, choice.deterministic, self.engine.info.system_fingerprint
-                )
-                self.engine.add_request(request_id, token_ids, choice)
-        while any(c.finish_reason is None for c in completions.values()):
+        fingerprint = self.engine.info.system_fingerprint
+        for token_ids, params in asked:
+            request_id = f"generate-{self._calls}-{len(answers)}"
+            answers[request_id] = kind(token_ids, params.deterministic, fingerprint)
+            self.engine.add_request(request_id, token_ids, params)
+        while any(one.finish_reason is None for one in answers.values()):
             for output in self.engine.step():
-                completions[output.request_id].add(output)
+                answers[output.request_id].add(output)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -141,6 +209,10 @@ def _conversations(
         '[{"role": "user", "content": "Hello"}], or a list of such lists',
         "messages",
     )
+
+
+def _several(prompts: str | Sequence[Prompt]) -> list[Prompt]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
 def _one_for_each(

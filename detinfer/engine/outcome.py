@@ -40,6 +40,7 @@ class Increment:
         accepted: tokens of its draft that were right.
         finish_reason: why the request ends; None if it does not.
         error: what else there is to say of its end.
+        embedding: the vector of a request for one, as bytes.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Increment:
     accepted: int = 0
     finish_reason: FinishReason | None = None
     error: str | None = None
+    embedding: bytes | None = None
 
 
 def accepted(draft: Sequence[int], choices: Sequence[Choice]) -> int:

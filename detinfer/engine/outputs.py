@@ -32,6 +32,8 @@ class RequestOutput:
         checksums: rule 8's two sums of the logits of each new token; None if the request did not
             ask.
         stop_reason: the stop string, or the token id, that a ``finish_reason`` of "stop" is due to.
+        embedding: the numbers of a request for a vector, binary32, little-endian; ``digest`` then
+            is their SHA-256.
         error: why ``finish_reason`` is "error", or "abort" when the engine decided it.
     """
 
@@ -51,6 +53,7 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprob] | None = None
     stop_reason: str | int | None = None
     checksums: list[tuple[int, int]] | None = None
+    embedding: bytes | None = None
 
     def to_wire(self) -> Wire:
         """Return the fields as a plain tuple, several times cheaper to pickle than the object."""
@@ -91,7 +94,8 @@ class Completion:
         self.text += output.text
         self.token_ids += output.token_ids
         if output.logprobs is not None:
-            self.logprobs = (self.logprobs or []) + output.logprobs
+            self.logprobs = self.logprobs or []
+            self.logprobs += output.logprobs
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         self.finish_reason = output.finish_reason
@@ -99,7 +103,8 @@ class Completion:
         self.seed = output.seed
         self.error = output.error
         if output.checksums is not None:
-            self.checksums = (self.checksums or []) + output.checksums
+            self.checksums = self.checksums or []
+            self.checksums += output.checksums
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,14 @@ class EngineInfo:
     """What the other side of the process boundary needs to know about a loaded engine.
 
     Attributes:
+        hidden_size: numbers of an embedding.
         generation_defaults: sampling that generation_config.json suggests, which is not applied.
     """
 
     model_name: str
     max_model_len: int
     vocab_size: int
+    hidden_size: int
     eos_token_ids: tuple[int, ...]
     num_pages: int
     max_num_seqs: int
@@ -137,6 +144,7 @@ def describe(runner: Runner, config: ResolvedConfig) -> EngineInfo:
         model_name=runner.model_name,
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
+        hidden_size=runner.hidden_size,
         eos_token_ids=tuple(sorted(runner.eos_token_ids)),
         num_pages=runner.num_pages,
         max_num_seqs=config.max_num_seqs,

@@ -45,6 +45,7 @@ class Hosted(Protocol):
         info: what the other side needs to know of it.
         tokenizer: likewise; None where there is no text.
         started: ids of requests that the last step ran for the first time.
+        refused: requests that the last step found not to be served as asked.
     """
 
     @property
@@ -53,6 +54,8 @@ class Hosted(Protocol):
     def tokenizer(self) -> Any: ...  # noqa: D102
     @property
     def started(self) -> list[str]: ...  # noqa: D102
+    @property
+    def refused(self) -> Sequence[tuple[str, DetinferError]]: ...  # noqa: D102
 
     def add_request(self, request_id: str, *request: Any) -> None:
         """Queue a request."""
@@ -145,7 +148,9 @@ def load_engine(config: EngineConfig) -> Engine:
     with uncollected():
         from detinfer.engine.engine import Engine
 
-    return Engine(config)
+    engine = Engine(config)
+    engine.prepare()
+    return engine
 
 
 def run_engine_process(
@@ -214,6 +219,7 @@ def _serve(engine: Hosted, connection: Connection) -> None:
             message = f"the engine failed: {type(error).__name__}: {error}"
             connection.send(Failed(EngineDeadError(message)))
             raise
+        refused += engine.refused
         connection.send(Stepped(outputs, refused, engine.started, engine.stats()))
 
 

@@ -6,11 +6,13 @@ import enum
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detinfer.batch import IntArray
 from detinfer.digest import DigestChain
+from detinfer.engine.constraint import Constraint
 from detinfer.engine.detokenizer import Detokenizer, StopStrings
 from detinfer.engine.outcome import Choice, Increment, Outcome, accepted, is_number
 from detinfer.engine.outputs import FinishReason
@@ -19,7 +21,11 @@ from detinfer.engine.speculation import Drafts
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams
 
+if TYPE_CHECKING:  # it loads PyTorch
+    from detinfer.engine.pooling import Floats, Pool
+
 NON_FINITE = "the model's logits became NaN or infinite for this request"
+NON_FINITE_STATES = "the model's hidden states became NaN or infinite for this request"
 
 
 class RequestState(enum.Enum):
@@ -51,6 +57,8 @@ class Request:
         started: when it first ran.
         prompt_logprobs: of the prompt's second token and on, as far as they are known.
         drafts: of its next tokens; None if there are to be none.
+        constraint: what its next tokens may be, if it has a grammar.
+        pool: its prompt's hidden states, if they are all that is wanted of it.
     """
 
     request_id: str
@@ -75,6 +83,8 @@ class Request:
     started: float | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     drafts: Drafts | None = None
+    constraint: Constraint | None = None
+    pool: Pool | None = None
     digest: DigestChain = field(default_factory=DigestChain)
 
     @property
@@ -110,6 +120,12 @@ class Request:
         known = len(self.prompt_logprobs)
         end = min(self.num_computed + count, self.prompt_tokens - 1)
         return range(max(self.num_computed, known), max(end, known))
+
+    def to_pool(self, count: int) -> range:
+        """Positions among the next ``count`` whose hidden states are wanted."""
+        if self.pool is None:
+            return range(0)
+        return self.pool.wanted(self.num_computed, self.num_computed + count)
 
     def draft(self, most: int) -> Sequence[int]:
         """Guesses of its next tokens, at most ``most``; none that it could not go beyond."""
@@ -157,6 +173,26 @@ class Request:
                 break
         return new
 
+    def embed(self, count: int, states: Floats) -> Increment | None:
+        """Take what a step has brought to a request for a vector.
+
+        Args:
+            count: its tokens whose keys and values the step has written.
+            states: of the positions ``to_pool`` named.
+
+        Returns:
+            The vector; None if the prompt is not done.
+        """
+        assert self.pool is not None
+        self.pool.add(states)
+        self.num_computed += count
+        if self.num_computed < self.prompt_tokens:
+            return None
+        vector = self.pool.vector()
+        if not np.isfinite(vector).all():
+            return Increment(finish_reason="error", error=NON_FINITE_STATES)
+        return Increment(finish_reason="stop", embedding=vector.astype("<f4").tobytes())
+
     def end(self, reason: FinishReason, new: Increment) -> None:
         """End the output with ``new``, and with the text that was held back."""
         tail, found = self.stop_strings.push(self.detokenizer.finish())
@@ -171,7 +207,8 @@ class Request:
         """Add one token to the output and to ``new``, which may end with it."""
         token = choice.token
         if token < 0:
-            new.finish_reason, new.error = "error", NON_FINITE
+            failure = self.constraint and self.constraint.failure
+            new.finish_reason, new.error = "error", failure or NON_FINITE
             return
         self.token_ids.append(token)
         self.digest.update(token, choice.sums)
@@ -184,11 +221,18 @@ class Request:
                 new.text += self.stop_strings.push(self.detokenizer.push(token))[0]
             self.end("stop", new)
             return
+        if self.constraint is not None:
+            self.constraint.take(token)
+            if self.constraint.failure:
+                new.finish_reason, new.error = "error", self.constraint.failure
+                return
         text, stopped = self.detokenizer.push(token), False
         if self.completion_tokens > self.params.min_tokens:
             text, stopped = self.stop_strings.push(text, self.left_out.get(token, ""))
         new.text += text
         if stopped:
             new.finish_reason = "stop"  # what is held back after a stop string is cut off
+        elif self.constraint is not None and self.constraint.ended:
+            self.end("stop", new)
         elif self.completion_tokens == self.max_tokens:
             self.end("length", new)

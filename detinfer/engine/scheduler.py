@@ -42,12 +42,14 @@ class ScheduledRow(NamedTuple):
     Attributes:
         draft: guesses of the tokens after its last one, to be verified in the same step.
         scored: positions of the prompt whose logits say how likely the token after them was.
+        pooled: positions of the prompt whose hidden states are wanted.
     """
 
     request: Request
     num_tokens: int
     draft: Sequence[int] = ()
     scored: range = range(0)
+    pooled: range = range(0)
 
 
 class Scheduler:
@@ -74,6 +76,7 @@ class Scheduler:
         self, block_manager: BlockManager, limits: Limits, prefix_caching: bool = True
     ) -> None:
         self.limits = limits
+        self.prefix_caching = prefix_caching
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # in order of arrival
         self.preemptions = 0
@@ -84,7 +87,6 @@ class Scheduler:
         # What the step being laid out has left, in tokens and in positions to score.
         self._budget = self._scorable = 0
         self._blocks = block_manager
-        self._prefix_caching = prefix_caching
 
     def add(self, request: Request) -> None:
         """Put a request at the end of the waiting queue."""
@@ -116,7 +118,8 @@ class Scheduler:
         for request, count in rows.items():
             self.current = request
             draft = self._draft(request) if request.decoding else ()
-            scheduled.append(ScheduledRow(request, count, draft, request.to_score(count)))
+            scored, pooled = request.to_score(count), request.to_pool(count)
+            scheduled.append(ScheduledRow(request, count, draft, scored, pooled))
         return scheduled
 
     def rebuild(self, requests: Iterable[Request]) -> None:
@@ -131,7 +134,7 @@ class Scheduler:
 
     def name_pages(self, request: Request) -> None:
         """Tell the prefix cache of the pages that a request has filled."""
-        if not self._prefix_caching:
+        if not self.prefix_caching:
             return
         pages = self._blocks.table(request.request_id)
         for page in range(request.named, request.num_computed // PAGE_SIZE):
@@ -211,7 +214,7 @@ class Scheduler:
             request.cached_tokens = request.num_computed
             request.started = time.monotonic()
             self.started.append(request.request_id)
-            self.prefix_queries += request.prompt_tokens * self._prefix_caching
+            self.prefix_queries += request.prompt_tokens * self.prefix_caching
         request.state = RequestState.RUNNING
         self.running.append(self.waiting.popleft())
         return True
@@ -219,8 +222,11 @@ class Scheduler:
     def _cached_prefix(self, request: Request) -> list[int]:
         """Find the cached pages of a request's first tokens; one at least is left to compute."""
         pages: list[int] = []
-        if self._prefix_caching and not request.to_score(len(request.token_ids)):
-            for i in range((len(request.token_ids) - 1) // PAGE_SIZE):
+        count = len(request.token_ids)
+        # What is wanted of a token but its keys and values takes the model to compute it.
+        wanted = request.to_score(count) or request.to_pool(count - 1)
+        if self.prefix_caching and not wanted:
+            for i in range((count - 1) // PAGE_SIZE):
                 page = self._blocks.cache.find(*request.page_key(i))
                 if page is None:
                     break

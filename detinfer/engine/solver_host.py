@@ -49,6 +49,7 @@ class SolverHost:
     """
 
     tokenizer = None
+    refused = ()  # an output says so
 
     def __init__(self, models: Mapping[str, Model], info: SolverInfo) -> None:
         self._engine = SolverEngine(models, max_batch=MAX_BATCH)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from detinfer.engine.constraint import Constraint
+
 NGRAMS = (4, 3)  # tokens that must have occurred before; more of them are the better sign
 FIRST, LONGEST = 5, 11  # tokens of a draft, if the step has room (``MAX_WITH_DRAFTS``)
 PATIENCE = 32  # steps without drafts at most, after drafts that failed from their first token
@@ -101,3 +103,30 @@ class PromptLookup:
         else:
             self._failures += 1
             self._pause = min(2**self._failures, PATIENCE)
+
+
+class Constrained:
+    """The drafts of a request with a grammar: what has to come, or else what may.
+
+    Args:
+        constraint: how far its output has come.
+        guesses: of what may.
+    """
+
+    __slots__ = ("_constraint", "_guessed", "_guesses", "until")
+
+    def __init__(self, constraint: Constraint, guesses: Drafts) -> None:
+        self._constraint, self._guesses, self._guessed = constraint, guesses, False
+        self.until = guesses.until
+
+    def propose(self, token_ids: list[int], most: int) -> Sequence[int]:
+        """Return the forced tokens, if there are any, or those guesses that the grammar allows."""
+        forced = self._constraint.forced()[:most]
+        guesses = self._guesses.propose(token_ids, most)
+        self._guessed = not forced
+        return forced or (self._constraint.possible(guesses) if guesses else ())
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """Learn from a draft that was a guess."""
+        if self._guessed:
+            self._guesses.judge(drafted, accepted)

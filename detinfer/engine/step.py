@@ -12,6 +12,7 @@ from detinfer.engine.increments import failure_of, output_of
 from detinfer.engine.layout import lay_out
 from detinfer.engine.outcome import Increment, Outcome
 from detinfer.engine.outputs import RequestOutput
+from detinfer.engine.pooling import NO_STATES, Floats, states_of_rows
 from detinfer.engine.request import Request, RequestState
 from detinfer.engine.scheduler import ScheduledRow, Scheduler
 from detinfer.runner.runner import Runner
@@ -99,26 +100,34 @@ class Stepper:
         try:
             with ops.use(self._runner.profile):
                 outcomes = read_logits(self._runner.forward(batch), batch, rows)
+                states = [NO_STATES] * len(rows)
+                if batch.hidden_rows.size:
+                    states = states_of_rows(self._runner.hidden, batch)
         except Exception as error:
             failed |= {row.request: error for row in rows}
             return []
         outputs = []
-        for row, outcome in zip(rows, outcomes, strict=True):
+        for row, outcome, own in zip(rows, outcomes, states, strict=True):
             try:
-                output = self._advance(row, outcome)
+                output = self._advance(row, outcome, own)
             except Exception as error:
                 failed[row.request] = error
             else:
                 outputs += [] if output is None else [output]
         return outputs
 
-    def _advance(self, row: ScheduledRow, outcome: Outcome | Exception) -> RequestOutput | None:
+    def _advance(
+        self, row: ScheduledRow, outcome: Outcome | Exception, states: Floats
+    ) -> RequestOutput | None:
         """Hand a request what the step has brought it; its increment, if there is one."""
         if isinstance(outcome, Exception):
             raise outcome
         request, counts = row.request, self.counts
         prompt_left = max(0, request.prompt_tokens - request.num_computed)
-        new = request.advance(row.num_tokens, row.draft, outcome)
+        if request.pool is None:
+            new = request.advance(row.num_tokens, row.draft, outcome)
+        else:
+            new = request.embed(row.num_tokens, states)
         self._scheduler.name_pages(request)
         counts.prompt_tokens += min(row.num_tokens, prompt_left)
         if new is None:

@@ -11,7 +11,7 @@ from detinfer.config import pages_for
 from detinfer.engine.outputs import EngineInfo
 from detinfer.errors import RequestError
 from detinfer.kernels.constants import PAGE_SIZE
-from detinfer.params import SamplingParams
+from detinfer.params import PoolingParams, SamplingParams, constraint_of
 
 
 def encode_text(
@@ -42,7 +42,9 @@ def too_long(longest: int, field: str, complaint: str) -> RequestError:
 
 def stop_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:
     """Token ids of the vocabulary that end the request's output."""
-    ids = [*params.stop_token_ids, *(() if params.ignore_eos else info.eos_token_ids)]
+    # Nothing can follow where a grammar lets its end be chosen.
+    ends = () if params.ignore_eos and constraint_of(params) is None else info.eos_token_ids
+    ids = [*params.stop_token_ids, *ends]
     # A model's own may be anything: an id that no token has ends nothing and masks nothing.
     return frozenset(
         token for token in ids if isinstance(token, int) and 0 <= token < info.vocab_size
@@ -91,12 +93,26 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
         raise RequestError(
             f"logit_bias: got token id {token}, expected 0..{info.vocab_size - 1}", "logit_bias"
         )
-    if not params.deterministic and not info.allow_fast:
-        raise RequestError(
-            "deterministic: got false, but this engine was started without the fast mode",
-            "deterministic",
-        )
+    _check_mode(params.deterministic, info)
     return max_tokens
+
+
+def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, info: EngineInfo) -> None:
+    """Check a request for an embedding against the model and the pool.
+
+    Raises:
+        RequestError: naming the field, what was got and what was expected.
+    """
+    check_ids("prompt", prompt_token_ids, info)
+    if len(prompt_token_ids) > info.longest:
+        complaint = f"got {len(prompt_token_ids)} tokens"
+        raise too_long(info.longest, "prompt", complaint)
+    if params.dimensions is not None and params.dimensions > info.hidden_size:
+        raise RequestError(
+            f"dimensions: got {params.dimensions}, expected an integer in 1..{info.hidden_size}",
+            "dimensions",
+        )
+    _check_mode(params.deterministic, info)
 
 
 def check_ids(field: str, token_ids: Sequence[int], info: EngineInfo) -> None:
@@ -118,4 +134,12 @@ def check_ids(field: str, token_ids: Sequence[int], info: EngineInfo) -> None:
         raise RequestError(
             f"{field}: got token id {low if low < 0 else high}, expected 0..{info.vocab_size - 1}",
             field,
+        )
+
+
+def _check_mode(deterministic: bool, info: EngineInfo) -> None:
+    if not deterministic and not info.allow_fast:
+        raise RequestError(
+            "deterministic: got false, but this engine was started without the fast mode",
+            "deterministic",
         )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from detinfer.params import SamplingParams
+from detinfer.params import MAX_CONSTRAINT, SamplingParams
 from detinfer.receipts.receipt import FIELDS, FORM, Receipt, ReceiptError, Value
 
 MAX_BYTES = 64 << 20  # of a receipt's JSON
@@ -126,8 +126,9 @@ def _shown(value: Any) -> str:
 
 
 def _params(value: Value) -> SamplingParams:
-    if set(value) != set(FIELDS):
-        odd = ", ".join(map(_shown, sorted(set(value) ^ set(FIELDS))))
+    odd_ones = (set(value) ^ set(FIELDS)) - {name for name in MAX_CONSTRAINT if name not in value}
+    if odd_ones:
+        odd = ", ".join(map(_shown, sorted(odd_ones)))
         raise ReceiptError(f"parameters: missing or unknown: {odd[:_LONGEST]}")
     given = dict(value)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from detinfer.digest import DigestChain
 from detinfer.engine.outputs import Completion, EngineInfo
 from detinfer.errors import DetinferError, RequestError
-from detinfer.params import SamplingParams
+from detinfer.params import MAX_CONSTRAINT, SamplingParams
 
 FORM = "detinfer-receipt-1"
 Value = dict[str, Any]
@@ -60,6 +60,11 @@ class Receipt:
             str(token): bias for token, bias in dict(self.params.logit_bias).items()
         }
         parameters |= {name: list(parameters[name]) for name in ("stop", "stop_token_ids")}
+        parameters = {
+            name: value
+            for name, value in parameters.items()
+            if name not in MAX_CONSTRAINT or value is not None
+        }
         if self.params.seed is not None:  # JSON's numbers end at 2^53
             parameters["seed"] = str(self.params.seed)
         return {

@@ -7,7 +7,7 @@ import time
 from detinfer.engine.engine import Engine
 from detinfer.errors import RequestError
 from detinfer.receipts.receipt import Value
-from detinfer.receipts.verdict import Comparison, Finding, Verdict, examine
+from detinfer.receipts.verdict import Comparison, Verdict, examine, refused
 
 _ID = "receipt"
 
@@ -30,8 +30,7 @@ def verify(value: Value, engine: Engine) -> Verdict:
     try:
         engine.add_request(_ID, prompt, receipt.params, answer=answer)
     except RequestError as error:
-        part = error.param if error.param in ("prompt", "answer") else "parameters"
-        verdict.findings.append(Finding(part, str(error)))
+        verdict.findings.append(refused(error))
         return verdict
     comparison, going = Comparison(receipt, verdict), True
     try:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from detinfer.engine.outputs import EngineInfo, RequestOutput
-from detinfer.errors import ConfigError
+from detinfer.errors import ConfigError, RequestError
 from detinfer.receipts import seal
 from detinfer.receipts.reading import parse
 from detinfer.receipts.receipt import (
@@ -81,6 +81,12 @@ def examine(value: Value, info: EngineInfo) -> tuple[Receipt, Verdict]:
     if not verdict.findings:
         verdict.findings += _strangers(receipt, info)
     return receipt, verdict
+
+
+def refused(error: RequestError) -> Finding:
+    """Return what does not hold where an engine cannot even serve what a receipt says."""
+    part = error.param if error.param in ("prompt", "answer") else "parameters"
+    return Finding(part, str(error))
 
 
 def _contradictions(receipt: Receipt) -> list[Finding]:

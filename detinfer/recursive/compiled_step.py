@@ -14,6 +14,7 @@ from torch import Tensor
 from detinfer import ops
 from detinfer.kernels.cpu import recursive as kernel
 from detinfer.kernels.cpu.matmul import ZEROS
+from detinfer.kernels.cpu.microkernel import TILE_ROWS
 from detinfer.kernels.cpu.norms import UNSCALED
 from detinfer.recursive.config import RecursiveConfig
 from detinfer.recursive.network import EPS, rope_table
@@ -87,7 +88,9 @@ class CompiledStep:
             grids, with -1 where logits are not finite [B, cells], and q [B].
         """
         grids, q = np.empty_like(boards), np.empty(len(boards), np.float32)
-        kernel.step(min(threads, len(boards)), boards, y, z, *self._tables, grids, q)
+        # Of a puzzle that is shared a thread takes some rows at least.
+        busy = min(threads, max(len(boards), -(-y.shape[1] // TILE_ROWS)))
+        kernel.step(busy, boards, y, z, *self._tables, grids, q)
         return grids, q
 
     def _layer(self, weights: Mapping[str, Tensor], name: str) -> list[tuple[int, int]]:

@@ -17,7 +17,11 @@ PLAIN = ("H_init", "L_init", "puzzle_emb.weights", "q_head.bias")  # read as the
 
 def pack_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return weights as ``ContractKernels`` take them."""
-    return {name: weight if name in PLAIN else ops.pack(weight) for name, weight in weights.items()}
+    device = ops.device()
+    return {
+        name: weight.to(device) if name in PLAIN else ops.pack(weight)
+        for name, weight in weights.items()
+    }
 
 
 class ContractKernels:

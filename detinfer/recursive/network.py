@@ -147,7 +147,7 @@ class Network:
     def _order(self) -> tuple[int, Tensor, Tensor]:
         """Size of a unit; cells unit by unit, and where each cell is then. [kinds, cells]"""
         assert self.units is not None
-        cells = self.units.flatten(1)
+        cells = self.units.flatten(1).to(self._device)
         return self.units.shape[2], cells, cells.argsort(1)
 
     def _rotate(self, x: Tensor) -> Tensor:
@@ -159,4 +159,10 @@ class Network:
     def _tables(self) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position, for both halves. [tokens, dim]"""
         table = rope_table(self.config)
-        return torch.cat([table.cos, table.cos], 1), torch.cat([table.sin, table.sin], 1)
+        cos, sin = table.cos.to(self._device), table.sin.to(self._device)
+        return torch.cat([cos, cos], 1), torch.cat([sin, sin], 1)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.weights["H_init"].device
+        return device

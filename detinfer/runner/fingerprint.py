@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from detinfer import __version__
@@ -21,8 +21,9 @@ NATIVE_CONTRACT = "native-1"
 SAMPLER_VERSION = "1"  # rules 7 and 8 of the contract: filters, noise, checksum
 
 # Packages whose releases decide what is computed: transformers reads the configuration and has the
-# models' code, tokenizers makes tokens of text and back, Jinja renders chat templates.
-PACKAGES = ("transformers", "tokenizers", "jinja2")
+# models' code, tokenizers makes tokens of text and back, Jinja renders chat templates, llguidance
+# says which tokens keep to a grammar.
+PACKAGES = ("transformers", "tokenizers", "jinja2", "llguidance")
 
 PARTS = (
     "weights",
@@ -88,6 +89,13 @@ def file_parts(files: ModelFiles, tokenizer: Any = None) -> dict[str, str]:
     }
 
 
+def _release(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"  # what it does is refused: answers bound to a grammar
+
+
 def make_fingerprint(
     files: ModelFiles | Mapping[str, str],
     *,
@@ -118,7 +126,7 @@ def make_fingerprint(
             "rope": rope,
             "sampler": SAMPLER_VERSION,
             "length": str(length),
-            **{name: version(name) for name in PACKAGES},
+            **{name: _release(name) for name in PACKAGES},
             **native,
         }
     )

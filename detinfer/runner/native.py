@@ -63,10 +63,10 @@ class NativeRunner(Runner):
         if not batch.deterministic:
             assert self._allow_fast, "a fast step, and no weights for it"  # requests are refused
         with ops.use(self.profile), torch.inference_mode():
+            if self._fused is None or batch.hidden_rows.size:  # the fused plan gives logits alone
+                return self._run_modules(batch)
             if self._graphs is not None and self._graphs.fits(batch):
                 return self._graphs.forward(batch)
-            if self._fused is None:
-                return self._run_modules(batch)
             return self._run_fused(self._fused, batch)
 
     def _settle(self, config: ResolvedConfig) -> None:
@@ -88,7 +88,10 @@ class NativeRunner(Runner):
 
     def _run_modules(self, batch: Batch) -> Tensor:
         context = ForwardContext(self._on_device(batch), self.cache, batch.deterministic)
-        return run_modules(self.model, batch, context, self.profile.device)
+        logits, hidden = run_modules(self.model, batch, context, self.profile.device)
+        if hidden is not None:
+            self.hidden = hidden
+        return logits
 
     def _run_fused(self, step: NativeStep, batch: Batch) -> Tensor:
         return step.forward(self._on_device(batch), batch.deterministic)

@@ -52,14 +52,21 @@ class ModelRunner(Runner):
             assert self._allow_fast, "a fast step, and no weights for it"  # requests are refused
             torch.set_num_threads(self.threads)  # the engine's step puts back what was
         context = ForwardContext(_tensors(batch), self.cache, batch.deterministic)
-        return run_modules(self.model, batch, context)
+        logits, hidden = run_modules(self.model, batch, context)
+        if hidden is not None:
+            self.hidden = hidden
+        return logits
 
     def _run_fused(self, fused: FusedStep, batch: Batch) -> Tensor:
         rows = batch.logit_rows.size
         if self._logits.shape[0] < rows:
             self._logits = torch.empty(rows, self.vocab_size)
         out = self._logits[:rows]
-        fused.forward(batch.input_ids, _tensors(batch), batch.logit_rows, out.numpy())
+        hidden = fused.forward(
+            batch.input_ids, _tensors(batch), batch.logit_rows, out.numpy(), batch.hidden_rows
+        )
+        if len(hidden):
+            self.hidden = torch.from_numpy(hidden)
         return out
 
 

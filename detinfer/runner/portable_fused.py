@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from detinfer import ops
+from detinfer.batch import IntArray
 from detinfer.kernels.cpu.fused import step as kernel
 from detinfer.kernels.cpu.fused import table
 from detinfer.kernels.cpu.jit import numba
@@ -19,6 +20,7 @@ from detinfer.models.attention import AttentionCall
 from detinfer.runner.llama_pattern import LayerPattern, LinearPart, match, require
 
 Float32Array = npt.NDArray[np.float32]
+_NO_ROWS: IntArray = np.empty(0, np.int32)
 
 
 class FusedStep:
@@ -80,17 +82,22 @@ class FusedStep:
 
     def forward(
         self,
-        ids: npt.NDArray[np.int32],
+        ids: IntArray,
         batch: ops.BatchTensors,
-        logit_rows: npt.NDArray[np.int32],
+        logit_rows: IntArray,
         out: Float32Array,
-    ) -> None:
+        hidden_rows: IntArray = _NO_ROWS,
+    ) -> Float32Array:
         """Run one step.
 
         Args:
             ids: token ids. [T]
             logit_rows: rows whose logits are wanted. [L]
             out: receives the logits. [L, vocab]
+            hidden_rows: other rows, whose final hidden states are wanted. [H]
+
+        Returns:
+            Those states, valid until the next call. [H, hidden]
         """
         tokens = ids.size
         if not self._scratch or self._scratch[0].shape[0] < tokens:
@@ -98,12 +105,17 @@ class FusedStep:
             hidden, *_, attended, inner = self._widths
             for width in (max(hidden, attended), inner):
                 self._scratch.append(np.empty((tokens, quantised_bytes(width)), np.uint8))
+        rows, count = logit_rows, len(logit_rows)
+        if len(hidden_rows):
+            rows = np.concatenate([logit_rows, hidden_rows])
         kernel.step(
             numba.get_num_threads(),
             ids, batch.positions, batch.sequences, batch.block_tables,
-            *batch.work(self.kv_heads, self.heads // self.kv_heads, self.head_dim), logit_rows,
+            *batch.work(self.kv_heads, self.heads // self.kv_heads, self.head_dim), rows,
             self.layers, self.dims, self.factors, *self._scratch, ZEROS, out,
         )  # fmt: skip
+        normed: Float32Array = self._scratch[1]
+        return normed[count : len(rows)]
 
     def _row(self, layer: LayerPattern, cache: ops.KVCache) -> list[int]:
         """Return the table's row of one decoder layer."""

@@ -39,11 +39,15 @@ class Runner(ABC):
         num_pages: pages of 64 tokens in the pool.
         kv_cache_dtype: what they hold.
         fingerprint: what the bits depend on.
+        hidden_size: numbers of a final hidden state.
+        hidden: final hidden states, after the model's last norm, of the ``hidden_rows`` of the last
+            batch that had some; valid until the next call. [H, hidden_size] float32
     """
 
     contract: ClassVar[str]
     profile: ops.Profile
     cache: Any
+    hidden: Tensor
 
     def __init__(self, config: ResolvedConfig, source: Source | None = None) -> None:
         check_environment()
@@ -58,6 +62,7 @@ class Runner(ABC):
         self.model = source.model
         text_config = self.model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size
+        self.hidden_size: int = self.model.get_output_embeddings().in_features
         self.max_model_len = max_model_len(config.max_model_len, text_config)
         self.eos_token_ids = eos_token_ids(self.model)
         self._allow_fast = config.allow_fast
@@ -91,7 +96,10 @@ class Runner(ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32."""
+        """Logits of ``batch.logit_rows``, valid until the next call. [L, V] float32.
+
+        ``hidden`` then has the states of ``batch.hidden_rows``.
+        """
 
     @abstractmethod
     def _settle(self, config: ResolvedConfig) -> None:

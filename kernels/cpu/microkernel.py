@@ -1,9 +1,9 @@
-"""The one matrix tile behind linear and attention: m rows x (16 * vectors) outputs, k ascending.
+"""The one matrix tile behind linear and attention: m rows x sixteens of outputs, k ascending.
 
 Each output element is one chain of fused multiply-adds that starts from a stored value, so a chain
-may be cut anywhere and resumed. Rows go by six, those left over in one smaller tile, with
-accumulators in vector registers over the whole loop; which tile computes a row cannot matter to its
-chain.
+may be cut anywhere and resumed. Rows go by six, those left over in one smaller tile, and columns by
+as many as there are vector registers to accumulate in over the whole loop; which tile computes an
+element cannot matter to its chain.
 """
 
 from __future__ import annotations
@@ -11,40 +11,63 @@ from __future__ import annotations
 from numba import types
 from numba.core import cgutils
 
-from detinfer.kernels.cpu.jit import kernel
+from detinfer.kernels.cpu.jit import FEATURES, kernel
 from detinfer.kernels.cpu.vector import ADDRESS, I64, LANES, Emit, const64, row_intrinsic
 
 LINE = 64  # bytes the caches hold together
 # How a row of w holds its numbers. PAIRS: bf16, of 32 columns j and 16 + j side by side.
 FLOATS, HALVES, PAIRS = range(3)
-TILE_ROWS = 6  # by four vectors: 24 accumulators of the 32 registers AVX-512 has
+TILE_ROWS = 6
+# Lanes of a register, and how many may accumulate: of the 32 that AVX-512 has, or of 16 without it.
+REGISTER, ACCUMULATORS = (16, 24) if "avx512f" in FEATURES else (8, 12)
 
 
-def _width(vectors, numbers):
-    """Bytes of a row of w."""
-    return vectors * LANES * (4 if numbers == FLOATS else 2)
+def _width(columns, numbers):
+    """Bytes of so many columns of a row of w."""
+    return columns * (4 if numbers == FLOATS else 2)
 
 
-def _columns(e, vectors, numbers, w, start):
-    """Load a row's vectors, widened, from number ``start`` of w on."""
-    step = 2 if numbers == PAIRS else 1
-    at = [e.b.add(start, const64(v * LANES)) for v in range(0, vectors, step)]
+def _at_once(rows, columns):
+    """Return the registers of columns, a power of two, that such rows have accumulators for."""
+    count = columns // REGISTER
+    while count > 1 and rows * count > ACCUMULATORS:
+        count //= 2
+    return count
+
+
+def _places(b, vectors, numbers, block):
+    """Return where each vector of a block lies among a row's numbers, and among the outputs."""
+    places = [b.add(b.mul(block, const64(vectors * REGISTER)), const64(v * REGISTER))
+              for v in range(vectors)]  # fmt: skip
+    if numbers != PAIRS:
+        return places, places
+    # A load of pairs yields two vectors of outputs; narrow ones are a half of either sixteen.
+    loads, outputs = places[::2], []
+    for place in loads:
+        half = b.and_(b.udiv(place, const64(2)), const64(LANES - REGISTER))
+        outputs += [b.add(b.sub(place, half), const64(second)) for second in (0, LANES)]
+    return loads, outputs
+
+
+def _columns(e, numbers, w, places):
+    """Load a row's vectors, widened."""
     if numbers == PAIRS:
-        return [half for place in at for half in e.load_bf16_pairs(w, place)]
+        return [half for place in places for half in e.load_bf16_pairs(w, place)]
     load = e.load if numbers == FLOATS else e.load_bf16
-    return [load(w, place) for place in at]
+    return [load(w, place) for place in places]
 
 
 def _rows(
-    b, rows, vectors, numbers, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k,
-    ahead, share, factors,
+    b, rows, vectors, numbers, block, x, x_stride, w, w_stride, start, start_stride, out,
+    out_stride, k, ahead, share, factors,
 ):  # fmt: skip
-    """Emit a tile of a fixed number of rows; a turn asks for the next ``share`` bytes ahead."""
-    e, one = Emit(b), Emit(b, 1)
+    """Emit a tile of a fixed size; a turn asks for the next ``share`` bytes ahead."""
+    e, one = Emit(b, REGISTER), Emit(b, 1)
     cells = [(r, v) for r in range(rows) for v in range(vectors)]
+    places, outputs = _places(b, vectors, numbers, block)
 
     def offset(stride, r, v):
-        return b.add(b.mul(stride, const64(r)), const64(v * LANES))
+        return b.add(b.mul(stride, const64(r)), outputs[v])
 
     first = [e.load(start, offset(start_stride, r, v)) for r, v in cells]
     if factors is not None:
@@ -59,7 +82,8 @@ def _rows(
     i = b.phi(I64)
     i.add_incoming(const64(0), entry)
     sums = [b.phi(e.f32) for _ in cells]
-    columns = _columns(e, vectors, numbers, w, b.mul(i, w_stride))
+    row = b.mul(i, w_stride)
+    columns = _columns(e, numbers, w, [b.add(row, place) for place in places])
     scalars = [one.load(x, b.add(b.mul(x_stride, const64(r)), i)) for r in range(rows)]
     spread = [e.splat(value) for value in scalars]
     new = [e.fma(spread[r], columns[v], s) for (r, v), s in zip(cells, sums, strict=True)]
@@ -68,7 +92,7 @@ def _rows(
         phi.add_incoming(after, loop)
     if ahead is not None:
         line = b.add(ahead, b.mul(i, share))
-        for at in range(0, _width(vectors, numbers), LINE):
+        for at in range(0, _width(vectors * REGISTER, numbers), LINE):
             e.prefetch(b.add(line, const64(at)))
     following = b.add(i, const64(1))
     i.add_incoming(following, loop)
@@ -82,14 +106,14 @@ def _rows(
         e.store(value, out, offset(out_stride, r, v))
 
 
-def make_tile(vectors: int, numbers: int | None, ahead: bool = False, scaled: bool = False):
+def make_tile(sixteens: int, numbers: int | None, ahead: bool = False, scaled: bool = False):
     """Make ``tile(m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k)``.
 
     ``out[r, j] = start[r, j]; for i < k: out[r, j] = fma(x[r, i], w[i, j], out[r, j])``. Addresses
     are in bytes, strides in elements; x is binary32.
 
     Args:
-        vectors: sixteens of columns.
+        sixteens: of columns.
         numbers: how w holds them; with None one more argument tells, the bytes of one: FLOATS have
             4, HALVES 2.
         ahead: with one more argument, the address of k rows of as many columns, contiguous, that
@@ -97,6 +121,7 @@ def make_tile(vectors: int, numbers: int | None, ahead: bool = False, scaled: bo
             many, so that memory is read all the time.
         scaled: with another, the address of a factor for each row's start. [m]
     """
+    columns = sixteens * LANES
 
     def emit(b, m, x, x_stride, w, w_stride, start, start_stride, out, out_stride, k, *more):
         following = more[told] if ahead else None
@@ -105,20 +130,25 @@ def make_tile(vectors: int, numbers: int | None, ahead: bool = False, scaled: bo
 
         def tiles(numbers):
             count = b.add(whole, b.zext(b.icmp_signed(">", left, const64(0)), I64))
-            share = b.sdiv(const64(_width(vectors, numbers)), count) if ahead else None
+            share = b.sdiv(const64(_width(columns, numbers)), count) if ahead else None
 
             def tile(rows, index):
-                row = b.mul(index, const64(TILE_ROWS))
+                row, together = b.mul(index, const64(TILE_ROWS)), _at_once(rows, columns)
 
                 def at(base, stride):
                     return b.add(base, b.mul(b.mul(row, stride), const64(4)))
 
-                _rows(
-                    b, rows, vectors, numbers, at(x, x_stride), x_stride, w, w_stride,
-                    at(start, start_stride), start_stride, at(out, out_stride), out_stride, k,
-                    b.add(following, b.mul(index, b.mul(share, k))) if ahead else None, share,
-                    at(factors, const64(1)) if scaled else None,
-                )  # fmt: skip
+                blocks = const64(columns // REGISTER // together)
+                with cgutils.for_range(b, blocks) as loop:
+                    part = b.sdiv(share, blocks) if ahead else None
+                    turn = b.add(b.mul(index, blocks), loop.index)
+                    _rows(
+                        b, rows, together, numbers, loop.index, at(x, x_stride), x_stride, w,
+                        w_stride, at(start, start_stride), start_stride, at(out, out_stride),
+                        out_stride, k,
+                        b.add(following, b.mul(turn, b.mul(part, k))) if ahead else None, part,
+                        at(factors, const64(1)) if scaled else None,
+                    )  # fmt: skip
 
             with cgutils.for_range(b, whole) as loop:
                 tile(TILE_ROWS, loop.index)

@@ -1,7 +1,8 @@
 """A supervision step of a tiny recursive model in one compiled call (docs/arithmetic.md, rule 9).
 
-An item is a puzzle: a thread carries it through every pass of the network, in scratch that stays in
-a core's own cache. No thread waits for another before the end.
+Where there are puzzles enough a thread carries one through every pass of the network, in scratch
+that stays in its core's own cache, and waits for nobody. The threads share each of fewer puzzles:
+between attentions a pass takes rows one by one, so rows are dealt out, and within them heads.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from detinfer.kernels.cpu.matmul import (
     segments,
     tile_rows,
 )
-from detinfer.kernels.cpu.microkernel import tile_f32
+from detinfer.kernels.cpu.microkernel import TILE_ROWS, tile_f32
 from detinfer.kernels.cpu.rounding import enter, leave
-from detinfer.kernels.cpu.team import done_take, end_of, regions, take
+from detinfer.kernels.cpu.team import REGION, done_take, end_of, regions, take, wait
 from detinfer.kernels.cpu.vector import div, f32_at
 
 # Weights in tables: the address of each one's panels, and whether they are bfloat16.
@@ -81,53 +82,70 @@ def _gated(x, m, k, gate, up, n, out, parts, ups, zeros):
 
 
 @kernel
-def _mix(tokens, n, groups, heads, cos, sin, scale, wide, table, room, zeros, out):
-    """Attention within the groups of each kind, by that kind's share of the heads.
+def _attend(item, n, groups, heads, scale, wide, table, room, zeros, mixed):
+    """Attention within one group of a kind, by one of that kind's share of the heads.
 
     ``wide`` has queries, keys and values of every token.
     """
     dim, share, stride = n // heads, heads // groups.shape[0], 3 * n * 4
-    if cos:
-        for t in range(tokens):
-            at = t * (dim // 2) * 4
-            rotate(wide + t * stride, 2 * heads, dim, dim, cos + at, sin + at)
-    for kind in range(groups.shape[0]):
-        for group in range(groups.shape[1]):
-            for head in range(kind * share, (kind + 1) * share):
-                q, to = wide + head * dim * 4, out + head * dim * 4
-                attend_rows(q, q + n * 4, q + 2 * n * 4, stride, groups[kind, group], dim, scale,
-                            table, room, zeros, to, n * 4)  # fmt: skip
+    head, group = item % heads, item // heads
+    q, to = wide + head * dim * 4, mixed + head * dim * 4
+    attend_rows(q, q + n * 4, q + 2 * n * 4, stride, groups[head // share, group], dim, scale,
+                table, room, zeros, to, n * 4)  # fmt: skip
 
 
 @kernel
-def _net(h, tokens, n, layers, dims, factors, groups, cos, sin, table, rooms, parts, ups, zeros):
-    """Put a state through every layer, in place."""
-    heads, inner, variant, eps = dims[1], dims[2], dims[7], factors[1]
-    write, add, none = np.bool_(False), np.bool_(True), np.int64(0)
-    mixed, wide, room = rooms
-    for index in range(layers.shape[0]):
-        layer = layers[index]
-        _multiply(h, tokens, n, layer[QKV], write, 3 * n, wide, parts, zeros)
-        _mix(tokens, n, groups, heads, cos, sin, factors[0], wide, table, room, zeros, mixed)
-        _multiply(mixed, tokens, n, layer[OUT], add, n, h, parts, zeros)
-        norm_rows(h, tokens, n, none, eps, variant, h)
-        _gated(h, tokens, n, layer[GATE], layer[UP], inner, wide, parts, ups, zeros)
-        _multiply(wide, tokens, inner, layer[DOWN], add, n, h, parts, zeros)
-        norm_rows(h, tokens, n, none, eps, variant, h)
-
-
-@kernel
-def _embed(board, prefix, n, weight, puzzle, factor, x):
-    """Tokens times ``factor``. x [prefix + cells, n]"""
-    numbers = f32_at(x, (prefix + board.size) * n)
-    numbers[: prefix * n] = np.float32(0)
-    if prefix:
-        numbers[:n] = puzzle
-    for cell in range(board.size):
-        to = x + (prefix + cell) * n * 4
-        embedding_row(np.int64(board[cell]), n, weight[0], weight[1], to)
+def _embed(board, first, count, prefix, n, weight, puzzle, factor, x):
+    """Tokens from ``first`` on, times ``factor``. x [prefix + cells, n]"""
+    numbers = f32_at(x + first * n * 4, count * n)
+    for token in range(first, first + count):
+        row = f32_at(x + token * n * 4, n)
+        if token >= prefix:
+            to = np.int64(board[token - prefix])
+            embedding_row(to, n, weight[0], weight[1], x + token * n * 4)
+        elif token == 0:
+            row[:] = puzzle
+        else:
+            row[:] = np.float32(0)
     for i in range(numbers.size):
         numbers[i] = numbers[i] * factor
+
+
+@kernel
+def _begin(index, first, rows, n, layers, dims, cos, sin, x, y, z, wide, parts, zeros):
+    """Put rows before the attention of the pass ``index``: the state, then its projections."""
+    heads, updates = dims[1], dims[4]
+    layer, at, size = index % layers.shape[0], first * n * 4, rows * n
+    on_answer = index // layers.shape[0] % (updates + 1) == updates
+    answer, latent = f32_at(y + at, size), f32_at(z + at, size)
+    if layer == 0 and on_answer:
+        for j in range(size):
+            answer[j] = answer[j] + latent[j]
+    elif layer == 0:
+        given = f32_at(x + at, size)
+        for j in range(size):
+            latent[j] = latent[j] + (answer[j] + given[j])
+    h, to = (y if on_answer else z) + at, wide + 3 * at
+    _multiply(h, rows, n, layers[layer, QKV], np.bool_(False), 3 * n, to, parts, zeros)
+    if cos:
+        dim = n // heads
+        for t in range(rows):
+            turn = (first + t) * (dim // 2) * 4
+            rotate(to + t * 3 * n * 4, 2 * heads, dim, dim, cos + turn, sin + turn)
+
+
+@kernel
+def _finish(index, first, rows, n, layers, dims, eps, y, z, mixed, gated, parts, ups, zeros):
+    """Put rows through what comes after the attention of the pass ``index``."""
+    inner, updates, variant = dims[2], dims[4], dims[7]
+    layer, at = layers[index % layers.shape[0]], first * n * 4
+    h = (y if index // layers.shape[0] % (updates + 1) == updates else z) + at
+    add, none = np.bool_(True), np.int64(0)
+    _multiply(mixed + at, rows, n, layer[OUT], add, n, h, parts, zeros)
+    norm_rows(h, rows, n, none, eps, variant, h)
+    _gated(h, rows, n, layer[GATE], layer[UP], inner, gated, parts, ups, zeros)
+    _multiply(gated, rows, inner, layer[DOWN], add, n, h, parts, zeros)
+    norm_rows(h, rows, n, none, eps, variant, h)
 
 
 @kernel
@@ -169,37 +187,92 @@ def _answer(y, prefix, n, ends, vocab, verdicts, bias, grid, wide, parts, zeros)
 
 
 @kernel
-def _run(region, boards, y, z, layers, ends, dims, factors, puzzle, groups, cos, sin, zeros,
-         grids, q):  # fmt: skip
-    """Return what every thread of the team runs. y and z: addresses of states, in place."""
-    prefix, heads, inner, cycles, updates, vocab, verdicts, _ = dims
+def _passes(layers, dims):
+    return dims[3] * (dims[4] + 1) * layers.shape[0]
+
+
+@kernel
+def _room_floats(tokens, n, dims):
+    """Return how many floats ``_solve`` needs for a puzzle, whoever works on it."""
+    widest = max(tokens * max(3 * n, dims[5]), n + dims[6])
+    return 2 * tokens * n + widest
+
+
+@kernel
+def _solve(counters, start, size, i, board, y, z, layers, ends, dims, factors, puzzle, groups, cos,
+           sin, zeros, rooms, own, grid, q):  # fmt: skip
+    """Give one puzzle its step, or what nobody else does of it.
+
+    Args:
+        counters: of regions, 2 and 2 for each pass, the first of them ``start`` bytes on.
+        size: rows that are one item.
+        rooms: ``_room_floats``.  own: what this thread needs besides.
+
+    Memory comes as arrays: whoever calls holds them until this is done.
+    """
+    prefix, heads, vocab, verdicts, n = dims[0], dims[1], dims[5], dims[6], puzzle.size
+    tokens, passes = prefix + board.size, _passes(layers, dims)
+    blocks, items = (tokens + size - 1) // size, heads * groups.shape[1]
+    region, x = counters.ctypes.data + start, rooms.ctypes.data
+    mixed, wide = x + tokens * n * 4, x + 2 * tokens * n * 4
+    scratch, gates, table, parts, ups = own
+    room, gated = scratch.ctypes.data, gates.ctypes.data
+    for index in range(-1, passes):
+        if index >= 0:
+            region += REGION
+            item = take(region, items)
+            while item < items:
+                _attend(item, n, groups, heads, factors[0], wide, table, room, zeros, mixed)
+                item = done_take(region, items)
+            wait(region, items)
+            region += REGION
+        block = take(region, blocks)
+        while block < blocks:
+            first = block * size
+            rows = min(size, tokens - first)
+            if index < 0:
+                _embed(board, first, rows, prefix, n, ends[EMBEDDING], puzzle, factors[2], x)
+            else:
+                _finish(index, first, rows, n, layers, dims, factors[1], y, z, mixed, gated,
+                        parts, ups, zeros)  # fmt: skip
+            if index + 1 < passes:
+                _begin(index + 1, first, rows, n, layers, dims, cos, sin, x, y, z, wide, parts,
+                       zeros)  # fmt: skip
+            block = done_take(region, blocks)
+        wait(region, blocks)
+    region += REGION
+    if take(region, 1) == 0:
+        q[i] = _answer(y, prefix, n, ends, vocab, verdicts, factors[3], grid, wide, parts, zeros)
+        done_take(region, 1)
+    wait(region, 1)
+
+
+@kernel
+def _run(team, end, share, rooms, size, boards, y, z, layers, ends, dims, factors, puzzle, groups,
+         cos, sin, zeros, grids, q):  # fmt: skip
+    """Return what every thread of the team runs. y and z: addresses of states, in place.
+
+    ``team`` counts the regions of every puzzle, or those puzzles that are taken whole.
+    """
     count, n = boards.shape[0], puzzle.size
-    tokens = prefix + boards.shape[1]
-    state, table = tokens * n, np.arange(tokens).astype(np.int32)
+    tokens, span = dims[0] + boards.shape[1], 2 + 2 * _passes(layers, dims)
+    table, state = np.arange(tokens).astype(np.int32), tokens * n * 4
     parts, ups = np.empty((8, ROWS * PANEL), np.float32), np.empty((8, ROWS * PANEL), np.float32)
-    widest = max(tokens * max(3 * n, inner, vocab), n + verdicts)
-    room = scratch_floats(groups.shape[2], n // heads)
-    scratch = np.empty(2 * state + widest + room, np.float32)
-    x = scratch.ctypes.data
-    rooms = x + state * 4, x + 2 * state * 4, x + (2 * state + widest) * 4
-    given = f32_at(x, state)
+    scratch = np.empty(scratch_floats(groups.shape[2], n // dims[1]), np.float32)
+    own = scratch, np.empty(size * dims[2], np.float32), table, parts, ups
+    if share:
+        for i in range(count):
+            _solve(team, i * span * REGION + end, size, i, boards[i], y + i * state, z + i * state,
+                   layers, ends, dims, factors, puzzle, groups, cos, sin, zeros, rooms, own,
+                   grids[i], q)  # fmt: skip
+        return
+    alone, mine = regions(span), np.empty(_room_floats(tokens, n, dims), np.float32)
+    region = team.ctypes.data + end
     i = take(region, count)
     while i < count:
-        at_y, at_z = y + i * state * 4, z + i * state * 4
-        answer, latent = f32_at(at_y, state), f32_at(at_z, state)
-        _embed(boards[i], prefix, n, ends[EMBEDDING], puzzle, factors[2], x)
-        for _ in range(cycles):
-            for _ in range(updates):
-                for j in range(state):
-                    latent[j] = latent[j] + (answer[j] + given[j])
-                _net(at_z, tokens, n, layers, dims, factors, groups, cos, sin, table, rooms,
-                     parts, ups, zeros)  # fmt: skip
-            for j in range(state):
-                answer[j] = answer[j] + latent[j]
-            _net(at_y, tokens, n, layers, dims, factors, groups, cos, sin, table, rooms, parts,
-                 ups, zeros)  # fmt: skip
-        q[i] = _answer(at_y, prefix, n, ends, vocab, verdicts, factors[3], grids[i],
-                       x + 2 * state * 4, parts, zeros)  # fmt: skip
+        alone[:] = 0
+        _solve(alone, 0, size, i, boards[i], y + i * state, z + i * state, layers, ends, dims,
+               factors, puzzle, groups, cos, sin, zeros, mine, own, grids[i], q)  # fmt: skip
         i = done_take(region, count)
 
 
@@ -222,10 +295,18 @@ def step(threads, boards, y, z, layers, ends, dims, factors, puzzle, groups, cos
         grids: out, -1 where logits are not finite. [B, cells] int8
         q: out. [B]
     """
-    team, zero, y0, z0 = regions(1), zeros.ctypes.data, y.ctypes.data, z.ctypes.data
+    count, n = boards.shape[0], puzzle.size
+    tokens, share = dims[0] + boards.shape[1], count < threads
+    # A whole tile of rows at least, or all of a puzzle.
+    size = tokens
+    if share:
+        size = ((tokens + threads - 1) // threads + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    each = 2 + 2 * _passes(layers, dims)
+    team = regions(count * each if share else 1)
+    rooms = np.empty(_room_floats(tokens, n, dims) if share else 1, np.float32)
+    zero, y0, z0 = zeros.ctypes.data, y.ctypes.data, z.ctypes.data
     for thread in prange(threads):
         before = enter()
-        region = team.ctypes.data + end_of(thread, threads)
-        _run(region, boards, y0, z0, layers, ends, dims, factors, puzzle, groups, cos, sin, zero,
-             grids, q)  # fmt: skip
+        _run(team, end_of(thread, threads), share, rooms, size, boards, y0, z0, layers, ends, dims,
+             factors, puzzle, groups, cos, sin, zero, grids, q)  # fmt: skip
         leave(before)

@@ -15,6 +15,7 @@ from detinfer.kernels.triton.arguments import (
     output,
 )
 from detinfer.kernels.triton.numeric import NAMES, elementary
+from detinfer.kernels.triton.overlap import take_turn
 
 WARPS = 4
 BLOCK = 2048  # elements of a program: two vectors of eight 16-bit values to a thread
@@ -23,8 +24,18 @@ FEW_ELEMENTS = 1 << 18
 
 
 @triton.jit(do_not_specialize=["blocks"])  # no compilation for another batch size
-def activation_kernel(x, out, width, blocks, x_stride, NAME: tl.constexpr, BLOCK: tl.constexpr):
+def activation_kernel(
+    x,
+    out,
+    width,
+    blocks,
+    x_stride,
+    NAME: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
     """Return the function of a block of a row of x."""
+    take_turn(OVERLAP)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = column < width
@@ -35,9 +46,10 @@ def activation_kernel(x, out, width, blocks, x_stride, NAME: tl.constexpr, BLOCK
 @triton.jit(do_not_specialize=["blocks"])  # no compilation for another batch size
 def gated_kernel(
     gate, up, out, width, blocks, gate_stride, up_stride,
-    NAME: tl.constexpr, BLOCK: tl.constexpr,
+    NAME: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """``function(gate) * up``, rounded after each, for a block of a row."""
+    take_turn(OVERLAP)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = column < width
@@ -76,7 +88,7 @@ def activation(name: str, x: Tensor, *, out: Tensor | None = None) -> Tensor:
     blocks = triton.cdiv(width, block)
     activation_kernel[(count * blocks,)](
         x, out, width, blocks, x_stride, NAME=name, BLOCK=block,
-        num_warps=WARPS, **launch.OPTIONS,
+        num_warps=WARPS, **launch.options(out.device),
     )  # fmt: skip
     return out
 
@@ -119,7 +131,7 @@ def _gated(name: str, gate: Tensor, up: Tensor, out: Tensor | None) -> Tensor:
     blocks = triton.cdiv(width, block)
     gated_kernel[(count * blocks,)](
         gate, up, out, width, blocks, gate_stride, up_stride, NAME=name, BLOCK=block,
-        num_warps=WARPS, **launch.OPTIONS,
+        num_warps=WARPS, **launch.options(out.device),
     )  # fmt: skip
     return out
 

@@ -32,7 +32,7 @@ from detinfer.kernels.triton.attention_table import (
 )
 from detinfer.kernels.triton.attention_work import BLOCK as PAGE
 from detinfer.kernels.triton.attention_work import HEADER, Layout, Tiling, padded_group
-from detinfer.kernels.triton.launch import OPTIONS, architecture, multiprocessors
+from detinfer.kernels.triton.launch import architecture, multiprocessors, options
 
 __all__ = [
     "AttentionConfig",
@@ -178,7 +178,7 @@ def attention(
             sinks is not None,
             num_warps=lists.warps,
             num_stages=lists.stages,
-            **OPTIONS,
+            **options(q.device),
         )
     if layout.merges:
         programs = layout.merges * -(-heads // MERGE_HEADS)
@@ -195,7 +195,7 @@ def attention(
             MERGE_HEADS,
             sinks is not None,
             num_warps=1,
-            **OPTIONS,
+            **options(q.device),
         )
     return out
 

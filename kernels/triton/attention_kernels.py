@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from detinfer.kernels.triton import attention_work
+from detinfer.kernels.triton.overlap import take_turn
 
 BLOCK = tl.constexpr(attention_work.BLOCK)
 SEGMENT = tl.constexpr(attention_work.SEGMENT_BLOCKS)
@@ -126,8 +127,10 @@ def attend_kernel(
     table_stride, kv_heads, group, group_bits, window, sigma, kappa, items_at, count_at,
     K_DIM: tl.constexpr, V_DIM: tl.constexpr, K_PAD: tl.constexpr, V_PAD: tl.constexpr,
     BLOCK_M: tl.constexpr, WHOLE: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Items x KV heads: each an output tile, or the partial result of one of its segments."""
+    take_turn(OVERLAP)
     key = tl.arange(0, BLOCK)[:, None]
     dk = tl.arange(0, K_PAD)[None, :]
     dv = tl.arange(0, V_PAD)[None, :]
@@ -193,8 +196,10 @@ def attend_kernel(
 def merge_kernel(
     work, sinks, out, parts_o, parts_ml, heads, merges_at,
     V_DIM: tl.constexpr, V_PAD: tl.constexpr, HEADS: tl.constexpr, SINKS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Query rows x heads: a row's partial results, added in ascending order of segments."""
+    take_turn(OVERLAP)
     dv = tl.arange(0, V_PAD)[None, :]
     tiles = tl.cdiv(heads, HEADS)
     count = tl.load(work + 2) * tiles

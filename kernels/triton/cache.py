@@ -14,6 +14,7 @@ from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_dtype, check_float, check_shape
 from detinfer.kernels.triton.numeric import lanes_of
+from detinfer.kernels.triton.overlap import take_turn
 
 PAGE = tl.constexpr(PAGE_SIZE)
 
@@ -26,9 +27,10 @@ def write_cache_kernel(
     k, v, slots, k_cache, v_cache,
     k_token, k_head, v_token, v_head, k_page, v_page,
     KV_HEADS: tl.constexpr, K_DIM: tl.constexpr, V_DIM: tl.constexpr, LANES: tl.constexpr,
-    HEADS: tl.constexpr,
+    HEADS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """HEADS key and value heads of one token to their page."""
+    take_turn(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64) * HEADS + tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, LANES)[None, :]
@@ -85,7 +87,7 @@ def write_cache(k: Tensor, v: Tensor, slots: Tensor, k_cache: Tensor, v_cache: T
         k, v, slots, k_cache, v_cache,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), k_cache.stride(0), v_cache.stride(0),
         KV_HEADS=kv_heads, K_DIM=k_dim, V_DIM=v_dim, LANES=lanes, HEADS=block,
-        num_warps=warps, **launch.OPTIONS,
+        num_warps=warps, **launch.options(k.device),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_float, output
+from detinfer.kernels.triton.overlap import take_turn
 
 BLOCK = 1024  # columns of a program
 WARPS = 4
@@ -16,9 +17,17 @@ WARPS = 4
 
 @triton.jit
 def embedding_kernel(
-    ids, table, out, table_rows, table_stride, D: tl.constexpr, BLOCK: tl.constexpr
+    ids,
+    table,
+    out,
+    table_rows,
+    table_stride,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Return a block of one row of the table; NaN for an id that is no row of it."""
+    take_turn(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(ids + token).to(tl.int64)
@@ -59,6 +68,6 @@ def embedding(ids: Tensor, table: Tensor, *, out: Tensor | None = None) -> Tenso
     block = min(BLOCK, triton.next_power_of_2(size))
     embedding_kernel[(len(ids), triton.cdiv(size, block))](
         ids, table, out, table.shape[0], table.stride(0), D=size, BLOCK=block,
-        num_warps=WARPS, **launch.OPTIONS,
+        num_warps=WARPS, **launch.options(out.device),
     )  # fmt: skip
     return out

@@ -21,6 +21,9 @@ SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}
 # Options every kernel is compiled with: nothing is contracted that the source does not contract.
 OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
 
+# From Hopper on a kernel may be started while the one before it ends (overlap.py).
+OVERLAP_FROM = 90
+
 TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -54,3 +57,20 @@ def multiprocessors(device: torch.device) -> int:
     if interpreted():
         return 4
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def options(device: torch.device, early: bool = True) -> Mapping[str, Any]:
+    """Return what a launch is given beside its kernel's own constants.
+
+    Args:
+        device: that it is on.
+        early: whether the kernel may start while the one before it ends (overlap.py).
+    """
+    return options_for(0 if interpreted() else architecture(device), early)
+
+
+def options_for(arch: int, early: bool) -> Mapping[str, Any]:
+    """Return the same for an architecture, 0 for none of NVIDIA's."""
+    overlap = arch >= OVERLAP_FROM
+    return {**OPTIONS, "OVERLAP": overlap, **({"launch_pdl": True} if overlap and early else {})}

@@ -16,6 +16,7 @@ from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_dtype, output
 from detinfer.kernels.triton.arguments import rows as as_rows
 from detinfer.kernels.triton.numeric import INF, MAGNITUDE, adjacent_sum, exp32, lanes_of, log32
+from detinfer.kernels.triton.overlap import take_turn
 
 GAMMA = tl.constexpr(c.SPLITMIX_GAMMA)
 MUL1 = tl.constexpr(c.SPLITMIX_MUL1)
@@ -50,8 +51,17 @@ def _order_key(x, bits, column):
 
 
 @triton.jit
-def summarise_kernel(x, partial, V, stride, slices, SLICE: tl.constexpr):
+def summarise_kernel(
+    x,
+    partial,
+    V,
+    stride,
+    slices,
+    SLICE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
     """Return the largest key and the two sums of a slice of a row. -> partial [L, slices, 3]"""
+    take_turn(OVERLAP)
     row = (tl.program_id(0) // slices).to(tl.int64)
     column = tl.program_id(0) % slices * SLICE + tl.arange(0, SLICE)
     mask = column < V
@@ -71,8 +81,15 @@ def summarise_kernel(x, partial, V, stride, slices, SLICE: tl.constexpr):
 
 
 @triton.jit
-def combine_kernel(partial, out, slices, SLICES: tl.constexpr):
+def combine_kernel(
+    partial,
+    out,
+    slices,
+    SLICES: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
     """Return a row's slices together. partial [L, slices, 3] -> out [L, 3]"""
+    take_turn(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, SLICES)
     mask = index < slices
@@ -90,8 +107,10 @@ def combine_kernel(partial, out, slices, SLICES: tl.constexpr):
 def softmax_kernel(
     x, out, rows, inner, x_outer, x_inner,
     V: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, LOG: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Rows of x; row i begins at (i / inner, i % inner)."""
+    take_turn(OVERLAP)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = row[:, None] < rows
     source = x + (row // inner * x_outer + row % inner * x_inner)[:, None]
@@ -148,10 +167,22 @@ def summarise(logits: Tensor, *, out: Tensor | None = None) -> Tensor:
     slices = triton.cdiv(size, SLICE)
     partial = torch.empty((count, slices, 3), dtype=torch.int64, device=logits.device)
     summarise_kernel[(count * slices,)](
-        logits, partial, size, logits.stride(0), slices, SLICE=SLICE, num_warps=4, **launch.OPTIONS
+        logits,
+        partial,
+        size,
+        logits.stride(0),
+        slices,
+        SLICE=SLICE,
+        num_warps=4,
+        **launch.options(logits.device),
     )
     combine_kernel[(count,)](
-        partial, out, slices, SLICES=triton.next_power_of_2(slices), num_warps=1, **launch.OPTIONS
+        partial,
+        out,
+        slices,
+        SLICES=triton.next_power_of_2(slices),
+        num_warps=1,
+        **launch.options(logits.device),
     )
     return out
 
@@ -192,6 +223,6 @@ def _softmax(x: Tensor, log: bool) -> Tensor:
     block, warps = configuration(size, rows)
     softmax_kernel[(triton.cdiv(rows, block),)](
         x, out, rows, inner, x_outer, x_inner, V=size, LANES=lanes_of(size), ROWS=block, LOG=log,
-        num_warps=warps, **launch.OPTIONS,
+        num_warps=warps, **launch.options(x.device),
     )  # fmt: skip
     return out

@@ -128,7 +128,7 @@ def linear(
         "GROUPED": config.grouped,
         "num_warps": config.warps,
         "num_stages": config.stages,
-        **launch.OPTIONS,
+        **launch.options(x.device, early=False),
     }
     if config.tma:
         if config.persistent:

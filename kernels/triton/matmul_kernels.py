@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from detinfer.kernels.triton import matmul_table
+from detinfer.kernels.triton.overlap import let_next_start
 
 _K_PAD = tl.constexpr(matmul_table.K_PAD)
 # Row tiles that neighbouring programs share a weight tile over, where there are many: the tiles
@@ -91,9 +92,10 @@ def _store_part(
 def linear_pointers(
     x, w, bias, y, m, n, k, x_stride, y_stride,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, GROUPED: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, GROUPED: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One tile of y, loaded through pointers; masks that cannot fail fold away."""
+    let_next_start(OVERLAP)
     if GROUPED:
         tiles_m, tiles_n = tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N)
         tile_m, tile_n = _grouped(tl.program_id(0), tiles_m, tiles_n)
@@ -134,9 +136,10 @@ def _tma_tile(
 def linear_tma(
     x, w, bias, y, m, n, k, y_stride,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
-    PERSISTENT: tl.constexpr, GROUPED: tl.constexpr,
+    PERSISTENT: tl.constexpr, GROUPED: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Tiles of y, loaded by TMA through host descriptors x [m, k] and w [n, k]."""
+    let_next_start(OVERLAP)
     tiles_m, tiles_n = tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N)
     if PERSISTENT:
         # Flattened, the next tile's loads run while this one is stored.

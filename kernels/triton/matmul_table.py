@@ -17,17 +17,15 @@ import torch
 # A linear's K is padded with zeros to a multiple of this; every BLOCK_K divides it.
 K_PAD = 128
 
-# On Hopper the fewest rows run on mma.sync, the others on wgmma. Published bit models say that
-# the two agree; where a device test says otherwise, False keeps every row on wgmma.
-MIX_FAMILIES = True
-
 # What a row's first element is a multiple of, in elements, and an address in bytes. Triton loads
 # wide only where it knows so, and a TMA descriptor needs 16 bytes.
 ALIGNMENT = 16
 
-# Classes of N. On Hopper's 132 multiprocessors: one tile of 64 columns each (o, down, qkv); two
-# (gate or up alone); four of the smallest (gate_up); more (the head).
-_ONE, _TWO, _FOUR = 8192, 264 * 64, 528 * 64
+_PROGRAMS = 132  # Hopper's multiprocessors: of an H100 or H200; others differ in speed alone
+
+# Classes of N: up to one tile of 64 columns for each (o, down, qkv); two (gate or up alone);
+# three; four of the smallest (gate_up); more (the head).
+_ONE, _TWO, _THREE, _FOUR = (count * _PROGRAMS * 64 for count in (1, 2, 3, 4))
 _TINY = 1536  # N up to which tiles of 256 columns leave much of the last one empty
 
 
@@ -98,40 +96,58 @@ def _large_is_square(n: int) -> bool:
     return n <= _TINY or n % ALIGNMENT != 0
 
 
-_PERSISTENT = LinearConfig(128, 256, 64, 8, 3, tma=True, persistent=True)
+# Tiles for more than 64 rows, and how long one of them takes beside the others: measured on an
+# H200, where K = 4096 takes so many microseconds.
+_TILES = (
+    (_swapped(64, 64, 128, 6), 13.9),
+    (_swapped(64, 128, 64, 8), 18.0),
+    (LinearConfig(128, 128, 64, 8, 4, tma=True, persistent=True), 27.0),
+    (LinearConfig(128, 256, 64, 8, 3, tma=True, persistent=True), 45.4),
+)
+_SQUARE_FEW = _swapped(128, 128, 64, 6)  # the square where all its tiles run at once or nearly
+_FINE = 4096  # rows up to which the number of waves decides; from there on all are many
 
 
-def _hopper(n: int, mix: bool) -> Rows:
-    """Hopper: HBM bounds the first rows, then L2, which reads x again for every column tile.
+def _hopper(n: int) -> Rows:
+    """Hopper: few rows read a weight at the speed of memory, many are bound by the tensor cores.
 
-    So column tiles widen with M, and the shared memory left goes to stages until the weights in
-    flight cover HBM's latency.
+    Few rows: as many stages as shared memory holds, to cover the latency of HBM, but for wide
+    weights, whose programs share a multiprocessor. Many: the tile whose waves take least.
     """
-    square = _normal(128, 128, 64, 8, 4)
-    large = square if _large_is_square(n) else _PERSISTENT
     if n <= _ONE:
-        return _rows(
-            # Columns in 32s for o and down: in 64s half of the multiprocessors would have none.
-            (16, _normal(16, 32, 128, 4, 10) if mix else _swapped(64, 16, 128, 8)),
-            (32, _swapped(64, 32, 128, 6)),
-            (64, _swapped(64, 64, 64, 10)),
-            (128, _swapped(64, 128, 64, 6)),
-            (1023, square),
-            (OPEN_END, large),
+        few = (
+            (16, _swapped(64, 16, 128, 8)),
+            (32, _swapped(64, 32, 128, 8)),
+            (64, _swapped(64, 64, 128, 6)),
+            (128, _tile(n, 128)),
         )
-    if n <= _TWO:
-        up_to_16 = _swapped(64, 16, 128, 5)
-    elif n <= _FOUR:
-        up_to_16 = _swapped(64, 16, 64, 5)
     else:
-        up_to_16 = _swapped(128, 16, 64, 4)
-    return _rows(
-        (16, up_to_16),
-        (32, _swapped(128, 32, 64, 5)),
-        (64, _swapped(128, 64, 64, 4)),
-        (256, square if n <= _TWO else large),
-        (OPEN_END, large),
-    )
+        columns = 64 if n <= _FOUR else 128
+        stages = 3 if _TWO < n <= _THREE else 4  # three programs a multiprocessor, or two
+        few = (
+            (16, _swapped(columns, 16, 128, stages)),
+            (32, _swapped(columns, 32, 128, stages)),
+            (64, _swapped(128, 64, 128, 4)),
+            (128, _SQUARE_FEW),
+        )
+    many = ((m, _tile(n, m)) for m in range(256, _FINE + 1, 128))
+    return _rows(*few, *many, (OPEN_END, _tile(n, 1 << 20)))
+
+
+def _tile(n: int, m: int) -> LinearConfig:
+    """Return the tile of least time for m rows."""
+    tiles = _TILES[:-1] if _large_is_square(n) else _TILES
+
+    def time(tile: tuple[LinearConfig, float]) -> float:
+        config, seconds = tile
+        return _ceil(_ceil(m, config.block_m) * _ceil(n, config.block_n), _PROGRAMS) * seconds
+
+    best = min(tiles, key=time)[0]
+    return _SQUARE_FEW if m <= 256 and best.block_n == best.block_m == 128 else best
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _blackwell(n: int) -> Rows:
@@ -187,7 +203,6 @@ def table(
     n: int,
     k: int,
     aligned: bool = True,
-    mix: bool = MIX_FAMILIES,
 ) -> Rows:
     """Return the launch table of a weight: (most rows served, configuration), ascending.
 
@@ -198,7 +213,6 @@ def table(
         k: input features.
         aligned: whether ``ALIGNMENT`` holds for the addresses of weight and activations and for
             the activations' rows.
-        mix: whether one table may use two MMA families (``MIX_FAMILIES``).
     """
     if dtype == torch.float32:
         return _FLOAT32
@@ -206,7 +220,7 @@ def table(
         return _UNALIGNED
     if arch < 90:
         return _ampere(n)
-    return _hopper(n, mix) if arch < 100 else _blackwell(n)
+    return _hopper(n) if arch < 100 else _blackwell(n)
 
 
 def select(
@@ -219,9 +233,7 @@ def select(
     raise ValueError(f"m: got {m}, expected at most {OPEN_END}")
 
 
-def configs(
-    arch: int, dtype: torch.dtype, n: int, k: int, mix: bool = MIX_FAMILIES
-) -> tuple[LinearConfig, ...]:
+def configs(arch: int, dtype: torch.dtype, n: int, k: int) -> tuple[LinearConfig, ...]:
     """Every configuration that can serve a weight, by any row count or alignment, once."""
-    rows = table(arch, dtype, n, k, True, mix) + table(arch, dtype, n, k, False, mix)
+    rows = table(arch, dtype, n, k, True) + table(arch, dtype, n, k, False)
     return tuple(dict.fromkeys(config for _, config in rows))

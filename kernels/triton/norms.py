@@ -14,6 +14,7 @@ from detinfer.kernels.triton import launch
 from detinfer.kernels.triton.arguments import check_adjacent, check_vector, output
 from detinfer.kernels.triton.arguments import rows as as_rows
 from detinfer.kernels.triton.numeric import VARIANTS, adjacent_sum, lanes_of, rms_scaled
+from detinfer.kernels.triton.overlap import take_turn
 
 # Rows from which a row gets one warp and no barrier; below, more warps make each row quicker.
 MANY_ROWS = 512
@@ -46,9 +47,10 @@ def _added(x, residual, x_row, residual_row, columns, mask, ADD: tl.constexpr):
 def rms_norm_kernel(
     x, weight, residual, out, rows, inner, x_outer, x_inner, residual_stride, eps,
     D: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, VARIANT: tl.constexpr,
-    ADD: tl.constexpr,
+    ADD: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Rows of x, or of residual = x + residual. Row i begins at (i / inner, i % inner) of x."""
+    take_turn(OVERLAP)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = row[:, None] < rows
     x_row = row // inner * x_outer + row % inner * x_inner
@@ -81,9 +83,10 @@ def rms_norm_kernel(
 def layer_norm_kernel(
     x, weight, bias, out, rows, inner, x_outer, x_inner, eps,
     D: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, WEIGHT: tl.constexpr,
-    BIAS: tl.constexpr,
+    BIAS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Rows of x; row i begins at (i / inner, i % inner)."""
+    take_turn(OVERLAP)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = row[:, None] < rows
     x_row = row // inner * x_outer + row % inner * x_inner
@@ -174,7 +177,7 @@ def rms_norm(
         x, weight, residual, out, rows, inner, x_outer, x_inner, residual_stride, eps,
         D=size, LANES=lanes_of(size), ROWS=block,
         VARIANT="unscaled" if weight is None else variant, ADD=residual is not None,
-        num_warps=warps, **launch.OPTIONS,
+        num_warps=warps, **launch.options(out.device),
     )  # fmt: skip
     return out
 
@@ -214,6 +217,6 @@ def layer_norm(
     layer_norm_kernel[(triton.cdiv(rows, block),)](
         x, weight, bias, out, rows, inner, x_outer, x_inner, eps,
         D=size, LANES=lanes_of(size), ROWS=block, WEIGHT=weight is not None,
-        BIAS=bias is not None, num_warps=warps, **launch.OPTIONS,
+        BIAS=bias is not None, num_warps=warps, **launch.options(out.device),
     )  # fmt: skip
     return out

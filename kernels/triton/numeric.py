@@ -38,7 +38,6 @@ GELU_CUBIC = tl.constexpr(c.GELU_CUBIC)
 SOFTPLUS_LINEAR = tl.constexpr(c.SOFTPLUS_LINEAR)
 
 INF = tl.constexpr(float("inf"))
-NAN = tl.constexpr(float("nan"))
 TWO_25 = tl.constexpr(2.0**25)
 MIN_NORMAL = tl.constexpr(2.0**-126)
 SIGN = tl.constexpr(-(2**31))
@@ -107,7 +106,7 @@ def log32(x):
     y = tl.fma(e, LN2_HI, f + y)
     y = tl.where(x == 0, -INF, y)
     y = tl.where(x < INF, y, x)  # +Inf, NaN
-    return tl.where(x < 0, NAN, y)
+    return tl.where(x < 0, float("nan"), y)
 
 
 @triton.jit

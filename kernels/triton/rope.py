@@ -27,6 +27,7 @@ from detinfer.kernels.triton.numeric import (
     lanes_of,
     rms_scaled,
 )
+from detinfer.kernels.triton.overlap import take_turn
 
 
 @triton.jit
@@ -43,8 +44,10 @@ def rotate_and_cache_kernel(
     row_stride, k_page, v_page, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, LANES: tl.constexpr,
     HALF: tl.constexpr, HEADS: tl.constexpr, VARIANT: tl.constexpr, WIDE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """HEADS heads of one token: queries to ``out``, keys and values to their page."""
+    take_turn(OVERLAP)
     DTYPE: tl.constexpr = qkv.dtype.element_ty
     ANGLE: tl.constexpr = tl.float32 if WIDE else DTYPE
     token = tl.program_id(0).to(tl.int64)
@@ -179,7 +182,7 @@ def rotate_and_cache(
         qkv.stride(0), k_cache.stride(0), v_cache.stride(0), eps,
         Q_HEADS=heads, KV_HEADS=kv_heads, D=size, LANES=lanes_of(size), HALF=half, HEADS=block,
         VARIANT="none" if q_norm is None else variant, WIDE=wide_angles, num_warps=warps,
-        **launch.OPTIONS,
+        **launch.options(qkv.device),
     )  # fmt: skip
     return out
 

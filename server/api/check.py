@@ -13,13 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from detinfer.check import Check, CheckResult, Mode, Progress, Target, default_targets
+from detinfer.check.target import sampling
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.validation import check_request
 from detinfer.errors import RequestError
 from detinfer.params import SamplingParams
 from detinfer.server.api.bodies.fields import Integer, Seed, Text, documented, stated
 from detinfer.server.api.bodies.strict import StrictBody
-from detinfer.server.api.check_subject import AsyncEngineSubject
+from detinfer.server.api.check_subject import AsyncEngineSubject, can_constrain
 from detinfer.server.api.openapi import EVENTS, body_of, failures
 from detinfer.server.api.reading import read
 from detinfer.server.call import check_range
@@ -73,7 +74,9 @@ async def check(request: Request) -> Response:
         raise RequestError(f"modes: got {len(modes)}, expected each at most once", "modes")
     if "fast" in modes and not engine.info.allow_fast:
         raise RequestError("modes: got fast, but this server runs without the fast mode", "modes")
-    subject = AsyncEngineSubject(engine, service.salted(request))
+    with service.checking():
+        constrain = await can_constrain(engine)
+    subject = AsyncEngineSubject(engine, service.salted(request), constrain)
     targets = default_targets(subject.bounds, most)
     if body.prompt is not None:
         targets = [Target(body.prompt, SamplingParams(max_tokens=most))]
@@ -90,7 +93,7 @@ async def _check_target(engine: AsyncEngine, target: Target) -> None:
         [ids] = await tokenize(engine, [target.prompt], "prompt")
     else:
         ids = target.prompt
-    check_request(ids, target.params, engine.info)
+    check_request(ids, sampling(target.params), engine.info)
 
 
 async def _events(

@@ -10,12 +10,26 @@ from contextlib import aclosing
 from typing import Any
 
 from detinfer.check import Answer, Bounds, Load, Row
+from detinfer.check.arrivals import TRIES
+from detinfer.check.grammars import PROBE
+from detinfer.check.target import sampling
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.engine.validation import encode_text
-from detinfer.errors import DetinferError, QueueFullError
+from detinfer.errors import DetinferError, QueueFullError, RequestError
 
 MAX_ROWS = 8  # of a load: others are being served
 _STEP = 0.02  # seconds that stand for one step between arrivals
+
+
+async def can_constrain(engine: AsyncEngine) -> bool:
+    """Return whether grammars compile for the engine's tokenizer."""
+    try:
+        async with aclosing(engine.generate([0], PROBE, f"check-{uuid.uuid4().hex}")) as outputs:
+            async for _ in outputs:
+                pass
+    except RequestError:
+        return False
+    return True
 
 
 class AsyncEngineSubject:
@@ -24,14 +38,24 @@ class AsyncEngineSubject:
     Args:
         engine: serves others meanwhile.
         cache_salt: whose pages of the prefix cache the loads may share.
+        constrain: whether answers may keep to a grammar.
     """
 
-    def __init__(self, engine: AsyncEngine, cache_salt: str) -> None:
+    tries = TRIES
+
+    def __init__(self, engine: AsyncEngine, cache_salt: str, constrain: bool) -> None:
         info = engine.info
         self.source = info.model_name
         self.fingerprint, self.parts = info.system_fingerprint, info.fingerprint
         most = min(MAX_ROWS, info.max_num_seqs)
-        self.bounds = Bounds(info.vocab_size, info.longest, most, info.allow_fast)
+        self.bounds = Bounds(
+            info.vocab_size,
+            info.longest,
+            most,
+            info.allow_fast,
+            can_constrain=constrain,
+            can_score=True,
+        )
         self._engine, self._salt = engine, cache_salt
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -89,7 +113,7 @@ class AsyncEngineSubject:
         )
         name = f"check-{uuid.uuid4().hex}"
         async with aclosing(
-            self._engine.generate(prompt, row.params, name, cache_salt=self._salt)
+            self._engine.generate(prompt, sampling(row.params), name, cache_salt=self._salt)
         ) as outputs:
             given = [output async for output in outputs]
         if not given or given[-1].finish_reason is None:

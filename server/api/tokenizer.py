@@ -13,10 +13,11 @@ from detinfer.chat_template import Rendering
 from detinfer.engine.async_engine import AsyncEngine
 from detinfer.errors import RequestError
 from detinfer.server.api.bodies.fields import TokenIds
-from detinfer.server.api.bodies.neutral import Absent, Empty, NoOptions
+from detinfer.server.api.bodies.neutral import Absent, NoOptions
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.api.openai import chat_prompt
 from detinfer.server.api.openai.chat_body import ChatMessages, TemplateOptions, begins_answer
+from detinfer.server.api.openai.tools.body import Tools
 from detinfer.server.api.openapi import answered, body_of, failures
 from detinfer.server.api.reading import read
 from detinfer.server.service import Service
@@ -42,7 +43,7 @@ class TokenizeRequest(StrictBody):
     return_token_strs: bool | None = None
     continue_final_message: bool | None = None
     chat_template: Absent = None
-    tools: Empty = None
+    tools: Tools | None = None
     media_io_kwargs: NoOptions = None
     mm_processor_kwargs: NoOptions = None
 
@@ -159,6 +160,7 @@ async def _tokens(engine: AsyncEngine, body: TokenizeRequest) -> list[int]:
             begins_answer(body.add_generation_prompt, body.continue_final_message),
             bool(body.continue_final_message),
             bool(body.add_special_tokens),
+            [tool.for_template() for tool in body.tools or ()],
         )
         return await chat_prompt.render(engine, body.messages, rendering)
     tokens = await aside(

@@ -1,9 +1,9 @@
-"""API keys: a bearer key guards every route except a stated public list."""
+"""API keys: a bearer key guards every route except a stated public list of what may be read."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,17 +17,29 @@ class ApiKeyMiddleware:
     """Refuse requests without one of ``keys``; with no keys everything is open.
 
     Puts ``cache_salt`` into the request's state: requests of one salt may share the prefix cache.
+
+    Args:
+        app: what is guarded.
+        keys: those that are known.
+        share_prefix_cache: whether all keys have one salt.
+        public: what may be read without a key beside ``PUBLIC_PATHS``.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], share_prefix_cache: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str],
+        share_prefix_cache: bool,
+        public: Collection[str] = (),
+    ) -> None:
         self.app = app
+        self._public = PUBLIC_PATHS.union(public)
         self._digests = [sha256(key.encode()).digest() for key in keys]
         self._share_prefix_cache = share_prefix_cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or hand on."""
-        guarded = scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS
-        if guarded and self._digests:
+        if scope["type"] == "http" and self._digests and not self._is_public(scope):
             key = _bearer_key(scope)
             place = None if key is None else self._place(key)
             if place is None:
@@ -36,6 +48,9 @@ class ApiKeyMiddleware:
             if not self._share_prefix_cache:
                 scope.setdefault("state", {})["cache_salt"] = f"key {place}"
         await self.app(scope, receive, send)
+
+    def _is_public(self, scope: Scope) -> bool:
+        return scope["method"] in ("GET", "HEAD") and scope["path"] in self._public
 
     def _place(self, key: bytes) -> int | None:
         # Digests of equal length, and no early exit: the time taken tells nothing about the keys.

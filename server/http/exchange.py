@@ -44,6 +44,7 @@ class Generation:
             self.completion_tokens = output.completion_tokens
             self._last = now
         if output.finish_reason is not None:
+            self.prompt_tokens = output.prompt_tokens
             self.digest = output.digest
             self.end(output.finish_reason)
 

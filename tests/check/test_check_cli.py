@@ -113,6 +113,7 @@ class Page(HTMLParser):
         self.attributes += attributes
         if tag == "path":
             drawn = dict(attributes)
+        if tag == "path" and "class" not in drawn:  # those are of other pictures
             self.squares.append((drawn["fill"], drawn["d"].count("M")))
         if tag not in ("meta", "path"):
             self.open.append(tag)

@@ -6,7 +6,8 @@ import leaks
 import pytest
 from fake_runner import FakeRunner, LeakyRunner, fake_engine
 
-from detinfer.check import Answer, Check, EngineSubject, Load, Target
+from detinfer.check import Answer, Check, EngineSubject, Load, Row, Target
+from detinfer.check.load import Placement
 from detinfer.config import EngineConfig
 from detinfer.engine.llm import LLM
 from detinfer.errors import ConfigError, DetinferError, RequestError
@@ -213,3 +214,46 @@ def test_answers_that_are_missing_or_made_up_are_not_passed_over(change):
     subject = Forgetful(fake_engine(), change)
     with pytest.raises(DetinferError, match="load 2: got answers of rows"):
         Check(subject, TARGETS, runs=60, seed=5).run()
+
+
+PLACEMENT = Placement(8, 512, None, page_seed=None, cold=True)
+LONG = Row(tuple(range(70)), GREEDY, target=0)
+TWICE = Load(1, (LONG, dataclasses.replace(LONG, target=1, arrival=2)), PLACEMENT)
+
+
+def hits(subject, load):
+    before = subject.stats()["prefix_hits"]
+    subject.play(load)
+    return subject.stats()["prefix_hits"] - before
+
+
+def test_a_load_without_the_prefix_cache_shares_no_page_and_leaves_the_engine_its_own():
+    subject = EngineSubject(fake_engine())
+    apart = dataclasses.replace(TWICE, placement=dataclasses.replace(PLACEMENT, shared=False))
+    assert (hits(subject, TWICE), hits(subject, apart), hits(subject, TWICE)) == (1, 0, 1)
+
+
+def test_where_a_load_lies_follows_from_the_load_alone():
+    """Whatever was served before, and in which order its pages came back."""
+    subject = EngineSubject(fake_engine())
+    tables = []
+
+    def played(load):
+        tables.clear()
+        subject.play(load)
+        return [*tables]
+
+    engine = subject._engine
+    forward = engine.runner.forward
+    engine.runner.forward = lambda batch: (tables.append(batch.block_tables.tolist()),
+                                           forward(batch))[1]  # fmt: skip
+    for page_seed in (None, 7):
+        load = dataclasses.replace(
+            TWICE, placement=dataclasses.replace(PLACEMENT, page_seed=page_seed)
+        )
+        first = played(load)
+        played(Load(2, (Row((1, 2, 3), GREEDY, target=0), *TWICE.rows), PLACEMENT))
+        engine.block_manager._free.reverse()
+        assert played(load) == first
+    placed = dataclasses.replace(PLACEMENT, page_seed=8)
+    assert played(dataclasses.replace(TWICE, placement=placed)) != first

@@ -125,6 +125,7 @@ def test_every_neighbour_can_be_served(longest, seqs, tokens):
         model_name="",
         max_model_len=longest,
         vocab_size=bounds.vocab_size,
+        hidden_size=8,
         eos_token_ids=(96,),
         num_pages=-(-longest // 64),
         max_num_seqs=seqs,

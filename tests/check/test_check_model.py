@@ -58,7 +58,7 @@ def test_the_default_model_is_reproducible_and_fast_mode_is_not(tmp_path):
     command = ["check", "--runs", "20", "--mode", "both", "--threads", "1", "--report", str(path)]
     assert cli.main(command) == 0
     report = json.loads(path.read_text())
-    assert (report["runs"], report["unique_digests"], report["unique_outputs"]) == (122, 1, 1)
+    assert (report["runs"], report["unique_digests"], report["unique_outputs"]) == (143, 1, 1)
     assert report["by_mode"]["fast"]["unique_digests"] > 1
     prompts = {one["name"]: one for one in report["by_mode"]["deterministic"]["prompts"]}
     ends = {name: one["expected"]["finish_reason"] for name, one in prompts.items()}

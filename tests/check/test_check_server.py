@@ -64,9 +64,9 @@ class Remembering(FakeEngine):
         self.asked = []
         self.most = 0
 
-    async def generate(self, prompt_token_ids, params, request_id, cache_salt=""):
+    async def generate(self, prompt_token_ids, params, request_id, **options):
         self.asked.append((prompt_token_ids, params))
-        async for output in super().generate(prompt_token_ids, params, request_id, cache_salt):
+        async for output in super().generate(prompt_token_ids, params, request_id, **options):
             self.most = max(self.most, len(self.running))
             yield output
 
@@ -232,17 +232,19 @@ def test_a_full_queue_is_asked_again():
     class Full(FakeEngine):
         refused = 0
 
-        async def generate(self, prompt_token_ids, params, request_id, cache_salt=""):
+        async def generate(self, prompt_token_ids, params, request_id, **options):
             self.queue_full = self.refused < 3
             self.refused += self.queue_full
-            async for output in super().generate(prompt_token_ids, params, request_id, cache_salt):
+            async for output in super().generate(prompt_token_ids, params, request_id, **options):
                 yield output
 
     engine = Full()
     with served(engine) as url, pytest.MonkeyPatch.context() as patch:
         waits = []
         patch.setattr("detinfer.check.client.time.sleep", waits.append)
-        assert ServerSubject(url).play(Load.alone(0, TARGETS[0]))[0].text
+        subject = ServerSubject(url)  # which asks whether grammars compile
+        engine.refused, waits[:] = 0, []
+        assert subject.play(Load.alone(0, TARGETS[0]))[0].text
     # The server said three seconds each time.
     assert waits[-3:] == [3.0, 3.0, 3.0]
 

@@ -8,11 +8,19 @@ from test_check_loads import BOUNDS
 
 from detinfer import cli
 from detinfer.check import Bounds, Target, default_targets
+from detinfer.check.target import LENGTHS
 from detinfer.engine.validation import check_request
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.params import SamplingParams
 
-ROOMY = Bounds(vocab_size=49152, longest=8192, max_rows=32, allow_fast=True)
+ROOMY = Bounds(
+    vocab_size=49152,
+    longest=8192,
+    max_rows=32,
+    allow_fast=True,
+    can_constrain=True,
+    can_score=True,
+)
 
 
 def by_name(bounds=ROOMY, max_tokens=32):
@@ -34,10 +42,18 @@ def test_every_kind_of_request_is_among_them():
     assert set(penalties.stop_token_ids) < {token for token, _ in penalties.logit_bias}
     assert penalties.stop
     assert asked["page end"] == plain
+    assert asked["schema"].json_schema
+    assert asked["scored prompt"].prompt_logprobs is not None
+
+
+def test_what_cannot_be_asked_is_left_out():
+    plain = dataclasses.replace(ROOMY, can_constrain=False, can_score=False)
+    assert {*by_name()} - {*by_name(plain)} == {"schema", "scored prompt"}
 
 
 def test_two_long_prompts_differ_in_their_first_page_alone():
-    first, other = (target.prompt for target in default_targets(ROOMY) if target.share < 1)
+    targets = by_name()
+    first, other = targets["long prompt"].prompt, targets["other beginning"].prompt
     assert len(first) == len(other) == 2100
     assert first[:PAGE_SIZE] != other[:PAGE_SIZE]
     assert first[PAGE_SIZE:] == other[PAGE_SIZE:]
@@ -50,7 +66,7 @@ def test_what_has_no_text_can_be_served_by_any_model(longest, max_tokens):
     info = dataclasses.replace(fake_engine().info, max_model_len=longest, num_pages=longest)
     for target in default_targets(dataclasses.replace(BOUNDS, longest=longest), max_tokens):
         if isinstance(target.prompt, tuple):
-            assert len(target.prompt) == min(2100, longest - max_tokens)
+            assert len(target.prompt) == min(LENGTHS[target.name], longest - max_tokens)
             check_request(target.prompt, target.params, info)
 
 
@@ -89,11 +105,11 @@ def test_the_command_says_how_often_the_long_ones_run_and_what_they_were_cut_to(
         assert cli.main([*command, "--report", str(tmp_path / name)]) == 0
         out, err = capsys.readouterr()
         assert (
-            "20 runs of 8 prompts (long prompt: 1, other beginning: 1) in loads of up to 32 "
-            "requests, seed 7"
+            "20 runs of 9 prompts (scored prompt: 1, long prompt: 1, other beginning: 1) in loads "
+            "of up to 32 requests, seed 7"
         ) in err
         assert "long prompt: 392 tokens, not 2,100: no more fit into the model's length" in err
-        assert "1 unique digest for each of 8 prompts, 122 deterministic runs" in out
+        assert "1 unique digest for each of 9 prompts, 123 deterministic runs" in out
         text = (tmp_path / name).read_text()
-        assert all(name in text for name in by_name())
+        assert all(name in text for name in {*by_name()} - {"schema"})  # whose tokenizer has none
     assert "long prompt: 392 token ids" in text

@@ -21,7 +21,7 @@ from detinfer.errors import RequestError
 from detinfer.recursive.model import RecursiveModel
 from detinfer.recursive.weights import save_weights
 
-BOUNDS = Bounds(5, 16, 6, True, 2)
+BOUNDS = Bounds(5, 16, 6, True, 2, other_models=True)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,8 @@ def test_the_command_says_what_it_found_and_writes_it_down(weights, tmp_path, ca
         (["--solver", "nothing-like-it"], "model: got 'nothing-like-it', expected one of"),
         (["--solver", "no.safetensors"], "solver: no.safetensors: no such file"),
         (["--solver", "x", "some-model"], "MODEL: got it beside --solver"),
-        (["--solver", "x", "--url", "http://127.0.0.1:1"], "--url: got it beside --solver"),
+        (["--solver", "x", "--url", "http://127.0.0.1:1"], "http://127.0.0.1:1: cannot be reached"),
+        (["--solver", "x", "--url", "http://x:y"], "--url: got 'http://x:y'"),
         (["--solver", "x", "--fast-neighbours", "2"], "--fast-neighbours: got it beside --solver"),
     ],
 )

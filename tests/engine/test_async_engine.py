@@ -11,11 +11,15 @@ from pathlib import Path
 
 import fake_runner
 import pytest
+from constrained import PERSON, make_slow_compiling_engine
 from fake_runner import fake_engine
+from tiny_runner import TinyModelRunner, make_tiny_engine
 
 from detinfer.config import EngineConfig
 from detinfer.engine import streams
 from detinfer.engine.async_engine import AsyncEngine
+from detinfer.engine.engine import Engine
+from detinfer.engine.llm import LLM
 from detinfer.errors import (
     EngineDeadError,
     GenerationTimeoutError,
@@ -23,7 +27,7 @@ from detinfer.errors import (
     QueueFullError,
     RequestError,
 )
-from detinfer.params import SamplingParams
+from detinfer.params import PoolingParams, SamplingParams
 
 LONG = SamplingParams(max_tokens=300, ignore_eos=True)
 
@@ -49,6 +53,22 @@ def run(coroutine):
             return await coroutine
 
     return asyncio.run(bounded())
+
+
+def test_a_given_answer_takes_few_steps_and_is_the_same():
+    async def both():
+        async with started() as engine:
+            plain = await collect(engine, [1, 2], LONG, "plain")
+            ids = [token for output in plain for token in output.token_ids]
+            outputs = engine.generate([1, 2], LONG, "given", answer=ids)
+            given = [output async for output in outputs]
+            with pytest.raises(RequestError, match="answer: got token id 9999"):
+                await anext(engine.generate([1, 2], LONG, "wrong", answer=[9999]))
+            return plain, given
+
+    plain, given = run(both())
+    assert plain[-1].digest == given[-1].digest
+    assert len(given) < len(plain) / 5
 
 
 def expected(prompt, params):
@@ -83,6 +103,25 @@ def test_streams_equal_the_engine_in_process():
         assert stats["generated_tokens"] == sum(len(o.token_ids) for outs in got for o in outs)
 
     run(main())
+
+
+def test_a_vector_of_another_process_has_the_bits_of_one_in_process():
+    prompts, params = [[5, 6, 7], [8] * 90], PoolingParams(dimensions=16)
+
+    async def main():
+        async with started(make_tiny_engine) as engine:
+            tasks = [collect(engine, ids, params, f"v{i}") for i, ids in enumerate(prompts)]
+            outputs = [output for [output] in await asyncio.gather(*tasks)]
+            with pytest.raises(RequestError, match="dimensions: got 65") as refusal:
+                await collect(engine, [5], PoolingParams(dimensions=65), "wide")
+            assert refusal.value.param == "dimensions"
+            return outputs
+
+    outputs = run(main())
+    own = LLM(engine=Engine(EngineConfig(), TinyModelRunner(num_pages=8)))
+    expected = own.embed(prompts, dimensions=16)
+    assert [one.digest for one in outputs] == [one.digest for one in expected]
+    assert [one.embedding for one in outputs] == [one.vector.tobytes() for one in expected]
 
 
 def test_refusals_leave_the_others_alone():
@@ -337,3 +376,34 @@ def test_one_message_a_step_whatever_the_number_of_streams():
             assert 20 <= len(delivered) <= 30
 
     run(main())
+
+
+def test_steps_go_on_while_a_grammar_compiles():
+    """One that takes half a second; its request is refused, aborted or answered meanwhile."""
+
+    async def scene():
+        async with started(make_slow_compiling_engine) as engine:
+            bound = SamplingParams(max_tokens=60, json_schema=PERSON)
+            free = SamplingParams(max_tokens=200, ignore_eos=True)
+            marks = {}
+
+            async def timed(name, params):
+                marks[name] = [time.monotonic()]
+                async for _ in engine.generate([72, 73], params, name):
+                    marks[name].append(time.monotonic())
+
+            gone = asyncio.create_task(timed("gone", SamplingParams(json_schema=True)))
+            await asyncio.sleep(0.1)
+            gone.cancel()
+            with pytest.raises(RequestError, match=r"^regex: ") as refused:
+                await timed("refused", SamplingParams(regex="("))
+            assert refused.value.param == "regex"
+            await asyncio.gather(timed("bound", bound), timed("free", free))
+            while (await engine.stats())["open"]:
+                await asyncio.sleep(0.01)
+            return marks
+
+    marks = run(scene())
+    during = [at for at in marks["free"] if marks["bound"][0] < at < marks["bound"][1]]
+    assert marks["bound"][1] - marks["bound"][0] > 0.4
+    assert len(during) > 100

@@ -2,16 +2,18 @@
 
 import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fake_runner import EOS
 from tiny_models import VOCAB
 
+from detinfer.check.grammars import draw_constraint
 from detinfer.kernels.constants import PAGE_SIZE
 from detinfer.params import SamplingParams
 
 POPULATION = 4000
 LONGEST_PROMPT, LONGEST_OUTPUT = 160, 90
+GRAMMARS = 50
 SHOWN = [token for token in range(VOCAB) if not 90 <= token <= EOS]  # one character each
 
 
@@ -27,6 +29,16 @@ def request(number):
     rng = random.Random(f"request {number}")
     prompt = _prompt(rng)
     return DrawnRequest(prompt, _params(rng, prompt, deterministic=number % 2 == 0))
+
+
+@functools.cache
+def constrained(number):
+    """Request ``number``, two in three of them with a grammar; grammars are fewer than requests."""
+    drawn = request(number)
+    if number // 2 % 3 == 0:
+        return drawn
+    constraint = draw_constraint(number % GRAMMARS)
+    return DrawnRequest(drawn.prompt, replace(drawn.params, **constraint))
 
 
 @functools.cache

@@ -24,6 +24,7 @@ def main():
     parser.add_argument("--plan", choices=("fused", "modules"), default="fused")
     parser.add_argument("--model", choices=MODELS, default="windowed")
     parser.add_argument("--kv-cache-dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--grammars", action="store_true", help="of some requests, each its own")
     parser.add_argument("--json", type=Path, help="where to write a record of the run")
     args = parser.parse_args()
 
@@ -35,7 +36,7 @@ def main():
             record = {
                 "command": f"python tests/invariance/fuzz.py --steps {args.steps} "
                 f"--seed {args.seed} --plan {args.plan} --model {args.model} "
-                f"--kv-cache-dtype {args.kv_cache_dtype}",
+                f"--kv-cache-dtype {args.kv_cache_dtype}{' --grammars' * args.grammars}",
                 "seconds": round(time.monotonic() - start, 1),
                 "counts": counts,
                 "failure": failed and {"episode": failed.seed, "operations": failed.operations},
@@ -50,7 +51,8 @@ def main():
             save()  # a run of hours that is interrupted has still shown something
 
     try:
-        world = World(args.plan, args.model, kv_cache_dtype=args.kv_cache_dtype)
+        options = {"kv_cache_dtype": args.kv_cache_dtype, "grammars": args.grammars}
+        world = World(args.plan, args.model, **options)
         fuzz(world, args.steps, args.seed, progress=progress)
     except Failure as failure:
         failed = failure

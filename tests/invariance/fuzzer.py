@@ -10,7 +10,8 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from drawn_requests import POPULATION, request
+from constrained import AsciiRunner
+from drawn_requests import POPULATION, constrained, request
 from tiny_runner import TinyModelRunner
 
 from detinfer.config import EngineConfig
@@ -77,13 +78,23 @@ class World:
         model: of ``tiny_runner.MODELS``.
         faults: share of operations after which a step fails.
         kv_cache_dtype: of the pages.
+        grammars: whether some requests have one.
     """
 
-    def __init__(self, plan="fused", model="windowed", faults=0.0, kv_cache_dtype="float32"):
+    def __init__(
+        self,
+        plan="fused",
+        model="windowed",
+        faults=0.0,
+        kv_cache_dtype="float32",
+        grammars=False,
+    ):
         self.faults = faults
+        self.request = constrained if grammars else request
+        runner = AsciiRunner if grammars else TinyModelRunner
         options = {"model": model, "kv_cache_dtype": kv_cache_dtype}
-        self.runner = TinyModelRunner(POOL, plan, **options)
-        self._alone = TinyModelRunner(4, plan, **options)
+        self.runner = runner(num_pages=POOL, plan=plan, **options)
+        self._alone = runner(num_pages=4, plan=plan, **options)
         self._answers = {}
 
     def alone(self, number):
@@ -91,7 +102,8 @@ class World:
         if number not in self._answers:
             config = EngineConfig(prefix_caching=False, speculation=False)
             engine, answer = Engine(config, self._alone), Answer()
-            engine.add_request("alone", request(number).prompt, request(number).params)
+            asked = self.request(number)
+            engine.add_request("alone", asked.prompt, asked.params)
             while engine.has_unfinished():
                 for output in engine.step():
                     answer.add(output)
@@ -118,7 +130,8 @@ class Episode:
         return self._counts + Counter(found, split_chunks=self.runner.split_chunks)
 
     def add(self, name, number):
-        self.engine.add_request(name, request(number).prompt, request(number).params)
+        asked = self.world.request(number)
+        self.engine.add_request(name, asked.prompt, asked.params)
         self.live[name] = number, Answer()
 
     def abort(self, name):
@@ -187,7 +200,7 @@ class Episode:
             return
         if answer.finish_reason == "error":
             raise Difference(f"request {number} ended with an error: {output.error}")
-        if request(number).params.deterministic and answer.finish_reason != "abort":
+        if self.world.request(number).params.deterministic and answer.finish_reason != "abort":
             self._counts["compared"] += 1
             compare(number, answer, self.world.alone(number))
 

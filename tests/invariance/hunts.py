@@ -21,6 +21,7 @@ HUNTS = {
     "fuzz": _fuzzed("windowed"),
     "experts": _fuzzed("experts-3"),
     "rounded": _fuzzed("windowed", kv_cache_dtype="bfloat16"),
+    "grammars": _fuzzed("windowed", grammars=True),
     "long": scale.long_contexts,
     "crowd": scale.crowd,
     "end": scale.model_end,

@@ -25,6 +25,7 @@ from detinfer.kernels.constants import PAGE_SIZE
 linear, attention, activation = portable.linear, portable.attention, portable.activation
 make_batch, sampling_row = layout.make_batch, choosing.sampling_row
 choose, gumbel_argmax = sampling.choose, sampling.gumbel_argmax
+masks, choose_rows = choosing._masks, choosing._choose
 page_key, root_key = request_module.Request.page_key, request_module.root_key
 
 
@@ -110,7 +111,7 @@ def split_by_batch_size(patch):
     patch.setattr(portable, "attention", attention_in_blocks(split))
 
 
-@mutant("modules", unseen_by_check="no page of its engine holds a NaN")
+@mutant("modules")
 def stale_page_times_zero(patch):
     """Masked keys take part with weight zero: zero times NaN is NaN."""
 
@@ -135,7 +136,7 @@ def off_by_one_window(patch):
     patch.setattr(portable, "attention", mutated)
 
 
-@mutant("modules", hunt="rounded", unseen_by_check="its pages round nothing")
+@mutant("modules", hunt="rounded")
 def keys_of_the_step_not_rounded(patch):
     """A step's tokens attend over their own keys and values as they are, before they are cached."""
     patch.setattr(portable, "attention", before_rounding(attention))
@@ -236,14 +237,37 @@ def noise_by_slot(patch):
     patch.setattr(sampling, "choose", mutated)
 
 
+@mutant(hunt="grammars")
+def mask_by_slot(patch):
+    """A step's token masks lie without gaps, and are found by the row's place in the step."""
+
+    step = SimpleNamespace(laid=iter(()))
+
+    def mutated_choose(logits, rows, counts):
+        made = [masks(row, count) for row, count in zip(rows, counts, strict=True)]
+        packed = [own for row, own in zip(rows, made, strict=True) if row.request.constraint]
+        step.laid = iter(
+            packed[min(place, len(packed) - 1)] if row.request.constraint else made[place]
+            for place, row in enumerate(rows)
+        )
+        return choose_rows(logits, rows, counts)
+
+    def mutated_masks(row, count):
+        laid = next(step.laid)[:count]
+        return [*laid, *[None] * (count - len(laid))]
+
+    patch.setattr(choosing, "_choose", mutated_choose)
+    patch.setattr(choosing, "_masks", mutated_masks)
+
+
 @mutant()
 def draft_accepted_without_its_penalties(patch):
     """A draft's tokens are judged by penalties of the tokens before the draft."""
     patch.setattr(
         choosing,
         "sampling_row",
-        lambda request, guessed: replace(
-            sampling_row(request, guessed), token_ids=request.token_ids
+        lambda request, guessed, *more: replace(
+            sampling_row(request, guessed, *more), token_ids=request.token_ids
         ),
     )
 
@@ -252,8 +276,8 @@ def draft_accepted_without_its_penalties(patch):
 def draft_accepted_without_min_tokens(patch):
     """Stop tokens are masked at the first token of a draft alone."""
 
-    def mutated(request, guessed):
-        row = sampling_row(request, guessed)
+    def mutated(request, guessed, *more):
+        row = sampling_row(request, guessed, *more)
         return replace(row, masked=row.masked[:0]) if guessed else row
 
     patch.setattr(choosing, "sampling_row", mutated)

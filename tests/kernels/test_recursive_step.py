@@ -50,7 +50,7 @@ def test_every_batch_and_team_gives_the_references_bits(config):
 
 def test_a_sum_whose_order_follows_the_batch_is_found(monkeypatch):
     right = "latent[j] = latent[j] + (answer[j] + given[j])"
-    other = "(latent[j] + answer[j]) + given[j] if count > 2 else"
+    other = "(latent[j] + answer[j]) + given[j] if first else"
     anew = step_anew((right, right.replace("= ", f"= {other} ")), module=kernel)
     monkeypatch.setattr(kernel, "step", anew.step)
     step, boards, (y0, z0) = compiled(UNITS), boards_of(UNITS, 3), fresh(UNITS, 3)

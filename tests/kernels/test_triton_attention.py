@@ -3,133 +3,40 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-import kernel_inputs
 import numpy as np
 import pytest
 import torch
 from kernel_inputs import Tokens
 
 from benchmarks.interpreter import install
-from detinfer.testing import assert_same_bits, same_bits, surrounded, to_torch
+from detinfer.testing import assert_same_bits, same_bits
 
 install()
 
 import triton.language as tl  # noqa: E402
+from triton_world import (  # noqa: E402
+    DTYPES,
+    NAN,
+    SCALE,
+    World,
+    assert_equals_reference,
+    configs,
+    expected,
+    sequence,
+)
 
-from detinfer.compile_audit.cases.attention import cases  # noqa: E402
-from detinfer.kernels import reference_native  # noqa: E402
 from detinfer.kernels.triton import attention as module  # noqa: E402
 from detinfer.kernels.triton import attention_kernels  # noqa: E402
 from detinfer.kernels.triton.attention import (  # noqa: E402
     AttentionConfig,
     AttentionConfigs,
-    DeviceWorkList,
-    attention,
-    scratch_for,
 )
 from detinfer.kernels.triton.attention_work import (  # noqa: E402
-    BLOCK,
     SEGMENT_BLOCKS,
-    Layout,
     WorkList,
-    work_list,
 )
-from detinfer.kernels.triton.launch import ARCHITECTURES  # noqa: E402
-
-PAGE = BLOCK
-SCALE = 0.37
-DTYPES = ("bfloat16", "float16", "float32")
-NAN = float("nan")
-
-
-def configs(
-    prefill: int = 64, decode: int = 16, whole: bool = True, prefill_from: int = 32
-) -> AttentionConfigs:
-    """Launch configurations by what the host sees of them: tile rows, how tiles are walked."""
-    rows = (AttentionConfig(block_m, 4, 2, 2) for block_m in (prefill, decode))
-    return AttentionConfigs(*rows, whole, prefill_from)
-
-
-DEFAULT = configs()
-
-Part = tuple[Tokens, int, int]  # a sequence, and which of its tokens a batch holds
-sequence = functools.partial(kernel_inputs.sequence, dims=(16, 16), dtype="bfloat16")
-
-
-class World:
-    """A page pool full of ``stale`` values, whose pages sequences get in shuffled order."""
-
-    def __init__(
-        self,
-        sequences: Sequence[Tokens],
-        dtype: str = "bfloat16",
-        stale: float = NAN,
-        seed: int = 0,
-    ):
-        self.dtype = dtype
-        needed = [-(-len(s) // PAGE) for s in sequences]
-        pages = sum(needed) + 3
-        order = np.random.default_rng((seed, pages)).permutation(pages).tolist()
-        kv_heads = sequences[0].k.shape[1]
-        self.k, self.v = (
-            torch.full((pages, kv_heads, PAGE, x.shape[2]), stale, dtype=getattr(torch, dtype))
-            for x in (sequences[0].k, sequences[0].v)
-        )
-        for s, count in zip(sequences, needed, strict=True):
-            s.pages, order = order[:count], order[count:]
-            for cache, values in ((self.k, s.k), (self.v, s.v)):
-                for number, page in enumerate(s.pages):
-                    kept = values[number * PAGE : (number + 1) * PAGE]
-                    cache[page, :, : len(kept)] = to_torch(kept, dtype).transpose(0, 1)
-
-    def step(
-        self,
-        parts: Sequence[Part],
-        config: AttentionConfigs = DEFAULT,
-        cut: Callable[[WorkList], WorkList] = lambda p: p,
-        **options: Any,
-    ) -> list[torch.Tensor]:
-        """One batch: of each sequence its tokens start..stop. Results part by part."""
-        counts = [stop - start for _, start, stop in parts]
-        tables = torch.zeros(len(parts), max(len(s.pages) for s, _, _ in parts), dtype=torch.int32)
-        for row, (s, _, _) in zip(tables, parts, strict=True):
-            row[: len(s.pages)] = torch.tensor(s.pages)
-        heads, kv_heads = parts[0][0].q.shape[1], self.k.shape[1]
-        starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-        first = np.array([start for _, start, _ in parts], np.int32)
-        window = options.get("window", 0)
-        group = heads // kv_heads
-        work = cut(work_list(starts, first, group, config.tiling(group), window))
-        q = to_torch(np.concatenate([s.q[start:stop] for s, start, stop in parts]), self.dtype)
-        on_device = DeviceWorkList(torch.from_numpy(work.pack()), work.layout)
-        options = {"scale": SCALE, "config": config, **options}
-        out = attention(q, self.k, self.v, tables, on_device, **options)
-        return list(out.split(counts))
-
-
-def expected(part: Part, dtype: str = "bfloat16", **options: Any) -> np.ndarray:
-    s, start, stop = part
-    positions = np.arange(start, stop)
-    q, options = s.q[start:stop], {"scale": SCALE, **options}
-    return reference_native.attention(q, positions, s.k, s.v, dtype=dtype, **options)
-
-
-def assert_equals_reference(
-    parts: Sequence[Part],
-    dtype: str = "bfloat16",
-    config: AttentionConfigs = DEFAULT,
-    **options: Any,
-) -> None:
-    world = World([s for s, _, _ in parts], dtype)
-    device = dict(options)
-    if "sinks" in device:
-        device["sinks"] = to_torch(device["sinks"], dtype)
-    for part, got in zip(parts, world.step(parts, config, **device), strict=True):
-        assert_same_bits(got.float(), expected(part, dtype, **options), f"{part[1]}..{part[2]}")
 
 
 def cut_elsewhere(work: WorkList) -> WorkList:
@@ -410,140 +317,3 @@ def test_a_key_that_is_nan_reaches_only_the_rows_that_see_it():
     assert dirty[0][40:].isnan().all()
     assert_same_bits(dirty[0][:40], clean[0][:40])
     assert_same_bits(dirty[1], clean[1])
-
-
-# --- memory
-
-
-def test_writes_every_row_of_the_work_and_nothing_else():
-    a, b = sequence(40, heads=(3, 1), dims=(16, 24)), sequence(520, heads=(3, 1), dims=(16, 24))
-    world, parts = World([a, b]), [(a, 0, 40), (b, 518, 520)]
-    out = surrounded(torch.full((42, 3, 24), NAN, dtype=torch.bfloat16))
-    assert world.step(parts, out=out)[0].data_ptr() == out.data_ptr()
-    assert not out.isnan().any()
-    storage = torch.empty(0, dtype=out.dtype).set_(out.untyped_storage())
-    assert storage.isnan().sum() == storage.numel() - out.numel()
-    assert_same_bits(out, torch.cat(world.step(parts)))
-
-
-def test_query_rows_may_lie_in_wider_rows():
-    s = sequence(40, heads=(4, 2))
-    world = World([s])
-    (bits,) = world.step([(s, 0, 40)])
-    wide = torch.full((40, 8, 16), NAN, dtype=torch.bfloat16)
-    wide[:, 2:6] = to_torch(s.q, "bfloat16")
-    starts, first = np.array([0, 40], np.int32), np.zeros(1, np.int32)
-    work = work_list(starts, first, 2, DEFAULT.tiling(2))
-    on_device = DeviceWorkList(torch.from_numpy(work.pack()), work.layout)
-    tables = torch.tensor([s.pages], dtype=torch.int32)
-    got = attention(wide[:, 2:6], world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT)
-    assert_same_bits(got, bits)
-
-
-def test_one_buffer_serves_any_load_it_has_room_for():
-    """As a captured graph uses it: addresses, grid and scratch stay, the buffer is filled again."""
-    sequences = [sequence(n, seed=n) for n in (30, 520, 1030)]
-    world = World(sequences)
-    tables = torch.zeros(3, 17, dtype=torch.int32)
-    for row, s in zip(tables, sequences, strict=True):
-        row[: len(s.pages)] = torch.tensor(s.pages)
-    layout = Layout.for_load(DEFAULT.tiling(2), 2, 0, sequences=3, rows=1, length=1088)
-    assert layout.prefill == 0
-    buffer = np.full(layout.size, 7, np.int32)
-    on_device = DeviceWorkList(torch.from_numpy(buffer), layout)
-    scratch = scratch_for(layout, 2, 16, torch.device("cpu"))
-    for lengths in ((30, 520, 1030), (1, 1), (29, 513, 2)):
-        parts = [(s, n - 1, n) for s, n in zip(sequences, lengths, strict=False)]
-        starts = np.arange(len(parts) + 1, dtype=np.int32)
-        first = np.array(lengths, np.int32) - 1
-        work_list(starts, first, 2, layout.tiling).pack_into(buffer, layout)
-        q = to_torch(np.concatenate([s.q[a:b] for s, a, b in parts]), "bfloat16")
-        got = attention(
-            q, world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT, scratch=scratch
-        )
-        assert_same_bits(got, torch.cat(world.step(parts)))
-
-
-def test_empty_batches():
-    s = sequence(3)
-    world = World([s])
-    work = work_list(np.zeros(1, np.int32), np.zeros(0, np.int32), 2, DEFAULT.tiling(2))
-    on_device = DeviceWorkList(torch.from_numpy(work.pack()), work.layout)
-    q, tables = torch.zeros(0, 2, 16).bfloat16(), torch.zeros(0, 1, dtype=torch.int32)
-    out = attention(q, world.k, world.v, tables, on_device, scale=SCALE, config=DEFAULT)
-    assert out.shape == (0, 2, 16)
-
-
-def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.zeros(shape, dtype=dtype)
-
-
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        ("q", {"q": zeros(3, 2, 16, dtype=torch.float64)}),
-        ("q", {"q": zeros(3, 32)}),
-        ("q", {"q": zeros(3, 16, 2).mT}),
-        (
-            "q",
-            {"q": zeros(3, 3, 16), "k_cache": zeros(2, 2, 64, 16), "v_cache": zeros(2, 2, 64, 16)},
-        ),
-        ("k_cache", {"k_cache": zeros(2, 64, 16)}),
-        ("k_cache", {"k_cache": zeros(2, 1, 32, 16)}),
-        ("k_cache", {"k_cache": zeros(2, 1, 64, 8)}),
-        ("k_cache", {"k_cache": zeros(2, 1, 64, 16, dtype=torch.float16)}),
-        ("k_cache", {"k_cache": zeros(2, 1, 16, 64).mT}),
-        ("v_cache", {"v_cache": zeros(3, 1, 64, 16)}),
-        ("v_cache", {"v_cache": zeros(2, 1, 64)}),
-        ("block_tables", {"block_tables": zeros(1, 1, dtype=torch.int64)}),
-        ("block_tables", {"block_tables": zeros(1, dtype=torch.int32)}),
-        ("sinks", {"sinks": zeros(3)}),
-        ("out", {"out": zeros(2, 2, 16)}),
-        ("out", {"out": zeros(3, 2, 16, dtype=torch.float32)}),
-        ("work", {"window": 5}),
-        ("work", {"q": zeros(3, 1, 16)}),
-        ("work", {"config": configs(prefill=128)}),
-        ("window", {"window": -1}),
-        ("softcap", {"softcap": -1.0}),
-    ],
-)
-def test_bad_arguments_are_named(name, changed):
-    work = work_list(np.array([0, 3], np.int32), np.zeros(1, np.int32), 2, DEFAULT.tiling(2))
-    good = {
-        "q": zeros(3, 2, 16),
-        "k_cache": zeros(2, 1, 64, 16),
-        "v_cache": zeros(2, 1, 64, 16),
-        "block_tables": zeros(1, 1, dtype=torch.int32),
-        "work": DeviceWorkList(torch.from_numpy(work.pack()), work.layout),
-        "scale": 1.0,
-        "config": DEFAULT,
-    }
-    attention(**good)
-    with pytest.raises(ValueError, match=f"^{name}: got .*expected"):
-        attention(**{**good, **changed})
-
-
-def test_a_scratch_of_another_shape_is_named():
-    s = sequence(520)
-    scratch = scratch_for(Layout(DEFAULT.tiling(2), 2, 0, 0, 0, 0, 1), 2, 16, torch.device("cpu"))
-    with pytest.raises(
-        ValueError, match=r"^scratch: got shape \(1, 2, 16\), expected \(2, 2, 16\)"
-    ):
-        World([s]).step([(s, 519, 520)], scratch=scratch)
-
-
-# --- launch configurations
-
-
-def test_cases_name_each_compilation_once():
-    names = [(arch, case.name) for arch in ARCHITECTURES for case in cases(arch)]
-    assert len(set(names)) == len(names) <= 110
-    for case in cases(90):
-        assert {*case.signature, *case.constants} == set(case.kernel.arg_names)
-
-
-def test_head_dimensions_without_a_kernel_are_named():
-    with pytest.raises(ValueError, match=r"^k_dim, v_dim: got 512, 64, expected at most 256"):
-        module.configs(90, torch.bfloat16, 512, 64)
-    with pytest.raises(ValueError, match=r"^k_dim, v_dim: got 256, 256, expected at most 128"):
-        module.configs(86, torch.float32, 256, 256)

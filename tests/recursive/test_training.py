@@ -106,7 +106,7 @@ def test_a_training_that_is_over_goes_on_with_a_new_stage(tmp_path, monkeypatch)
 
 
 def test_it_learns(tmp_path):
-    card = trained(tmp_path, "--steps", "300")
+    card = trained(tmp_path, "--steps", "175")
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["cells"] > log[0]["cells"] + 0.2
     assert card["by_steps"][0] < card["by_steps"][-1] > 0.8, "steps improve an answer"

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pickle
 import re
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ def test_its_form_is_fixed():
     name = Fingerprint(VALUES).system_fingerprint
     assert re.fullmatch(r"detinfer-0\.1\.0-portable-1-[0-9a-f]{12}", name)
     # Pinned: clients compare it between machines and versions.
-    assert name == "detinfer-0.1.0-portable-1-04b332101b26"
+    assert name == "detinfer-0.1.0-portable-1-286c4787f985"
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -108,3 +108,12 @@ def test_releases_that_decide_what_is_computed_are_in_it(default_model, monkeypa
         "detinfer.runner.fingerprint.version", lambda name: version(name) + ".post1"
     )
     assert make_fingerprint(default_model, **same).parts[package] != before.parts[package]
+
+
+def test_a_package_that_is_not_there_is_said_to_be_none(default_model, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("detinfer.runner.fingerprint.version", missing)
+    parts = make_fingerprint(default_model, dtype="float32", rope="default", length=8192).parts
+    assert parts["llguidance"] == "none"

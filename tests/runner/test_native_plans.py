@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,27 @@ def test_a_sequence_by_itself_through_the_models_own_modules_has_the_same_bits(
             stop = start + len(row[0])
             assert_same_bits(own.forward(make_batch([row])), got[start:stop], architecture)
             start = stop
+
+
+@pytest.mark.parametrize("architecture", QUICK)
+def test_hidden_states_have_the_same_bits_beside_others_and_leave_the_logits_theirs(
+    architecture: str,
+) -> None:
+    runner = native_runner(architecture)
+    whole = make_batch(STEPS[0])
+    logits = runner.forward(whole).clone()
+    rows, count = whole.logit_rows, len(STEPS[0][0][0])
+    assert_same_bits(
+        runner.forward(replace(whole, logit_rows=rows[count:], hidden_rows=rows[:count])),
+        logits[count:],
+    )
+    states = runner.hidden.clone()
+    alone = make_batch(STEPS[0][:1])
+    runner.forward(replace(alone, logit_rows=rows[:0], hidden_rows=rows[:count]))
+    assert_same_bits(runner.hidden, states)
+    head = runner.model.get_output_embeddings()
+    width = (count, runner.hidden_size)
+    assert states.shape == width == (count, head.in_features)
 
 
 def replay(runner: NativeRunner, batch: Batch) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,15 @@ def build(architecture: str) -> tuple[TinyRunner, FusedStep]:
 
 
 def run(fused: FusedStep, batch: Any) -> Any:
+    return run_both(fused, batch)[0]
+
+
+def run_both(fused: FusedStep, batch: Any) -> tuple[Any, Any]:
+    """Logits and final hidden states."""
     out = np.full((batch.logit_rows.size, VOCAB), np.nan, np.float32)
     tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
-    fused.forward(batch.input_ids, tensors, batch.logit_rows, out)
-    return out
+    rows = batch.logit_rows, out, batch.hidden_rows
+    return out, fused.forward(batch.input_ids, tensors, *rows)
 
 
 def agree(runner: TinyRunner, fused: FusedStep) -> bool:
@@ -78,6 +84,19 @@ def test_plans_give_equal_bits(architecture: str) -> None:
         batch = make_batch(step)
         expected = runner.forward(batch)
         assert_same_bits(run(fused, batch), expected)
+
+
+@pytest.mark.parametrize("architecture", sorted(FUSED))
+def test_plans_give_equal_hidden_states_beside_equal_logits(architecture: str) -> None:
+    runner, fused = build(architecture)
+    for step in STEPS:
+        whole = make_batch(step)
+        wanted = whole.logit_rows % 3 == 0  # the only row of a step of one among them
+        rows = {"logit_rows": whole.logit_rows[~wanted], "hidden_rows": whole.logit_rows[wanted]}
+        batch = replace(whole, **rows)
+        logits, states = run_both(fused, batch)
+        assert_same_bits(logits, runner.forward(batch))
+        assert_same_bits(states, runner.hidden)
 
 
 def test_plans_give_equal_bits_in_a_large_step() -> None:

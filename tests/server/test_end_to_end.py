@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import httpx
 import pytest
+from model_server import served
 
 pytestmark = pytest.mark.slow  # loads the default model in a process of its own
 
@@ -47,6 +49,41 @@ def test_served_default_model_answers_and_repeats_its_digest():
     finally:
         process.kill()
         process.communicate()
+
+
+def _command(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "detinfer.cli", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return done.returncode, re.sub(r" in [0-9.]+ s", "", done.stdout)
+
+
+def test_a_receipt_over_http_is_the_commands_own_and_each_verifies_the_others(tmp_path):
+    prompt = "The capital of France is"
+    sampling = {"max_tokens": 16, "temperature": 0.7, "seed": 3}
+    flags = [one for k, v in sampling.items() for one in (f"--{k.replace('_', '-')}", str(v))]
+    own, file, wrong = (tmp_path / name for name in ("own.json", "told.json", "wrong.json"))
+    assert _command("generate", "-p", prompt, *flags, "--receipt", str(own))[0] == 0
+    with served(tmp_path / "log", "--no-fast-mode") as url, httpx.Client(base_url=url) as client:
+        client.timeout = 120
+        told = client.post("/generate", json={"prompt": prompt, "receipt": True, **sampling}).json()
+        assert told["receipt"] == json.loads(own.read_text())
+        body = {"prompt": prompt, "receipt": True, "stream": True, **sampling}
+        [*_, last, done] = client.post("/v1/completions", json=body).text.strip().split("\n\n")
+        assert done == "data: [DONE]"
+        [choice] = json.loads(last.removeprefix("data: "))["choices"]
+        assert choice["receipt"] == told["receipt"]
+        verdict = client.post("/verify", json=told["receipt"]).json()
+        assert (verdict["match"], verdict["tokens"]) == (True, 16)
+        file.write_text(json.dumps(told["receipt"]))
+        forged = json.loads(own.read_text())
+        forged["answer"]["token_ids"][4] += 1
+        wrong.write_text(json.dumps(forged))
+        holds, not_so = (_command("verify", str(one), "--url", url) for one in (file, wrong))
+    assert holds == _command("verify", str(file))
+    assert holds == (0, "holds: 16 tokens, each with its checksum, not signed\n")
+    assert not_so == _command("verify", str(wrong))
+    assert not_so[0] == 1
+    assert "seal: " in not_so[1]
 
 
 def _check_openai_routes(client: httpx.Client) -> None:

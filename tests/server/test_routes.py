@@ -142,6 +142,7 @@ def test_openapi_describes_every_status_and_resolves(client):
         ("/", generating),
         ("/generate", generating),
         ("/generate_stream", generating),
+        ("/verify", generating),
         ("/v1/completions", generating | {"404"}),
         ("/v1/chat/completions", generating | {"404"}),
         ("/tokenize", generating - {"429", "504"} | {"404"}),

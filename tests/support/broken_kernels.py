@@ -1,6 +1,7 @@
 """Kernels that the audit must flag, each by one rule, and some that it must not.
 
-A case is named after the rule it breaks. Workers of the audit import this module by itself.
+A case is named after the rule it breaks, or the rules, joined by a plus. Workers of the audit
+import this module by itself.
 """
 
 from __future__ import annotations
@@ -12,10 +13,22 @@ import triton
 import triton.language as tl
 
 from detinfer.compile_audit.cases import Case
+from detinfer.kernels.triton.overlap import take_turn
 
 
 @triton.jit
-def matmul(x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+def matmul(
+    x,
+    w,
+    y,
+    k,
+    N: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    take_turn(OVERLAP)
     rows, cols, depth = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     acc = tl.zeros((BM, BN), tl.float32)
     for start in range(0, k, BK):
@@ -26,7 +39,18 @@ def matmul(x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: 
 
 
 @triton.jit
-def matmul_tma(x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+def matmul_tma(
+    x,
+    w,
+    y,
+    k,
+    N: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    take_turn(OVERLAP)
     rows, cols = tl.arange(0, BM), tl.arange(0, BN)
     acc = tl.zeros((BM, BN), tl.float32)
     for start in range(0, k, BK):
@@ -35,7 +59,18 @@ def matmul_tma(x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, 
 
 
 @triton.jit
-def specialised(x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+def specialised(
+    x,
+    w,
+    y,
+    k,
+    N: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    take_turn(OVERLAP)
     rows, cols = tl.arange(0, BM), tl.arange(0, BN)
     acc = tl.zeros((BM, BN), tl.float32)
     for step in tl.range(0, tl.cdiv(k, BK), warp_specialize=True):
@@ -46,8 +81,17 @@ def specialised(x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 
 @triton.jit
 def default_precision(
-    x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+    x,
+    w,
+    y,
+    k,
+    N: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    take_turn(OVERLAP)
     rows, cols, depth = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     acc = tl.zeros((BM, BN), tl.float32)
     for start in range(0, k, BK):
@@ -59,8 +103,17 @@ def default_precision(
 
 @triton.jit
 def two_accumulators(
-    x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+    x,
+    w,
+    y,
+    k,
+    N: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    take_turn(OVERLAP)
     rows, cols, depth = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     even = tl.zeros((BM, BN), tl.float32)
     odd = tl.zeros((BM, BN), tl.float32)
@@ -76,8 +129,17 @@ def two_accumulators(
 
 @triton.jit
 def bytes_widened(
-    x, w, y, k, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+    x,
+    w,
+    y,
+    k,
+    N: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    take_turn(OVERLAP)
     rows, cols, depth = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     acc = tl.zeros((BM, BN), tl.float32)
     for start in range(0, k, BK):
@@ -88,8 +150,9 @@ def bytes_widened(
 
 
 @triton.jit
-def paged(x, table, pages, y, blocks, AHEAD: tl.constexpr):
+def paged(x, table, pages, y, blocks, AHEAD: tl.constexpr, OVERLAP: tl.constexpr):
     """A product with rows found by page; the page's id is known a pass ahead, or is not."""
+    take_turn(OVERLAP)
     rows, cols, depth = tl.arange(0, 64), tl.arange(0, 64), tl.arange(0, 64)
     acc = tl.zeros((64, 64), tl.float32)
     a = tl.load(x + rows[:, None] * 64 + depth[None, :])
@@ -107,7 +170,8 @@ def paged(x, table, pages, y, blocks, AHEAD: tl.constexpr):
 
 
 @triton.jit
-def elementwise(x, y, z, OP: tl.constexpr):
+def elementwise(x, y, z, OP: tl.constexpr, OVERLAP: tl.constexpr):
+    take_turn(OVERLAP)
     at = tl.arange(0, 128)
     a, b = tl.load(x + at), tl.load(y + at)
     if OP == "fused":
@@ -126,6 +190,15 @@ def elementwise(x, y, z, OP: tl.constexpr):
         tl.atomic_add(z + at, a)
     else:
         tl.atomic_max(z + at, a.to(tl.int32))
+
+
+@triton.jit
+def impatient(x, y, z, OP: tl.constexpr, OVERLAP: tl.constexpr):
+    at = tl.arange(0, 128)
+    a = tl.load(x + at)
+    if OP != "never":
+        take_turn(OVERLAP)
+    tl.store(z + at, a + tl.load(y + at))
 
 
 def tiles(name: str, kernel: object, m: int, n: int, k: int, **other: object) -> Case:
@@ -206,7 +279,8 @@ def cases(arch: int) -> Iterator[Case]:
     yield tiles("tf32", default_precision, 64, 64, 32, dtype="fp32", mma="wgmma", k_steps=4)
     yield tiles("tma", matmul, 64, 64, 64, tma=True, **core)
     yield tma_tiles("tma unplanned", matmul_tma, 64, 64, 64, **core)
-    yield tma_tiles("specialised", specialised, 64, 64, 64, tma=True, **core)
+    # Its result is stored by warps whose code stands before the wait of the others.
+    yield tma_tiles("specialised+turn", specialised, 64, 64, 64, tma=True, **core)
     yield tiles("chain", two_accumulators, 64, 64, 64, mma="wgmma", k_steps=8)
     yield tiles("chain of fma", two_accumulators, 16, 32, 16, **{**plain, "k_steps": 32})
     yield simple("contraction", "two roundings", options={"enable_fp_fusion": True})
@@ -216,6 +290,8 @@ def cases(arch: int) -> Iterator[Case]:
     yield simple("approximate root", "rooted")
     yield simple("approximate power", "raised")
     yield simple("narrow", "two roundings", "bf16", "bf16")
+    for when in ("after a load", "never"):
+        yield replace(simple(f"turn taken {when}", when), kernel=impatient)
     yield tiles("clean alone, k-order", matmul, 64, 64, 64, weight="w", **core)
     yield tiles("clean alone, k-order of fma", matmul, 16, 32, 16, weight="w", **plain)
     yield replace(simple("compiles", "fused"), signature={"x": "*fp32", "y": "*fp32", "z": "i32"})

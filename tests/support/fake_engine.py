@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -24,6 +24,7 @@ INFO = EngineInfo(
     model_name="fake-model",
     max_model_len=256,
     vocab_size=256,
+    hidden_size=8,
     eos_token_ids=(0,),
     num_pages=8,
     max_num_seqs=4,
@@ -48,14 +49,20 @@ CHAT_TEMPLATE = """\
 
 
 @functools.cache
-def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
-    """A real tokenizer of one token a byte; the first three ids are special tokens."""
+def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE, size: int = 256) -> Any:
+    """A real tokenizer of one token a byte; the first three ids are special tokens.
+
+    Args:
+        size: of its vocabulary: 128 knows ASCII alone.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {character: byte for byte, character in bytes_to_unicode().items() if byte > 2}
+    vocabulary = {
+        character: byte for byte, character in bytes_to_unicode().items() if 2 < byte < size
+    }
     vocabulary |= {token: index for index, token in enumerate(special)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -118,6 +125,7 @@ class FakeEngine:
         params: SamplingParams,
         request_id: str,
         cache_salt: str = "",
+        answer: Sequence[int] = (),
     ) -> AsyncGenerator[RequestOutput, None]:
         if self.queue_full:
             raise QueueFullError("the queue is full: 256 requests wait", retry_after=3)
@@ -129,19 +137,19 @@ class FakeEngine:
         self.prompts.append(prompt_token_ids)
         self.seen.append(params)
         self.salts.append(cache_salt)
-        answer = _Answer(self, request_id, prompt_token_ids, params)
+        own = _Answer(self, request_id, prompt_token_ids, params)
         finished = False
         try:
             for _ in range(params.max_tokens or 0):
                 await asyncio.sleep(self.delay)
                 if self.state == "dead":
                     raise EngineDeadError("the engine process ended")
-                if self.die_after is not None and answer.count >= self.die_after:
+                if self.die_after is not None and own.count >= self.die_after:
                     self.state = "dead"
                     raise EngineDeadError("the engine process ended")
-                if answer.count == self.time_out_after:
+                if own.count == self.time_out_after:
                     raise GenerationTimeoutError("the answer took more than 600 s")
-                output = answer.next()
+                output = own.next()
                 finished = output.finish_reason is not None
                 yield output
                 if finished:

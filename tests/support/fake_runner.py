@@ -61,7 +61,7 @@ class FakeRunner:
     def __init__(self, num_pages=40, max_model_len=400, fail_at=None, poison=None):
         from detinfer.ops import PORTABLE  # loads torch, as fake_engine does
 
-        self.vocab_size = VOCAB
+        self.vocab_size, self.hidden_size = VOCAB, 8
         self.max_model_len = max_model_len
         self.num_pages = num_pages
         self.eos_token_ids = frozenset([EOS])

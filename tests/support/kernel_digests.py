@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import torch
 from packed_samples import FORMATS, extreme_blocks, random_blocks
 from recursive_models import CONFIGS, boards_of, weights_of
+from tiny_runner import TinyModelRunner
 
 from detinfer import ops
 from detinfer.backends import portable
+from detinfer.config import EngineConfig
+from detinfer.engine.engine import Engine
+from detinfer.engine.llm import LLM
 from detinfer.kernels import reference, reference_packed
 from detinfer.kernels.constants import BLOCK_FORMATS
-from detinfer.kernels.cpu import matmul
+from detinfer.kernels.cpu import matmul, microkernel
 from detinfer.kernels.cpu.latent_noise import add_noise
 from detinfer.kernels.cpu.packed import linear as packed
 from detinfer.kernels.cpu.packed.dot import dot_product
@@ -39,7 +44,7 @@ def linears(rng):
         x, w = rounded_normal(rng, (9, depth)), rounded_normal(rng, (130, depth), "bfloat16")
         x[0, : min(depth, len(SPECIAL))] = SPECIAL[:depth]
         for weight in (ops.pack(to_torch(w)), ops.pack(to_torch(w * np.float32(1.1)))):
-            for m in (1, 5, 9):
+            for m in (1, 2, 4, 5, 9):
                 yield ops.linear(to_torch(x[:m]), weight)
             yield ops.embedding(torch.arange(130), weight, torch.float32)
 
@@ -140,6 +145,18 @@ def rollout_noise(rng):
         yield z
 
 
+def embeddings(rng):
+    """Vectors of prompts that a whole fused step read, in chunks, and their scores."""
+    for model in ("windowed", "packed"):
+        engine = Engine(EngineConfig(max_num_batched_tokens=50), TinyModelRunner(12, model=model))
+        prompts = [rng.integers(3, 131, size).tolist() for size in (1, 70, 150)]
+        for pooling in ("mean", "last"):
+            llm = LLM(engine=engine)
+            yield from (one.vector for one in llm.embed(prompts, pooling=pooling))
+            found = llm.score(prompts[:1], prompts, pooling=pooling)
+            yield np.array([one.score for one in found], np.float32)
+
+
 def stock(rng):
     """PyTorch's own kernels on the same kinds of input: what must not be equal."""
     x, w = to_torch(rounded_normal(rng, (9, 576))), to_torch(rounded_normal(rng, (130, 576)))
@@ -151,7 +168,7 @@ def stock(rng):
 
 FAMILIES = (
     *(linears, packed_linears, norms, activations, logits, attentions),
-    *(recursive_steps, samples, rollout_noise, stock),
+    *(recursive_steps, samples, rollout_noise, embeddings, stock),
 )
 
 
@@ -170,7 +187,15 @@ def machine_code() -> dict[str, object]:
     """What the compiled linear kernels are made of, to show that the target CPU was heard."""
     assembly = "".join(matmul.linear.inspect_asm().values())
     code: dict[str, object] = {name: name in assembly for name in ("zmm", "ymm", "vfmadd")}
-    return code | {"integers": type(dot_product(None, 4)).__name__}
+    return code | {"integers": type(dot_product(None, 4)).__name__, "spills": spills()}
+
+
+def spills() -> bool:
+    """Whether matrix tiles move vectors to the stack and back as if registers were too few."""
+    tiles = (microkernel.tile_f32, microkernel.tile_bf16)
+    assembly = "".join(text for tile in tiles for text in tile.inspect_asm().values())
+    moved = re.findall(r"\(%rsp\), %[xyz]mm|%[xyz]mm\d+, \d*\(%rsp\)", assembly)
+    return len(moved) > len(re.findall(r"\bvfmadd", assembly)) // 4
 
 
 if __name__ == "__main__":

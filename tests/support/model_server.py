@@ -18,7 +18,7 @@ START_SECONDS = 300  # a first start fetches the model and compiles the kernels
 
 @contextlib.contextmanager
 def served(log: Path, *flags: str) -> Iterator[str]:
-    """The URL of the default model on a free port.
+    """The URL of the default model on a free port, unless ``flags`` say what else to serve.
 
     At the end the server must stop as a healthy one does, having logged no error to ``log``.
     """
@@ -41,11 +41,12 @@ def served(log: Path, *flags: str) -> Iterator[str]:
 
 
 def assert_idle(url: str, key: str = "none") -> None:
-    """Nothing runs or waits, and every page of the KV cache is free again."""
+    """Nothing runs or waits, no puzzle either, and every page of the KV cache is free again."""
     for _ in range(50):
-        info = httpx.get(f"{url}/server_info", headers={"authorization": f"Bearer {key}"})
-        stats = info.json()["stats"]
-        if (stats["open"], stats["free_pages"]) == (0, stats["num_pages"]):
+        headers = {"authorization": f"Bearer {key}"}
+        info = httpx.get(f"{url}/server_info", headers=headers).json()
+        stats, puzzles = info["stats"], info.get("solvers", {}).get("stats", {"open": 0})
+        if (stats["open"] + puzzles["open"], stats["free_pages"]) == (0, stats["num_pages"]):
             return
         time.sleep(0.1)  # the engine may still be ending what a client has just left
     raise AssertionError(stats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fake_engine import byte_tokenizer
@@ -19,17 +19,23 @@ from detinfer.params import SamplingParams
 class TinyEngine:
     """Steps whenever a consumer waits for an output.
 
+    Args:
+        speculation: whether the tiny model's tokens are guessed.
+        engine: another one than the tiny model's.
+
     Attributes:
         most: tokens of the longest increment so far.
     """
 
-    def __init__(self, *, speculation: bool = True) -> None:
+    def __init__(self, *, speculation: bool = True, engine: Engine | None = None) -> None:
         self.most = 0
-        runner = TinyModelRunner(num_pages=64)
-        runner.tokenizer = byte_tokenizer()
-        self._engine = Engine(EngineConfig(speculation=speculation), runner)
+        if engine is None:
+            runner = TinyModelRunner(num_pages=64)
+            runner.tokenizer = byte_tokenizer()
+            engine = Engine(EngineConfig(speculation=speculation), runner)
+        self._engine = engine
         self._outputs: dict[str, deque[RequestOutput]] = {}
-        self.info, self.tokenizer = self._engine.info, runner.tokenizer
+        self.info, self.tokenizer = engine.info, engine.tokenizer
         self.state = "ready"
         self.capacity = 128
 
@@ -39,9 +45,10 @@ class TinyEngine:
         params: SamplingParams,
         request_id: str,
         cache_salt: str = "",
+        answer: Sequence[int] = (),
     ) -> AsyncGenerator[RequestOutput, None]:
         own = self._outputs[request_id] = deque()
-        self._engine.add_request(request_id, prompt_token_ids, params, cache_salt)
+        self._engine.add_request(request_id, prompt_token_ids, params, cache_salt, answer)
         try:
             while True:
                 while not own:

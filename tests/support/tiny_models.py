@@ -14,8 +14,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from detinfer import ops
 from detinfer.batch import Batch
 from detinfer.models.attention import ATTN_IMPLEMENTATION
-from detinfer.models.context import ForwardContext, forward_context
+from detinfer.models.context import ForwardContext
 from detinfer.models.patches import PatchReport, patch_model
+from detinfer.runner.plans import run_modules
 
 VOCAB = 131
 MAX_LEN = 256
@@ -162,14 +163,8 @@ class TinyRunner:
     def forward(self, batch: Batch) -> torch.Tensor:
         tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
         context = ForwardContext(tensors, self.cache, batch.deterministic)
-        with torch.inference_mode(), forward_context(context):
-            out = self.model(
-                input_ids=torch.from_numpy(batch.input_ids).long().unsqueeze(0),
-                position_ids=torch.from_numpy(batch.positions).long().unsqueeze(0),
-                use_cache=False,
-                logits_to_keep=torch.from_numpy(batch.logit_rows).long(),
-            )
-        return out.logits[0].float()
+        logits, self.hidden = run_modules(self.model, batch, context)
+        return logits
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """The same as an array."""

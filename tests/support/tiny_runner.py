@@ -125,6 +125,7 @@ class TinyModelRunner:
         self.tokenizer = FakeTokenizer()
         self.num_pages, self.plan = num_pages, plan
         self.model, report, self.max_model_len = patched_model(model, loud)
+        self.hidden_size = self.model.get_output_embeddings().in_features
         self.kv_cache_dtype = kv_cache_dtype
         kept = getattr(torch, kv_cache_dtype)
         self.cache = ops.KVCache(report.cache_specs, num_pages, kept=kept)
@@ -152,9 +153,13 @@ class TinyModelRunner:
         tensors = ops.BatchTensors(batch.positions, batch.query_start, batch.block_tables)
         if self._fused is None or not batch.deterministic:
             context = ForwardContext(tensors, self.cache, batch.deterministic)
-            return run_modules(self.model, batch, context)
+            logits, self.hidden = run_modules(self.model, batch, context)
+            return logits
         out = np.full((batch.logit_rows.size, VOCAB), np.nan, np.float32)
-        self._fused.forward(batch.input_ids, tensors, batch.logit_rows, out)
+        hidden = self._fused.forward(
+            batch.input_ids, tensors, batch.logit_rows, out, batch.hidden_rows
+        )
+        self.hidden = torch.from_numpy(hidden)
         return torch.from_numpy(out)
 
     def spoil(self, pages):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import numpy as np
-from scripted_solvers import ScriptedModel, answer, puzzles
+from scripted_solvers import ChaoticModel, ScriptedModel, answer, puzzles
 
 from detinfer.engine.solver_config import SolveOutput, SolverInfo, SolverModel
 from detinfer.engine.solver_host import SolverHost
@@ -38,26 +38,40 @@ def scripted(name: str) -> ScriptedModel:
 
 def host(*names: str, allow_fast: bool = True) -> SolverHost:
     """A ``SolverHost`` of scripted models."""
-    models = {name: scripted(name) for name in names}
-    models |= {f"{name}, fast": scripted(name) for name in names if allow_fast}
+    fast = {name: scripted(name) for name in names if allow_fast}
+    return hosted({name: scripted(name) for name in names}, fast)
+
+
+def chaotic_host(*tasks: str, defect: bool = False) -> SolverHost:
+    """A ``SolverHost`` of models that solve any board of their task, whose name they have.
+
+    Args:
+        defect: whether their answers follow the batch; those of fast ones do.
+    """
+    fast = {task: ChaoticModel(task, defect=True) for task in tasks}
+    return hosted({task: ChaoticModel(task, defect=defect) for task in tasks}, fast)
+
+
+def hosted(models: Mapping[str, Any], fast: Mapping[str, Any]) -> SolverHost:
+    """A ``SolverHost`` of models by name, and of their fast counterparts if there are any."""
     return SolverHost(
-        models,
+        {**models, **{f"{name}, fast": model for name, model in fast.items()}},
         SolverInfo(
             {
                 name: SolverModel(
                     name,
-                    "sudoku4",
-                    16,
+                    model.task.name,
+                    model.task.cells,
                     1234,
                     {"kernels": "scripted"},
                     f"detinfer-test-{name}",
-                    f"detinfer-fast-{name}" if allow_fast else None,
+                    f"detinfer-fast-{name}" if fast else None,
                     CARD,
                 )
-                for name in names
+                for name, model in models.items()
             },
             max_num_seqs=64,
-            allow_fast=allow_fast,
+            allow_fast=bool(fast),
         ),
     )
 
@@ -65,13 +79,23 @@ def host(*names: str, allow_fast: bool = True) -> SolverHost:
 class TinySolver:
     """Steps whenever a consumer waits for an output.
 
+    Args:
+        solvers: what steps; scripted models of ``names`` unless given.
+
     Attributes:
         delay: seconds between steps.
         open: ids of puzzles that somebody waits for.
     """
 
-    def __init__(self, *names: str, delay: float = 0.0, capacity: int = 128, **options: Any):
-        self._host = host(*(names or ("tiny",)), **options)
+    def __init__(
+        self,
+        *names: str,
+        delay: float = 0.0,
+        capacity: int = 128,
+        solvers: SolverHost | None = None,
+        **options: Any,
+    ):
+        self._host = solvers or host(*(names or ("tiny",)), **options)
         self.info, self.state, self.pid = self._host.info, "ready", os.getpid()
         self.capacity, self.delay = capacity, delay
         self.time_out = False

@@ -31,7 +31,7 @@ class Case:
             accumulator, where the kernel has such a loop.
         weight: cases that can serve the same weight share this name.
         aligned: arguments the launcher specialises as divisible by 16.
-        options: launch options beside ``OPTIONS``.
+        options: launch options beside those of ``launch.options_for``.
     """
 
     name: str

@@ -35,9 +35,7 @@ def cases(arch: int) -> Iterator[Case]:
     wanted += [(torch.bfloat16, (4095, 4095), True, torch.bfloat16, False)]
     seen = set()
     for dtype, (n, k), bias, out_dtype, aligned in wanted:
-        mixes = (True, False)
-        rows = [table(arch, dtype, n, k, aligned, mix) for mix in mixes]
-        for _, config in dict.fromkeys(row for one in rows for row in one):
+        for config in dict.fromkeys(config for _, config in table(arch, dtype, n, k, aligned)):
             case = _case(arch, config, dtype, n, k, bias, out_dtype, aligned)
             if case.name not in seen:
                 seen.add(case.name)

@@ -175,15 +175,18 @@ def _quantise(region, x, rows, n, quantised):
 
 
 @kernel
-def _final_norm(region, h, logit_rows, n, w, eps, variant, out, quantised):
-    """Norm the rows that need logits, closed up; quantised too where there is a place for it."""
-    i = take(region, logit_rows.size)
-    while i < logit_rows.size:
-        rms_norm_row(h + logit_rows[i] * n * 4, n, w, eps, variant, out + i * n * 4)
-        if quantised:
-            quantise_row(out + i * n * 4, i, logit_rows.size, n, quantised)
-        i = done_take(region, logit_rows.size)
-    wait(region, logit_rows.size)
+def _final_norm(region, h, rows, count, n, w, eps, variant, out, quantised):
+    """Norm the rows that are wanted, closed up.
+
+    The first ``count``, which need logits, are quantised too where there is a place for it.
+    """
+    i = take(region, rows.size)
+    while i < rows.size:
+        rms_norm_row(h + rows[i] * n * 4, n, w, eps, variant, out + i * n * 4)
+        if quantised and i < count:
+            quantise_row(out + i * n * 4, i, count, n, quantised)
+        i = done_take(region, rows.size)
+    wait(region, rows.size)
 
 
 @kernel
@@ -196,7 +199,7 @@ def _finish(region, rows, out, vocab, divisor, factor, softcap):
 
 
 @kernel
-def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, layers, dims,
+def _run(first, ids, positions, sequences, tables, items, partials, rows, count, layers, dims,
          factors, h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
     """Return what every thread of the team runs; ``first`` is its first region."""
     (hidden, heads, kv_heads, head_dim, rotary, n_inner, vocab, variant, wide, gelu, embedding,
@@ -204,7 +207,7 @@ def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, 
      cache_size) = dims  # fmt: skip
     (eps, scale, attention_softcap, embedding_factor, residual, logits_divisor, logits_factor,
      final_softcap) = factors  # fmt: skip
-    m, count = ids.size, logit_rows.size
+    m = ids.size
     q_width, kv_width = heads * head_dim, kv_heads * head_dim
 
     _embed(first, ids, hidden, embedding, embedding_row, embedding_panel, embedding_factor, h)
@@ -234,7 +237,7 @@ def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, 
                         hidden, layer[POST_MLP], eps, variant, residual, x, h, zeros)  # fmt: skip
         region += LAYER_REGIONS * REGION
 
-    _final_norm(region, h, logit_rows, hidden, final_norm, eps, variant, x,
+    _final_norm(region, h, rows, count, hidden, final_norm, eps, variant, x,
                 x_q if head_tile > BFLOAT16 else 0)  # fmt: skip
     output, one = np.array([head, head_tile, head_panel, 0]), np.float32(1)
     if count:
@@ -246,28 +249,31 @@ def _run(first, ids, positions, sequences, tables, items, partials, logit_rows, 
 
 
 @parallel_kernel
-def step(threads, ids, positions, sequences, tables, items, partials, logit_rows, layers, dims,
+def step(threads, ids, positions, sequences, tables, items, partials, rows, layers, dims,
          factors, h, x, q, k, v, a, inner, x_q, inner_q, zeros, logits):  # fmt: skip
-    """Logits of ``logit_rows`` after running every layer over a batch.
+    """Run every layer over a batch, then the last norm over ``rows`` and the head over the first.
 
     Args:
         threads: size of the team.
         ids, positions, sequences: token id, position and sequence of each flat row. [T]
         tables: page ids. [R, max pages]
         items, partials: as ``attend`` has them.
+        rows: flat rows that are wanted: L for their logits, then others, for ``x`` alone. [N]
         layers: a row of table.COLUMNS each. [layers, columns] int64
         dims, factors: table.DIMS (int64) and FACTORS (binary32).
         h, x, q, k, v, a, inner: scratch of T rows of the layer's widths.
         x_q, inner_q: scratch of T quantised rows, of x or a and of inner.
         logits: out. [L, vocab]
+
+    ``x`` is left with the final hidden states of ``rows``, closed up.
     """
     team = regions(layers.shape[0] * LAYER_REGIONS + OTHER_REGIONS)
     h0, x0, q0, k0, v0 = h.ctypes.data, x.ctypes.data, q.ctypes.data, k.ctypes.data, v.ctypes.data
     a0, i0, zero, out0 = a.ctypes.data, inner.ctypes.data, zeros.ctypes.data, logits.ctypes.data
-    xq0, iq0 = x_q.ctypes.data, inner_q.ctypes.data
+    xq0, iq0, count = x_q.ctypes.data, inner_q.ctypes.data, logits.shape[0]
     for thread in prange(threads):
         before = enter()
         first = team.ctypes.data + end_of(thread, threads)
-        _run(first, ids, positions, sequences, tables, items, partials, logit_rows, layers, dims,
+        _run(first, ids, positions, sequences, tables, items, partials, rows, count, layers, dims,
              factors, h0, x0, q0, k0, v0, a0, i0, xq0, iq0, zero, out0)  # fmt: skip
         leave(before)

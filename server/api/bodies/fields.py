@@ -102,6 +102,10 @@ RepetitionPenalty = Annotated[float, documented(0.01, 100.0)]
 MinTokens = Annotated[Integer, documented(0, MAX_TOKENS_LIMIT)]
 Logprobs = Annotated[Integer, documented(0, MAX_LOGPROBS)]
 
+WithReceipt = Annotated[
+    bool | None, Field(description="each answer with its receipt, which POST /verify replays")
+]
+
 # What a client chooses: a salt, an id.
 MAX_NAME = 128
 Name = Annotated[str, stated(minLength=1, maxLength=MAX_NAME)]

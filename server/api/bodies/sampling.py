@@ -21,6 +21,7 @@ from detinfer.server.api.bodies.fields import (
 )
 from detinfer.server.api.bodies.neutral import Either, Neutral
 from detinfer.server.api.bodies.strict import StrictBody
+from detinfer.server.api.bodies.structured import given_structure
 
 # Under the same names in every dialect.
 SAMPLING_FIELDS = (
@@ -103,10 +104,14 @@ def given_sampling(form: BaseModel | None, prefix: str = "") -> tuple[Given, Sou
     Args:
         form: the body, or an object in it, or none.
         prefix: of the form's fields, as the client knows them.
+
+    Raises:
+        RequestError: two fields constrain the answer.
     """
-    values: Given = {}
-    sources: Sources = {}
-    for field in type(form).model_fields if form is not None else ():
+    if form is None:
+        return {}, {}
+    values, sources = given_structure(form, prefix)
+    for field in type(form).model_fields:
         name = _OWN_NAMES.get(field, field)
         value = getattr(form, field)
         if value is not None and name in (*SAMPLING_FIELDS, "max_tokens", "logprobs"):

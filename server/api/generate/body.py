@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -15,10 +15,13 @@ from detinfer.server.api.bodies.fields import (
     Text,
     Texts,
     Tokens,
+    WithReceipt,
 )
-from detinfer.server.api.bodies.neutral import Neutral, Off
+from detinfer.server.api.bodies.neutral import Off
+from detinfer.server.api.bodies.receipt import Receipt
 from detinfer.server.api.bodies.sampling import Sampling, given_prompts, given_sampling
 from detinfer.server.api.bodies.strict import StrictBody
+from detinfer.server.api.bodies.structured import Grammar, JsonSchema, Regex, ResponseFormat
 from detinfer.server.call import Call, check_prompts, sampling_params
 
 _PROMPT_FIELDS = ("prompt", "text", "inputs", "input_ids")
@@ -44,9 +47,13 @@ class GenerateRequest(Sampling):
     min_tokens: MinTokens | None = None
     logprobs: Logprobs | None = None
     deterministic: bool | None = None
+    receipt: WithReceipt = None
     include_stop_str_in_output: bool | None = None
     stream: bool | None = None
-    response_format: Annotated[Any, Neutral({"type": "text"})] = None
+    json_schema: JsonSchema = Field(None, description="what the answer is to be valid by")
+    regex: Regex = Field(None, description="what the whole answer is to match")
+    grammar: Grammar = Field(None, description="Lark or GBNF")
+    response_format: ResponseFormat = Field(None, description="OpenAI's")
     use_beam_search: Off = None
 
 
@@ -79,6 +86,7 @@ class GenerateResponse(BaseModel):
     system_fingerprint: str
     usage: Usage
     logprobs: list[Logprob] | None
+    receipt: Receipt | None = None
 
 
 def generate_call(body: GenerateRequest, default_deterministic: bool) -> Call:
@@ -98,5 +106,6 @@ def generate_call(body: GenerateRequest, default_deterministic: bool) -> Call:
         params=params,
         sources=sources,
         stream=bool(body.stream),
+        receipt=bool(body.receipt),
         many=many or params.n > 1,
     )

@@ -15,6 +15,9 @@ class GenerateAnswer:
     Args:
         place: what an event says of its answer's place among several.
         system_fingerprint: of the engine.
+
+    Attributes:
+        receipt: see ``Answer``.
     """
 
     def __init__(self, place: Value, system_fingerprint: str) -> None:
@@ -24,6 +27,7 @@ class GenerateAnswer:
         self._token_ids: list[int] = []
         self._logprobs: list[Value] | None = None
         self._last: RequestOutput | None = None
+        self.receipt: Value = {}
 
     def add(self, output: RequestOutput) -> None:
         """Append one increment."""
@@ -56,6 +60,7 @@ class GenerateAnswer:
             "output_ids": self._token_ids,
             "finish_reason": last.finish_reason,
             **proof(last, self._fingerprint),
+            **self.receipt,
             "usage": {
                 "prompt_tokens": last.prompt_tokens,
                 "completion_tokens": last.completion_tokens,

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from detinfer.server.api.bodies.receipt import Receipt
+
 
 class PromptTokensDetails(BaseModel):
     """Which of the prompt's tokens cost nothing."""
@@ -44,14 +46,14 @@ class CompletionLogprobs(BaseModel):
 
 
 class _Choice(BaseModel):
-    """What both kinds share, beyond OpenAI's too; token ids if asked for."""
+    """What both kinds share, beyond OpenAI's too; token ids and receipt if asked for."""
 
     index: int
-    finish_reason: Literal["stop", "length"]
     digest: str
     seed: int | None
     deterministic: bool
     token_ids: list[int] | None = None
+    receipt: Receipt | None = None
 
 
 class CompletionResponseChoice(_Choice):
@@ -61,6 +63,7 @@ class CompletionResponseChoice(_Choice):
     prompt_logprobs: PromptLogprobs | None = None
 
     text: str
+    finish_reason: Literal["stop", "length"]
     logprobs: CompletionLogprobs | None
 
 
@@ -100,18 +103,37 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class FunctionCall(BaseModel):
+    """What is called; the arguments are JSON, as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call; in a chunk with its index, and after its first one with more arguments alone."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AssistantMessage(BaseModel):
-    """The answer itself."""
+    """The answer itself; calls if there are any, reasoning if the server sets it apart."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChatResponseChoice(_Choice):
     """One answer."""
 
     message: AssistantMessage
+    finish_reason: Literal["stop", "length", "tool_calls"]
     logprobs: ChatLogprobs | None
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from detinfer.chat_template import Rendering
@@ -13,6 +20,8 @@ from detinfer.server.api.bodies.fields import MAX_ENTRIES, Logprobs, Tokens, at_
 from detinfer.server.api.bodies.strict import StrictBody, shown
 from detinfer.server.api.openai.common_body import OpenAIBody, OpenAICall, common, sampling_values
 from detinfer.server.api.openai.neutral_fields import NeutralChatFields, NeutralMessageFields
+from detinfer.server.api.openai.tools.body import FormerCalls, ToolChoice, Tools
+from detinfer.server.api.openai.tools.reading import Reading
 from detinfer.server.call import sampling_params
 
 
@@ -68,13 +77,27 @@ class ChatMessage(NeutralMessageFields):
     reasoning_content: str | None = Field(None, description="an assistant's, for the template")
     reasoning: str | None = Field(None, description="newer name of reasoning_content")
     name: str | None = None
-    tool_call_id: str | None = None
+    tool_calls: FormerCalls | None = Field(None, description="an assistant's")
+    tool_call_id: str | None = Field(None, description="a tool's: the call that it answers")
+    parsed: Any = Field(None, description="ignored: OpenAI's SDK sends it back")
     cache_control: dict[str, Any] | None = Field(None, description="ignored")
+
+
+def _few_calls(messages: object) -> object:
+    """Bound the calls of a whole history before they are read."""
+    calls = 0
+    for message in messages if isinstance(messages, list) else ():
+        own = message.get("tool_calls") if isinstance(message, dict) else None
+        calls += len(own) if isinstance(own, list) else 0
+    if calls > MAX_ENTRIES:
+        raise PydanticCustomError("too_long", f"at most {MAX_ENTRIES} calls in all messages")
+    return messages
 
 
 ChatMessages = Annotated[
     list[ChatMessage],
     Field(fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": MAX_ENTRIES}),
+    BeforeValidator(_few_calls),
     at_most(MAX_ENTRIES),
 ]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -98,6 +121,13 @@ class ChatCompletionRequest(OpenAIBody, NeutralChatFields):
     max_tokens: Tokens | None = Field(None, description="older name of max_completion_tokens")
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = Field(None, description="only with logprobs")
+    tools: Tools | None = Field(None, description="functions that the model may call")
+    tool_choice: ToolChoice = Field(
+        None, description="auto unless given; a forced call is one that its schema allows"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
+    include_reasoning: bool | None = Field(None, description="false leaves reasoning out")
+    separate_reasoning: bool | None = Field(None, description="false leaves it in the content")
     chat_template_kwargs: TemplateOptions | None = Field(
         None, description="variables of the model's chat template"
     )
@@ -129,6 +159,7 @@ def rendering(body: ChatCompletionRequest) -> Rendering:
         add_generation_prompt=begins,
         continue_final_message=bool(body.continue_final_message),
         add_special_tokens=bool(body.add_special_tokens),
+        tools=[tool.for_template() for tool in body.tools or ()],
     )
 
 
@@ -147,14 +178,26 @@ def begins_answer(add_generation_prompt: bool | None, continue_final_message: bo
 
 
 def chat_call(
-    body: ChatCompletionRequest, prompt_token_ids: list[int], default_deterministic: bool
+    body: ChatCompletionRequest,
+    prompt_token_ids: list[int],
+    default_deterministic: bool,
+    reading: Reading,
+    calls: str | None,
 ) -> OpenAICall:
     """Resolve defaults, around the messages as the model's template spells them.
+
+    Args:
+        body: what was asked for.
+        prompt_token_ids: its messages.
+        default_deterministic: what holds unless it says so.
+        reading: of the answers.
+        calls: the schema that forces calls, if they are to be forced.
 
     Raises:
         RequestError: a value out of range, or fields that do not go together.
     """
     values, sources = sampling_values(body, default_deterministic)
+    reading.prepare(values, sources, calls)
     given = [
         name for name in ("max_completion_tokens", "max_tokens") if getattr(body, name) is not None
     ]

@@ -24,12 +24,25 @@ from detinfer.server.api.bodies.fields import (
     TokenIds,
     TopK,
     TopP,
+    WithReceipt,
     check_names,
     documented,
 )
 from detinfer.server.api.bodies.neutral import Off
 from detinfer.server.api.bodies.sampling import SAMPLING_FIELDS
 from detinfer.server.api.bodies.strict import StrictBody
+from detinfer.server.api.bodies.structured import (
+    Choice,
+    Grammar,
+    GrammarOrEmpty,
+    JsonSchema,
+    JsonSchemaOrEmpty,
+    Regex,
+    RegexOrEmpty,
+    ResponseFormat,
+    StructuredOutputs,
+    given_structure,
+)
 from detinfer.server.api.openai.neutral_fields import NeutralFields
 from detinfer.server.api.openai.telling import Telling
 from detinfer.server.call import Call, Truncation
@@ -59,10 +72,14 @@ class OpenAIBody(NeutralFields):
     logit_bias: LogitBias | None = Field(None, description="token id to what its logit gains")
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    response_format: ResponseFormat = Field(
+        None, description="text, json_object or json_schema; strict is the only way"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(None, description="only with stream")
     # Beyond OpenAI's
     deterministic: bool | None = Field(None, description="the server's default unless given")
+    receipt: WithReceipt = None
     top_k: TopK | None = Field(None, description="0 and -1 keep all")
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
@@ -89,6 +106,15 @@ class OpenAIBody(NeutralFields):
         None, description="prefix-cache pages are shared by requests of one salt only"
     )
     request_id: Name | None = Field(None, description="part of the answer's id")
+    # vLLM's, and SGLang's; at most one of them and response_format
+    structured_outputs: StructuredOutputs = None
+    guided_json: JsonSchema = None
+    guided_regex: Regex = None
+    guided_choice: Choice = None
+    guided_grammar: Grammar = None
+    json_schema: JsonSchemaOrEmpty = None
+    regex: RegexOrEmpty = None
+    ebnf: GrammarOrEmpty = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +145,9 @@ def sampling_values(
     given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     if given.get("seed") == -1:
         del given["seed"]
-    values = {"temperature": 1.0, "deterministic": default_deterministic, **given}
-    return values, {name: name for name in given}
+    structure, names = given_structure(body, "")
+    values = {"temperature": 1.0, "deterministic": default_deterministic, **given, **structure}
+    return values, {name: name for name in given} | names
 
 
 def common(body: OpenAIBody, logprobs: int | None, prompt_only: bool = False) -> dict[str, Any]:
@@ -151,6 +178,7 @@ def common(body: OpenAIBody, logprobs: int | None, prompt_only: bool = False) ->
         "continuous_usage": bool(options.get("continuous_usage_stats")),
         "request_id": body.request_id,
         "cache_salt": body.cache_salt or "",
+        "receipt": bool(body.receipt),
         "truncation": _truncation(body),
         "telling": Telling(
             token_ids=bool(body.return_token_ids),

@@ -8,7 +8,7 @@ from detinfer.engine.detokenizer import Detokenizer
 from detinfer.engine.outputs import RequestOutput
 from detinfer.logprobs import TokenLogprob
 from detinfer.server.api.openai.echo import Echo, Offsets
-from detinfer.server.api.openai.telling import TellingChoice, end_of
+from detinfer.server.api.openai.telling import TellingChoice
 from detinfer.server.reply import Value
 
 
@@ -49,7 +49,7 @@ class CompletionChoice(TellingChoice):
             "index": self.index,
             "text": text,
             "logprobs": logprobs,
-            **end_of(output, "length" if self._telling.prompt_only else output.finish_reason),
+            **self._end(output, "length" if self._telling.prompt_only else output.finish_reason),
         }
 
     def _news(self, output: RequestOutput) -> tuple[str, Sequence[int], Value | None]:

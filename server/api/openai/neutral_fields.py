@@ -33,7 +33,6 @@ class NeutralFields(StrictBody):
     prompt_cache_key: Ignored = None
     store: Off = None
     service_tier: Annotated[Any, Neutral("auto", "default")] = None
-    response_format: Annotated[Any, Neutral({"type": "text"})] = None
     # vLLM's
     session_id: Ignored = None
     priority: Zero = None
@@ -45,11 +44,6 @@ class NeutralFields(StrictBody):
     bad_words: Empty = None
     logprob_token_ids: Empty = None
     logits_processors: Empty = None
-    structured_outputs: Absent = None
-    guided_json: Absent = None
-    guided_regex: Absent = None
-    guided_choice: Absent = None
-    guided_grammar: Absent = None
     guided_decoding_backend: Absent = None
     guided_whitespace_pattern: Absent = None
     repetition_detection: Absent = None
@@ -65,9 +59,6 @@ class NeutralFields(StrictBody):
     ec_transfer_params: NoOptions = None
     vllm_xargs: NoOptions = None
     # SGLang's
-    json_schema: Absent = None
-    regex: Absent = None
-    ebnf: Absent = None
     stop_regex: Empty = None
     no_stop_trim: Off = None
     lora_path: Absent = None
@@ -90,9 +81,6 @@ class NeutralFields(StrictBody):
 class NeutralChatFields(StrictBody):
     """Of the chat route only."""
 
-    tools: Empty = None
-    tool_choice: Annotated[Any, Neutral("none", "auto")] = None
-    parallel_tool_calls: Either = None
     functions: Empty = None
     function_call: Annotated[Any, Neutral("none", "auto")] = None
     modalities: Annotated[Any, Neutral(["text"])] = None
@@ -106,12 +94,10 @@ class NeutralChatFields(StrictBody):
     # vLLM's
     chat_template: Absent = None
     documents: Empty = None
-    include_reasoning: Either = None  # no text is set apart as reasoning
     media_io_kwargs: NoOptions = None
     return_prompt_text: Off = None
     # SGLang's
-    separate_reasoning: Either = None
-    stream_reasoning: Either = None
+    stream_reasoning: Either = None  # how a stream is cut up is nobody's to choose
     thinking: Absent = None
     task: Absent = None
     input_ids: Absent = None
@@ -132,7 +118,6 @@ class NeutralChatFields(StrictBody):
 class NeutralMessageFields(StrictBody):
     """Of a chat's messages."""
 
-    tool_calls: Empty = None
     function_call: Absent = None
     refusal: Absent = None
     audio: Absent = None

@@ -22,6 +22,9 @@ from detinfer.server.api.openai.completion_body import CompletionRequest, comple
 from detinfer.server.api.openai.completion_choice import CompletionChoice
 from detinfer.server.api.openai.echo import Echo, echo_of
 from detinfer.server.api.openai.telling import usage
+from detinfer.server.api.openai.tools.body import calling_of
+from detinfer.server.api.openai.tools.forced import forcing
+from detinfer.server.api.openai.tools.reading import PROMPT_END, Reading, reading_of
 from detinfer.server.api.openapi import body_of, failures, streamed
 from detinfer.server.api.reading import read
 from detinfer.server.api.token_texts import TokenTexts, token_texts
@@ -58,9 +61,18 @@ async def completions(request: Request) -> Response:
 async def chat_completions(request: Request) -> Response:
     """Answer messages, which the model's own chat template makes a prompt of."""
     service, engine, body = await read(request, ChatCompletionRequest)
+    calling = calling_of(body.tools, body.tool_choice, body.parallel_tool_calls)
     prompt = await render(engine, body.messages, rendering(body))
-    call = chat_call(body, prompt, service.default_deterministic)
-    return await _ChatReply(request, call).response()
+    reading = reading_of(
+        engine.tokenizer,
+        service.config,
+        calling,
+        reasons=body.separate_reasoning is not False,
+        shows=body.include_reasoning is not False,
+    )
+    calls = await forcing(calling, len(await request.body()))
+    call = chat_call(body, prompt, service.default_deterministic, reading, calls)
+    return await _ChatReply(request, call, reading).response()
 
 
 class _OpenAIReply(Reply[OpenAICall, ChoiceT]):
@@ -134,13 +146,20 @@ class _ChatReply(_OpenAIReply[ChatChoice]):
     prefix = "chatcmpl"
     objects = ("chat.completion", "chat.completion.chunk")
 
+    def __init__(self, request: Request, call: OpenAICall, reading: Reading) -> None:
+        super().__init__(request, call)
+        self._reading = reading
+
     async def begin(self, engine: AsyncEngine, jobs: Sequence[Job]) -> list[ChatChoice]:
-        call, texts = self.call, token_texts(engine.tokenizer)
+        call, texts, reading = self.call, token_texts(engine.tokenizer), self._reading
         echo = Echo(call.echoed, None) if call.echoed else None
-        return [
-            ChatChoice(index, texts, call.telling, job.prompt_token_ids, echo)
-            for index, job in enumerate(jobs)
-        ]
+        choices = []
+        for index, job in enumerate(jobs):
+            prompt = job.prompt_token_ids
+            reader = reading.reader(job.params, texts.decode(prompt[-PROMPT_END:]))
+            told = (index, texts, call.telling, prompt, echo)
+            choices.append(ChatChoice(*told, reading, reader, self._frame["id"]))
+        return choices
 
     def of_prompt(self) -> Value:
         return self.answers[0].of_prompt()

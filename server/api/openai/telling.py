@@ -46,6 +46,7 @@ class TellingChoice:
 
     Attributes:
         last: the last increment that came.
+        receipt: see ``Answer``.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TellingChoice:
     ) -> None:
         self.index = index
         self.last: RequestOutput | None = None
+        self.receipt: Value = {}
         self._texts = texts
         self._telling = telling
         self._prompt = prompt_token_ids
@@ -108,6 +110,18 @@ class TellingChoice:
         by_id = self._telling.names_are_ids
         return f"token_id:{token_id}" if by_id else self._texts.text_of(token_id)
 
+    def _end(self, output: RequestOutput, reason: str | None) -> Value:
+        """Return why the choice ended and what proves it; before its end only that it has not."""
+        if output.finish_reason is None:
+            return {"finish_reason": None}
+        return {
+            "finish_reason": reason,
+            "digest": output.digest,
+            "seed": output.seed,
+            "deterministic": output.deterministic,
+            **self.receipt,
+        }
+
     def _ids(self, token_ids: Sequence[int]) -> Value:
         return {"token_ids": list(token_ids)} if self._telling.token_ids else {}
 
@@ -128,16 +142,4 @@ def usage(choices: Sequence[TellingChoice], n: int) -> Value:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(last.cached_tokens for last in firsts)},
-    }
-
-
-def end_of(output: RequestOutput, reason: str | None) -> Value:
-    """Return why a choice ended and what checks it; before its end only that it has not."""
-    if output.finish_reason is None:
-        return {"finish_reason": None}
-    return {
-        "finish_reason": reason,
-        "digest": output.digest,
-        "seed": output.seed,
-        "deterministic": output.deterministic,
     }

@@ -19,12 +19,15 @@ from detinfer.server.api.bodies.fields import (
     Seed,
     Text,
     Texts,
+    WithReceipt,
     check_names,
     documented,
 )
 from detinfer.server.api.bodies.neutral import Absent, Neutral, Off, Zero
+from detinfer.server.api.bodies.receipt import Receipt
 from detinfer.server.api.bodies.sampling import Sampling, given_prompts, given_sampling
 from detinfer.server.api.bodies.strict import StrictBody
+from detinfer.server.api.bodies.structured import GrammarOrEmpty, JsonSchemaOrEmpty, RegexOrEmpty
 from detinfer.server.call import Call, check_prompts, check_range, sampling_params
 
 Place = Annotated[Integer, documented(-1, MAX_TOKENS_LIMIT)]
@@ -41,9 +44,9 @@ class SGLangSampling(Sampling):
     min_new_tokens: MinTokens | None = None
     sampling_seed: Seed | None = None
     stop_regex: Empty = None
-    regex: Empty = None
-    json_schema: Empty = None
-    ebnf: Empty = None
+    regex: RegexOrEmpty = None
+    json_schema: JsonSchemaOrEmpty = None
+    ebnf: GrammarOrEmpty = None
     structural_tag: Empty = None
     custom_params: Empty = None
     no_stop_trim: bool | None = Field(None, description="keep what ended the text")
@@ -66,6 +69,7 @@ class SGLangRequest(StrictBody):
     input_ids: Prompt | Prompts | None = None
     sampling_params: SGLangSampling | None = None
     deterministic: bool | None = None
+    receipt: WithReceipt = None
     stream: bool | None = Field(None, description="events with the text so far")
     rid: Text | Texts | None = Field(None, description="the answer's id, or the ids of several")
     return_logprob: bool | None = None
@@ -152,6 +156,7 @@ class SGLangMeta(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    receipt: Receipt | None = None
 
 
 class SGLangResponse(BaseModel):
@@ -212,6 +217,7 @@ def sglang_call(body: SGLangRequest, default_deterministic: bool) -> SGLangCall:
         params=params,
         sources=sources,
         stream=bool(body.stream),
+        receipt=bool(body.receipt),
         many=many or params.n > 1,
         names=_names(body.rid, len(prompts), params.n),
         prompt_only=prompt_only,

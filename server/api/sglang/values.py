@@ -24,6 +24,9 @@ class SGLangAnswer:
         name: the answer's id.
         index: among the answers.
         engine: gives it.
+
+    Attributes:
+        receipt: see ``Answer``.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class SGLangAnswer:
         self._output: list[TokenLogprob] = []
         self._input: list[TokenLogprob] = []
         self._last: RequestOutput | None = None
+        self.receipt: Value = {}
 
     def add(self, output: RequestOutput) -> None:
         """Append one increment."""
@@ -67,7 +71,7 @@ class SGLangAnswer:
             "cached_tokens": last.cached_tokens,
         }
         if last.finish_reason is not None:
-            meta |= proof(last, self._fingerprint)
+            meta |= proof(last, self._fingerprint) | self.receipt
             if self._call.params.logprobs is not None:
                 meta |= self._logprobs()
         value = {"text": self._text, "output_ids": self._output_ids, "meta_info": meta}

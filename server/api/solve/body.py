@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from detinfer.engine.solver_config import SolverInfo
 from detinfer.errors import RequestError
@@ -17,7 +17,7 @@ from detinfer.recursive.params import (
     SolveParams,
 )
 from detinfer.recursive.result import HaltedBy
-from detinfer.server.api.bodies.fields import Integer, Seed, documented, stated
+from detinfer.server.api.bodies.fields import Integer, Seed, documented, needs, stated
 from detinfer.server.api.bodies.strict import StrictBody
 from detinfer.server.errors import ModelNotFoundError
 
@@ -43,10 +43,10 @@ class SolveRequest(StrictBody):
 
     several_types: ClassVar[dict[str, str]] = {"grid": "a string or a list of strings"}
 
+    model_config = ConfigDict(json_schema_extra=needs("grid"))
+
     model: str | None = Field(None, description="needed where several solvers are served")
-    grid: Grid | Grids | None = Field(
-        None, description="the board: a character a cell, row by row; needed"
-    )
+    grid: Grid | Grids | None = Field(None, description="the board: a character a cell, row by row")
     max_steps: Annotated[Integer, documented(1, MAX_STEPS)] | None = Field(
         None, description="16 unless given"
     )

@@ -16,11 +16,14 @@ from detinfer.server.api.bodies.fields import (
     Text,
     Texts,
     Tokens,
+    WithReceipt,
     documented,
 )
-from detinfer.server.api.bodies.neutral import Absent, Neutral, Off
+from detinfer.server.api.bodies.neutral import Neutral, Off
+from detinfer.server.api.bodies.receipt import Receipt
 from detinfer.server.api.bodies.sampling import Given, Sampling, given_sampling
 from detinfer.server.api.bodies.strict import StrictBody, shown
+from detinfer.server.api.bodies.structured import TGIGrammar
 from detinfer.server.call import Call, Truncation, check_prompts, check_range, sampling_params
 from detinfer.server.errors import Failure
 
@@ -40,6 +43,7 @@ class TGIParameters(Sampling):
     max_new_tokens: Tokens | None = Field(None, description="128 unless given")
     seed: Seed | None = None
     deterministic: bool | None = None
+    receipt: WithReceipt = None
     do_sample: bool | None = Field(
         None, description="true, or a temperature, top_k or top_p that is not neutral: sampled"
     )
@@ -55,7 +59,7 @@ class TGIParameters(Sampling):
     )
     typical_p: Annotated[Any, Neutral(1.0)] = None
     watermark: Off = None
-    grammar: Absent = None
+    grammar: TGIGrammar = Field(None, description="of type json, json_schema or regex")
     adapter_id: Annotated[Any, Neutral("")] = None
 
 
@@ -100,6 +104,7 @@ class TGIResponse(BaseModel):
     digest: str
     system_fingerprint: str
     details: TGIDetails | None = None
+    receipt: Receipt | None = None
 
 
 class TGIError(BaseModel):
@@ -161,6 +166,7 @@ def tgi_call(
         values["logprobs"], sources["logprobs"] = top_tokens, "parameters.top_n_tokens"
     if given.decoder_input_details:
         values["prompt_logprobs"] = 0
+    sources["receipt"] = "parameters.receipt"
     params = sampling_params(values, sources)
     check_range("parameters.truncate", given.truncate, 1, MAX_TOKENS_LIMIT)
     check_range("parameters.top_n_tokens", given.top_n_tokens, 0, MAX_LOGPROBS)
@@ -179,6 +185,7 @@ def tgi_call(
         params=params,
         sources=sources,
         stream=stream,
+        receipt=bool(given.receipt),
         truncation=None if given.truncate is None else Truncation(given.truncate),
         many=as_list or isinstance(body.inputs, list) or params.n > best_of,
         best_of=best_of,

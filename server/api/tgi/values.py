@@ -22,6 +22,9 @@ class TGIAnswer:
         job: what the engine was asked for.
         prompt: the prompt's text, which comes first if the call says so.
         engine: gives it.
+
+    Attributes:
+        receipt: see ``Answer``.
     """
 
     def __init__(self, call: TGICall, job: Job, prompt: str, engine: AsyncEngine) -> None:
@@ -35,6 +38,7 @@ class TGIAnswer:
         self._tokens: list[Value] = []
         self._top: list[list[Value]] = []
         self._last: RequestOutput | None = None
+        self.receipt: Value = {}
 
     def add(self, output: RequestOutput) -> None:
         """Append one increment."""
@@ -63,14 +67,14 @@ class TGIAnswer:
                 **({"top_tokens": self._top[index]} if self._call.top_tokens else {}),
                 "generated_text": "".join(self._text) if ended else None,
                 "details": self._end() | {"input_length": output.prompt_tokens} if ended else None,
-                **(proof(output, self._fingerprint) if ended else {}),
+                **(proof(output, self._fingerprint) | self.receipt if ended else {}),
             }
 
     def value(self) -> Value:
         """Return the finished answer, without details."""
         assert self._last is not None
         text = "".join(self._text)
-        return {"generated_text": text, **proof(self._last, self._fingerprint)}
+        return {"generated_text": text, **proof(self._last, self._fingerprint), **self.receipt}
 
     def details(self) -> Value:
         """Return how the finished answer came about."""

@@ -1,4 +1,4 @@
-"""langchain's ``ChatOpenAI`` and ``OpenAI`` with a detinfer server: langchain_client.py URL."""
+"""langchain's OpenAI classes with a detinfer server: langchain_client.py URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.request import urlopen
 
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
 QUESTIONS = ["Name a colour.", "Name a river in Egypt.", "What is two plus two?"]
 
@@ -45,6 +45,12 @@ def check_completions(llm: OpenAI) -> None:
     assert together.llm_output["token_usage"]["completion_tokens"] <= 3 * 16
 
 
+def check_embeddings(embeddings: OpenAIEmbeddings) -> None:
+    documents = embeddings.embed_documents(QUESTIONS)
+    assert len(documents) == len(QUESTIONS)
+    assert embeddings.embed_query(QUESTIONS[1]) == documents[1]
+
+
 def main() -> None:
     url = f"{sys.argv[1]}/v1"
     with urlopen(f"{url}/models") as models:
@@ -54,6 +60,10 @@ def main() -> None:
     check_chat(chat)
     check_chain(chat)
     check_completions(OpenAI(**options, temperature=0.7, max_tokens=16))
+    # Else it sends ids of its own tokenizer, OpenAI's.
+    names = ("base_url", "api_key", "model", "max_retries")
+    own = {name: options[name] for name in names}
+    check_embeddings(OpenAIEmbeddings(**own, check_embedding_ctx_length=False))
     print(f"langchain-openai: invoke, stream, batch and a chain agree with {model}")
 
 

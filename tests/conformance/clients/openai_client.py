@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
 
 PROMPT = "The capital of France is"
 MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow."}]
@@ -13,8 +14,9 @@ SAMPLED = {"temperature": 0.8, "top_p": 0.95, "seed": 7, "max_tokens": 24}
 
 
 def check_models(client: OpenAI) -> str:
-    [model] = client.models.list().data
-    assert client.models.retrieve(model.id) == model
+    model, *solvers = client.models.list().data
+    for one in (model, *solvers):
+        assert client.models.retrieve(one.id) == one
     return model.id
 
 
@@ -191,6 +193,94 @@ def check_fields_of_vllm(client: OpenAI, model: str) -> None:
     assert answer.choices[0].message.content.startswith("Red, ")
 
 
+def check_receipts(client: OpenAI, model: str) -> None:
+    """Answers with receipts are read as ever; each receipt is the route's own to verify."""
+    root = client.with_options(base_url=str(client.base_url).removesuffix("v1/"))
+    ask = {"model": model, "messages": MESSAGES, "n": 2, **SAMPLED}
+    plain = client.chat.completions.create(**ask)
+    proven = client.chat.completions.create(**ask, extra_body={"receipt": True})
+    chunks = list(client.chat.completions.create(**ask, stream=True, extra_body={"receipt": True}))
+    for choice, alike in zip(plain.choices, proven.choices, strict=True):
+        assert choice.message == alike.message
+        own = [one.choices[0] for one in chunks if one.choices[0].index == choice.index]
+        assert own[-1].receipt == alike.receipt
+        assert not any(hasattr(one, "receipt") for one in own[:-1])
+        assert alike.receipt["answer"]["digest"] == choice.digest
+        verdict = root.post("/verify", body=alike.receipt, cast_to=object)
+        assert verdict["match"]
+    [completed] = client.completions.create(
+        model=model, prompt=PROMPT, **SAMPLED, extra_body={"receipt": True}
+    ).choices
+    assert completed.receipt["answer"]["text"] == completed.text
+
+
+def check_embeddings(client: OpenAI, model: str) -> None:
+    """The SDK asks for base64 unless told; alone or among others, a text has one vector."""
+    texts = [PROMPT, "The capital of Italy is", "def main():"]
+    answer = client.embeddings.create(model=model, input=texts)
+    assert (answer.object, answer.model, answer.usage.prompt_tokens > 10) == ("list", model, True)
+    assert [item.index for item in answer.data] == [0, 1, 2]
+    first, second, third = (item.embedding for item in answer.data)
+    assert all(isinstance(number, float) for number in first)
+    assert abs(sum(number * number for number in first) - 1) < 1e-5
+    [plain] = client.embeddings.create(
+        model=model, input=PROMPT, encoding_format="float", user="me"
+    ).data
+    assert (plain.embedding, plain.digest) == (first, answer.data[0].digest)
+    near = sum(a * b for a, b in zip(first, second, strict=True))
+    assert near > sum(a * b for a, b in zip(first, third, strict=True))
+    short = client.embeddings.create(model=model, input=[[1, 2, 3]], dimensions=16)
+    assert len(short.data[0].embedding) == 16
+
+
+EVENTS = [
+    "response.created", "response.in_progress", "response.output_item.added",
+    "response.content_part.added", "response.output_text.delta", "response.output_text.done",
+    "response.content_part.done", "response.output_item.done", "response.completed",
+]  # fmt: skip
+
+
+def check_responses(client: OpenAI, model: str) -> None:
+    """A response is the chat's answer in other words, whole, streamed, parsed or by the helper."""
+    question = MESSAGES[0]["content"]
+    ask = {"model": model, "temperature": 0, "max_output_tokens": 200, "store": True}
+    whole = client.responses.create(input=question, **ask)
+    chat = client.chat.completions.create(
+        model=model, messages=MESSAGES, temperature=0, max_tokens=200
+    )
+    assert whole.output_text == chat.choices[0].message.content
+    assert whole.digest == chat.choices[0].digest
+    assert (whole.status, whole.error, whole.store) == ("completed", None, False)
+    assert whole.usage.output_tokens == chat.usage.completion_tokens
+    found = list(client.responses.create(input=question, stream=True, **ask))
+    assert list(dict.fromkeys(one.type for one in found)) == EVENTS
+    assert [one.sequence_number for one in found] == list(range(len(found)))
+    deltas = [one.delta for one in found if one.type == "response.output_text.delta"]
+    assert "".join(deltas) == whole.output_text
+    assert found[-1].response.digest == whole.digest
+    with client.responses.stream(input=question, **ask) as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().output_text == whole.output_text
+    # The next turn: its own output handed back, under other instructions.
+    history = [{"role": "user", "content": question}, *whole.output]
+    history.append({"role": "user", "content": "And two more?"})
+    cut = client.responses.create(
+        model=model, input=history, instructions="Be brief.", temperature=0, max_output_tokens=3
+    )
+    assert cut.incomplete_details.reason == "max_output_tokens"
+    assert cut.usage.input_tokens > whole.usage.total_tokens
+
+    class Colour(BaseModel):
+        name: str
+        warm: bool
+
+    parsed = client.responses.parse(
+        input="Describe a colour as JSON.", text_format=Colour, **ask
+    ).output_parsed
+    assert isinstance(parsed, Colour)
+
+
 async def check_async(url: str, client: OpenAI, model: str) -> None:
     """Sixteen at once, half of them streaming, are each what they are alone."""
     prompts = [f"{PROMPT} Paris. The number {i} is" for i in range(8)]
@@ -232,6 +322,9 @@ def main() -> None:
         check_chat_stream,
         check_extensions_and_headers,
         check_fields_of_vllm,
+        check_receipts,
+        check_embeddings,
+        check_responses,
     ]
     for check in checks:
         check(client, model)

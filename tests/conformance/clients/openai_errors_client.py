@@ -57,9 +57,12 @@ def check_bad_requests(client: OpenAI, model: str) -> None:
             expect(openai.BadRequestError, client, param, code, model=model, **prompt, **ask)
     expect(openai.BadRequestError, client, "suffix", None, model=model, prompt="a", suffix="b")
     tool = {"type": "function", "function": {"name": "f"}}
-    expect(
-        openai.BadRequestError, client, "tools", None, model=model, messages=MESSAGES, tools=[tool]
-    )
+    for param, ask in [
+        ("tools.0.function.name", {"tools": [{"type": "function", "function": {}}]}),
+        ("tools.1.function.name", {"tools": [tool, tool]}),
+        ("tool_choice", {"tools": [tool], "tool_choice": "any"}),
+    ]:
+        expect(openai.BadRequestError, client, param, None, model=model, messages=MESSAGES, **ask)
 
 
 def check_unknown_models(client: OpenAI) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 MADE = "detinfer_client"
 PROMPT = "The capital of France is"
+BOARD = "3.......5...2...4....5...61...5.31.."
 
 
 def make_client(url: str, folder: Path) -> None:
@@ -40,7 +41,6 @@ def main() -> None:
     url, folder = sys.argv[1], Path(sys.argv[2])
     make_client(url, folder)
     routes = modules(f"{MADE}.api.default")
-    del routes["solve"]  # the server of these tests has no solver
     models = importlib.import_module(f"{MADE}.models")
     client = importlib.import_module(MADE).Client(url, timeout=120, raise_on_unexpected_status=True)
 
@@ -58,8 +58,8 @@ def main() -> None:
         return str(answer(name, body=body).content.decode())
 
     called: set[str] = set()
-    [card] = call("models").data
-    assert call("model", card.id).id == card.id
+    card, solver = call("models").data
+    assert (call("model", card.id), call("model", solver.id)) == (card, solver)
     for name in ("health", "ready", "health_generate"):
         assert call(name).status == "ready"
     version = call("version").version
@@ -75,8 +75,13 @@ def main() -> None:
     greedy = models.CompletionRequest(prompt=[PROMPT], max_tokens=3, temperature=0, logprobs=1)
     [choice] = call("completions", body=greedy).choices
     assert len(choice.logprobs.tokens) == 3
-    generated = call("generate", body=models.GenerateRequest(input_ids=tokens, max_tokens=3))
+    ask = models.GenerateRequest(input_ids=tokens, max_tokens=3, receipt=True)
+    generated = call("generate", body=ask)
     assert (generated.text, generated.digest) == (choice.text, choice.digest)
+    verdict = call("verify", body=generated.receipt)
+    assert (verdict.match, verdict.tokens, verdict.findings) == (True, 3, [])
+    solution = call("solve", body=models.SolveRequest(grid=BOARD, model=solver.id))
+    assert (solution.status, solution.puzzle, solution.model) == ("solved", BOARD, solver.id)
     few = models.TGIParameters(max_new_tokens=3)
     ask = models.TGIRequest(inputs=PROMPT, parameters=few)
     [whole] = call("generate_or_stream", body=ask)
@@ -85,6 +90,15 @@ def main() -> None:
     hello = models.ChatMessage(role=models.ChatMessageRole.USER, content="Hello")
     chat = models.ChatCompletionRequest(messages=[hello], max_completion_tokens=3, temperature=0)
     assert call("chat_completions", body=chat).choices[0].message.role == "assistant"
+    ask = models.ResponsesRequest(input_="Hello", max_output_tokens=3, temperature=0)
+    response = call("responses", body=ask)
+    assert (response.status, response.output[0].role) == ("incomplete", "assistant")
+    ask = models.EmbeddingRequest(input_=[PROMPT, "Hello"], dimensions=16)
+    assert [len(one.embedding) for one in call("embeddings", body=ask).data] == [16, 16]
+    scored = call("score", body=models.ScoreRequest(queries=PROMPT, items=[PROMPT, "Hello"])).data
+    assert scored[0].score > scored[1].score
+    [same] = call("v1_score", body=models.ScoreRequest(text_1=PROMPT, text_2=PROMPT)).data
+    assert same.digest == scored[0].digest
     result = events("check", models.CheckRequest(prompt=PROMPT, runs=2, max_tokens=2))
     assert result.rstrip().endswith("[DONE]")
     assert "flushed" in call("flush_cache")

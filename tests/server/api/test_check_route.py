@@ -76,8 +76,10 @@ def test_without_a_prompt_the_commands_own_are_compared(make_client):
     *_, result = events(post(make_client(Roomy(delay=0.001)), body).text)
     assert result["reproducible"]
     prompts = result["by_mode"]["deterministic"]["prompts"]
-    assert {"penalties", "log-probabilities", "long prompt"} <= {x["name"] for x in prompts}
-    assert [x["runs"] for x in prompts] == [20] * 6 + [1] * 2
+    assert {"penalties", "log-probabilities", "schema", "long prompt"} <= {
+        x["name"] for x in prompts
+    }
+    assert [x["runs"] for x in prompts] == [20] * 7 + [1] * 3
     client = make_client(Inexact(delay=0.001))
     *_, result = events(post(client, body).text)
     assert not result["reproducible"]

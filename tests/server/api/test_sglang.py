@@ -163,7 +163,7 @@ SAMPLING_DEFAULTS = {
 
 
 def test_every_field_is_known_and_its_default_changes_nothing(client):
-    ours = {"deterministic"}
+    ours = {"deterministic", "receipt"}
     assert SGLangRequest.model_fields.keys() - ours == {"text", "sampling_params", *DEFAULTS}
     extra = {"best_of", "deterministic"}
     assert SGLangSampling.model_fields.keys() - extra == SAMPLING_DEFAULTS.keys()
@@ -185,7 +185,8 @@ def test_every_field_is_known_and_its_default_changes_nothing(client):
 
 # What a client may set.
 BUILT = {
-    "text", "input_ids", "sampling_params", "deterministic", "stream", "rid", "return_logprob",
+    "text", "input_ids", "sampling_params", "deterministic", "receipt", "stream", "rid",
+    "return_logprob",
     "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs", "session_id",
     "conversation_id", "routing_key", "no_logs", "log_metrics", "cache_salt", "extra_key",
     "return_prompt_token_ids",
@@ -206,8 +207,8 @@ def test_what_is_not_built_is_refused_by_name(client, field):
     ("fields", "param", "message"),
     [
         ({"log_metrics": False}, "log_metrics", "got false, not supported yet, expected true"),
-        ({"sampling_params": {"regex": "a+"}}, "sampling_params.regex", "not supported yet"),
-        ({"sampling_params": {"json_schema": "{}"}}, "sampling_params.json_schema", "not supp"),
+        ({"sampling_params": {"regex": 1}}, "sampling_params.regex", "got 1, expected a string"),
+        ({"sampling_params": {"json_schema": 1}}, "sampling_params.json_schema", "got 1, expected"),
         ({"sampling_params": {"beam_width": 2}}, "sampling_params.beam_width", "not supported"),
         ({"cache_salt": ""}, "cache_salt", "expected 1 to 128 characters"),
         ({"extra_key": "x" * 129}, "extra_key", "expected 1 to 128 characters"),

@@ -138,7 +138,7 @@ def test_truncate_keeps_the_end_of_the_prompt(make_client):
 class _Unequal(FakeEngine):
     """Its sampled answers are as likely as their seeds are small."""
 
-    async def generate(self, prompt, params, request_id, cache_salt=""):
+    async def generate(self, prompt, params, request_id, cache_salt="", answer=()):
         async for output in super().generate(prompt, params, request_id, cache_salt):
             output.logprobs = [one._replace(logprob=-float(output.seed)) for one in output.logprobs]
             yield output
@@ -164,7 +164,7 @@ def test_best_of_is_the_likeliest_on_average(make_client):
         ({"max_new_tokns": 1}, "parameters.max_new_tokns", "did you mean max_new_tokens?"),
         ({"details": 1}, "parameters.details", "got 1, expected true or false"),
         ({"n": 2}, "parameters.n", "got 2, expected 1"),
-        ({"grammar": {}}, "parameters.grammar", "not supported yet"),
+        ({"grammar": {}}, "parameters.grammar", 'got an object, expected {"type": "json", '),
         ({"typical_p": 0.5}, "parameters.typical_p", "not supported yet, expected 1.0 or null"),
         ({"watermark": True}, "parameters.watermark", "not supported yet"),
         ({"adapter_id": "x"}, "parameters.adapter_id", "not supported yet"),

@@ -134,9 +134,9 @@ def test_no_spelling_of_a_path_gets_past_the_keys(make_client, path):
 
 def test_public_routes_are_open_by_their_exact_path_only(make_client):
     client = make_client(api_keys=("k",))
-    for path in ("/health", "/ready", "/%68ealth"):
+    for path in ("/health", "/ready", "/%68ealth", "/", "/docs", "/page/app.js"):
         assert client.get(path).status_code == 200
-    for path in ("/", "/metrics", "/docs", "/openapi.json", "/nowhere", "/generate"):
+    for path in ("/metrics", "/docs/", "/page/", "/openapi.json", "/nowhere", "/generate"):
         assert client.get(path).status_code == 401
 
 

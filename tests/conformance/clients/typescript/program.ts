@@ -4,7 +4,7 @@ import type { components, paths } from "./schema.js";
 
 declare const process: { argv: string[] };
 
-type Path = Exclude<keyof paths, "/v1/solve">; // the server of these tests has no solver
+type Path = keyof paths;
 type Post = {
   [P in Path]: paths[P] extends { post: { requestBody: { content: { "application/json": infer B } } } }
     ? B
@@ -20,6 +20,11 @@ type Answer<P extends Path> = paths[P] extends { post: infer O } ? Success<O> : 
 const none = "without a body";
 const base = process.argv[2];
 
+const ask: components["schemas"]["GenerateRequest"] = { prompt: "Hello", max_tokens: 3, receipt: true };
+const asked = await fetch(`${base}/generate`, { method: "POST", body: JSON.stringify(ask) });
+const { receipt } = (await asked.json()) as components["schemas"]["GenerateResponse"];
+if (!receipt) throw new Error("no receipt");
+
 // A route that is missing, or that there is not, is an error of the compiler.
 const bodies: { [P in Path]: Post[P] } = {
   "/": { inputs: "The capital of France is", parameters: { max_new_tokens: 3 } },
@@ -31,12 +36,18 @@ const bodies: { [P in Path]: Post[P] } = {
     max_completion_tokens: 3,
     stop: null,
   },
+  "/v1/responses": { input: "Hello", max_output_tokens: 3, text: { format: { type: "text" } } },
+  "/v1/embeddings": { input: ["The capital of France is", "Hello"], dimensions: 16, encoding_format: "base64" },
+  "/score": { queries: "The capital of France is", documents: ["Paris", "Hello"] },
+  "/v1/score": { text_1: ["The capital of France is", "a"], text_2: ["Paris", "b"] },
   "/v1/models": none,
   "/v1/models/{model_id}": none,
   "/tokenize": { prompt: "The capital of France is" },
   "/detokenize": { tokens: [504, 3575] },
   "/tokenizer_info": none,
   "/check": { prompt: "Hello", runs: 2, max_tokens: 2 },
+  "/verify": receipt,
+  "/v1/solve": { grid: "3.......5...2...4....5...61...5.31.." },
   "/metrics": none,
   "/health": none,
   "/ready": none,
@@ -89,7 +100,18 @@ if (Array.isArray(generated) || !("output_ids" in generated)) throw new Error("n
 same(generated.text, text);
 same((await call("/"))[0]!.generated_text, text);
 same((await call("/v1/chat/completions")).choices[0]!.message.role, "assistant");
+const response = await call("/v1/responses");
+const item = response.output[0]!;
+if (item.type !== "message") throw new Error("no message");
+same(item.content[0]!.type, "output_text");
+same(response.incomplete_details?.reason, "max_output_tokens");
+same((await call("/v1/embeddings")).data[1]!.index, 1);
+same((await call("/score")).data[0]!.digest, (await call("/v1/score")).data[0]!.digest);
 same((await call("/tokenize")).count, 5);
+same((await call("/verify")).match, true);
+const solution = await call("/v1/solve");
+if (Array.isArray(solution)) throw new Error("one puzzle has one answer");
+same(solution.status, "solved");
 same((await call("/detokenize")).prompt, "The capital");
 for (const path of Object.keys(bodies) as Path[]) if (path !== "/v1/models/{model_id}") await call(path);
 console.log(`openapi-typescript: ${Object.keys(bodies).length} routes called`);
