@@ -68,11 +68,7 @@ COMPILING: dict[str, Make] = {SMALL: bound} | {
 class Masks:
     """Seconds of what token masks take of the steps while this is entered."""
 
-    PARTS = (
-        (choosing, "make_next_masks"),
-        (Constraint, "masks"),
-        (Constraint, "take"),
-    )
+    PARTS = (choosing, "_masks"), (Constraint, "take")
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -52,34 +52,43 @@ class SamplingRow:
     prompt_tokens: int = 0
     allowed: TokenMask | None = None
 
+    @property
+    def takes_the_best(self) -> bool:
+        """Whether its token is the argmax of the raw logits, if a grammar lets that follow."""
+        return is_greedy(self.params) and not is_adjusted(self.params) and not len(self.masked)
+
     def takes(self, best: int) -> bool:
         """Whether its token is ``best``, the argmax of the raw logits."""
-        return (
-            is_greedy(self.params)
-            and not is_adjusted(self.params)
-            and not len(self.masked)
-            and (self.allowed is None or allows(self.allowed, best))
-        )
+        return self.takes_the_best and (self.allowed is None or allows(self.allowed, best))
 
 
-def choose(logits: Tensor, rows: list[SamplingRow]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Chooses one token a row.
+def summarise(logits: Tensor) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return each row's argmax, -1 where a logit is NaN or +Inf, and the sums of its checksum.
 
     Args:
         logits: raw logits, on any device. [L, V] float32
+    """
+    best, sums = ops.summarise(logits)
+    return best.tolist(), [(int(a), int(b)) for a, b in sums.tolist()]
+
+
+def choose(logits: Tensor, best: Sequence[int], rows: Sequence[SamplingRow]) -> list[int]:
+    """Choose one token a row.
+
+    Args:
+        logits: raw logits, on any device. [L, V] float32
+        best: of ``summarise``. L of them
         rows: how each is sampled. L of them
 
     Returns:
-        Token ids, and the two sums of each row's checksum. An id is -1 where a logit is NaN or
-        +Inf, or the largest to choose from, adjusted and over the temperature, is not finite; one
-        whose logit is -Inf is never chosen.
+        Token ids: -1 where ``best`` is, or where the largest logit to choose from, adjusted and
+        over the temperature, is not finite; one whose logit is -Inf is never chosen.
     """
-    best, sums = ops.summarise(logits)
-    tokens: list[int] = best.tolist()
+    tokens = list(best)
     others = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not row.takes(tokens[i])]
     for i, values in zip(others, _on_host(logits, others), strict=True):
         tokens[i] = _choose_one(values, rows[i])
-    return tokens, [(int(a), int(b)) for a, b in sums.tolist()]
+    return tokens
 
 
 def prepare(profile: ops.Profile) -> None:
@@ -88,7 +97,7 @@ def prepare(profile: ops.Profile) -> None:
     row = SamplingRow(params, 0, 0, np.empty(0, dtype=np.int64))
     with ops.use(profile):
         logits = torch.zeros(1, 4, device=ops.device())
-        choose(logits, [row])
+        choose(logits, summarise(logits)[0], [row])
         token_logprobs(logits, [0], [1])
 
 

@@ -26,7 +26,8 @@ def row(seed=7, position=11, masked=(), prompt=(), output=(), **params):
 
 def choose(logits, rows):
     """The chosen token ids."""
-    return sampling.choose(torch.from_numpy(logits), rows)[0]
+    values = torch.from_numpy(logits)
+    return sampling.choose(values, sampling.summarise(values)[0], rows)
 
 
 def logits_of(rows, vocab, seed=0, scale=4.0):
@@ -221,7 +222,7 @@ def test_rank_of_a_token_is_its_place_among_all_ties_by_id():
 def test_checksums_are_pairs_of_plain_integers():
     logits = logits_of(2, 33)
     expected = [tuple(map(int, pair)) for pair in reference_sampling.checksum(logits)]
-    assert sampling.choose(torch.from_numpy(logits), [row(), row()])[1] == expected
+    assert sampling.summarise(torch.from_numpy(logits))[1] == expected
 
 
 def greedy(logits, **options):

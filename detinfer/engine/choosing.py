@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from detinfer import sampling
 from detinfer.batch import Batch
-from detinfer.engine.constraint import make_next_masks
 from detinfer.engine.outcome import Choice, Outcome
 from detinfer.engine.request import Request
 from detinfer.engine.scheduler import ScheduledRow
@@ -44,9 +44,7 @@ def read_logits(
         ]
 
 
-def sampling_row(
-    request: Request, guessed: Sequence[int], allowed: TokenMask | None = None
-) -> sampling.SamplingRow:
+def sampling_row(request: Request, guessed: Sequence[int]) -> sampling.SamplingRow:
     """Return how the token after a request's own and ``guessed`` ones is sampled."""
     masked = request.completion_tokens + len(guessed) < request.params.min_tokens
     token_ids = [*request.token_ids, *guessed] if guessed else request.token_ids
@@ -57,7 +55,6 @@ def sampling_row(
         masked=np.array(sorted(request.stop_ids), dtype=np.int64) if masked else _NOTHING,
         token_ids=token_ids,
         prompt_tokens=request.prompt_tokens,
-        allowed=allowed,
     )
 
 
@@ -94,27 +91,48 @@ def _score(row: ScheduledRow, logits: Tensor, start: int) -> list[TokenLogprob]:
     return [one for one in found if one is not None]
 
 
-def _masks(row: ScheduledRow, count: int) -> list[TokenMask | None]:
-    """Return what may follow a row's last token, and each of its draft; ``count`` in all."""
-    constraint = row.request.constraint
-    if constraint is None or not count:
-        return [None] * count
-    return constraint.masks(row.draft[: count - 1])
+def _masks(
+    rows: Sequence[ScheduledRow], likeliest: Sequence[Sequence[int | None]]
+) -> list[list[TokenMask | None]]:
+    """Return what may follow each row's last token, and its draft's, where it has to be known.
+
+    Args:
+        likeliest: of each row's choices, as ``Constraint.masks`` has them.
+    """
+    return [
+        [None] * len(asked)
+        if row.request.constraint is None or not asked
+        else row.request.constraint.masks(row.draft, asked)
+        for row, asked in zip(rows, likeliest, strict=True)
+    ]
 
 
 def _choose(logits: Tensor, rows: Sequence[ScheduledRow], counts: Sequence[int]) -> list[Choice]:
     """Return a choice from each row of logits, ``counts`` of them for each row of the step."""
     if not len(logits):
         return []
-    bound = [row.request.constraint for row, count in zip(rows, counts, strict=True) if count]
-    make_next_masks([one for one in bound if one is not None], logits.shape[1])
-    sampling_rows: list[sampling.SamplingRow] = []
-    logprobs: list[int | None] = []
-    for row, count in zip(rows, counts, strict=True):
-        # A draft's tokens are judged as if those before them had been chosen.
-        for i, allowed in enumerate(_masks(row, count)):
-            sampling_rows.append(sampling_row(row.request, row.draft[:i], allowed))
-        logprobs += [row.request.params.logprobs] * count
-    tokens, sums = sampling.choose(logits, sampling_rows)
+    # A draft's tokens are judged as if those before them had been chosen.
+    sampled = [
+        sampling_row(row.request, row.draft[:i])
+        for row, count in zip(rows, counts, strict=True)
+        for i in range(count)
+    ]
+    best, sums = sampling.summarise(logits)
+    if any(row.request.constraint is not None for row in rows):
+        likeliest = iter(
+            token if one.takes_the_best and token >= 0 else None
+            for one, token in zip(sampled, best, strict=True)
+        )
+        masks = _masks(rows, [list(itertools.islice(likeliest, count)) for count in counts])
+        sampled = [
+            one if mask is None else replace(one, allowed=mask)
+            for one, mask in zip(sampled, itertools.chain(*masks), strict=True)
+        ]
+    tokens = sampling.choose(logits, best, sampled)
+    logprobs = [
+        row.request.params.logprobs
+        for row, count in zip(rows, counts, strict=True)
+        for _ in range(count)
+    ]
     found = sampling.token_logprobs(logits, tokens, logprobs)
     return list(map(Choice, tokens, sums, found))

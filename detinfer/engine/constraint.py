@@ -3,58 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detinfer.engine.rules import failure_of
-from detinfer.machine import usable_cores
 from detinfer.token_mask import TokenMask, allows
 
 if TYPE_CHECKING:
-    from llguidance import LLExecutor, LLMatcher
+    from llguidance import LLMatcher
 
 
 class Constraint:
     """A grammar, and how far a request's output has come in it.
 
-    What it allows, and whether it meets one of its bounds, depends on the grammar and the request's
-    own tokens alone: it takes them one by one, a mask made before each, whatever was drafted.
-    Guesses are followed in copies, which take its place as far as they were right.
+    What it allows, and whether it meets one of its bounds, depends on the grammar, the request's
+    own tokens and its own likeliest ones alone: it takes them one by one, asked about the likeliest
+    before each and for a mask where that does not do, whatever was drafted. Guesses are followed in
+    copies, which take its place as far as they were right.
 
     Args:
         matcher: at the beginning, nobody else's.
     """
 
-    __slots__ = ("_ahead", "_matcher", "_next")
+    __slots__ = ("_ahead", "_matcher")
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
         self._ahead: list[tuple[int, LLMatcher]] = []  # guesses, and where each leads
-        self._next: TokenMask | None = None  # what may come next, if that is known already
 
-    def masks(self, draft: Sequence[int]) -> list[TokenMask | None]:
-        """Return what may come next, and after each token of a draft.
+    def masks(
+        self, draft: Sequence[int], likeliest: Sequence[int | None]
+    ) -> list[TokenMask | None]:
+        """Return what may come next, and after each token of a draft, where it has to be known.
 
-        After one that may not come, or that ends it, there is no telling: None.
+        After a token that is not chosen, or that ends it, it has not.
+
+        Args:
+            likeliest: at each of these places the token that is chosen if only it may come: then
+                there is no mask, which takes ten times as long as to ask. None where others would
+                have a say.
         """
         self._ahead = []
-        known, self._next = self._next, None
-        at, masks = self._matcher, [_mask(self._matcher) if known is None else known]
-        for token in draft:
-            if not allows(masks[-1], token):
+        at, masks = self._matcher, [_unless(self._matcher, likeliest[0])]
+        for token, before, after in zip(draft, likeliest, likeliest[1:], strict=False):
+            if token != before if masks[-1] is None else not allows(masks[-1], token):
                 break
             at = at.deep_copy()
             if not at.consume_token(token) or at.is_stopped():
                 break
             self._ahead.append((token, at))
-            masks.append(_mask(at))
-        return [*masks, *[None] * (1 + len(draft) - len(masks))]
+            masks.append(_unless(at, after))
+        return [*masks, *[None] * (len(likeliest) - len(masks))]
 
     def take(self, token: int) -> None:
         """Go on by a token of the output."""
-        self._next = None
         if self._ahead and self._ahead[0][0] == token:
             self._matcher = self._ahead.pop(0)[1]
         else:
@@ -81,23 +84,10 @@ class Constraint:
         return failure_of(self._matcher)
 
 
-def make_next_masks(constraints: Sequence[Constraint], vocab: int) -> None:
-    """Make the next masks of several requests at once, by all cores; ``masks`` finds them made."""
-    if len(constraints) < 2:
-        return
-    filled = np.empty((len(constraints), -(-vocab // 32)), np.int32)
-    matchers = [(constraint._matcher, place) for place, constraint in enumerate(constraints)]
-    _executor().unsafe_compute_mask_ptr(matchers, filled.ctypes.data, filled[0].nbytes, len(filled))
-    for constraint, mask in zip(constraints, filled.view(np.uint8), strict=True):
-        # One that fails is told of, and what it lets follow found, by itself.
-        constraint._next = None if constraint._matcher.is_error() else mask
-
-
-@cache
-def _executor() -> LLExecutor:
-    from llguidance import LLExecutor
-
-    return LLExecutor(usable_cores())
+def _unless(matcher: LLMatcher, token: int | None) -> TokenMask | None:
+    if token is not None and matcher.validate_tokens([token]) == 1:
+        return None
+    return _mask(matcher)
 
 
 def _mask(matcher: LLMatcher) -> TokenMask:

@@ -117,12 +117,14 @@ def test_a_mask_of_somebody_elses_is_found_out(engines, monkeypatch, order):
     requests = {name: (PROMPT, params) for name, params in MIXED.items()}
     plain = run(engines[0], requests)
     if order == "slot":
-        real, masks = choosing._masks, []
+        real = choosing._masks
 
-        def shifted(row, count):
-            found = real(row, count)
-            masks.append(found[0] if found else None)
-            return [masks[-2] if len(masks) > 1 else None, *found[1:]] if found else found
+        def shifted(*given):
+            found = real(*given)
+            return [
+                [other[0] if one and other else None, *one[1:]][: len(one)]
+                for one, other in zip(found, [*found[1:], *found[:1]], strict=True)
+            ]
 
         monkeypatch.setattr(choosing, "_masks", shifted)
     else:

@@ -162,10 +162,10 @@ def logprobs_by_the_steps_largest_logit(patch):
 def penalties_counted_on_from_the_row_above(patch):
     """The table of counts is not cleared between two rows of a step."""
 
-    def mutated(logits, rows):
+    def mutated(logits, best, rows):
         above = [[], *([*row.token_ids[row.prompt_tokens :]] for row in rows[:-1])]
         rows = [replace(r, token_ids=[*r.token_ids, *a]) for r, a in zip(rows, above, strict=True)]
-        return choose(logits, rows)
+        return choose(logits, best, rows)
 
     patch.setattr(sampling, "choose", mutated)
 
@@ -174,8 +174,10 @@ def penalties_counted_on_from_the_row_above(patch):
 def noise_of_another_slot_from_the_64th_on(patch):
     """Buffers of 64 seeds: the 65th row of a step draws with the first one's."""
 
-    def mutated(logits, rows):
-        return choose(logits, [replace(row, seed=rows[i % 64].seed) for i, row in enumerate(rows)])
+    def mutated(logits, best, rows):
+        return choose(
+            logits, best, [replace(row, seed=rows[i % 64].seed) for i, row in enumerate(rows)]
+        )
 
     patch.setattr(sampling, "choose", mutated)
 
@@ -258,7 +260,7 @@ def positions_in_half_precision(patch):
 def noise_repeats_after_128_tokens(patch):
     """The position's low seven bits key the noise."""
 
-    def mutated(logits, rows):
-        return choose(logits, [replace(row, position=row.position % 128) for row in rows])
+    def mutated(logits, best, rows):
+        return choose(logits, best, [replace(row, position=row.position % 128) for row in rows])
 
     patch.setattr(sampling, "choose", mutated)

@@ -25,7 +25,7 @@ from detinfer.kernels.constants import PAGE_SIZE
 linear, attention, activation = portable.linear, portable.attention, portable.activation
 make_batch, sampling_row = layout.make_batch, choosing.sampling_row
 choose, gumbel_argmax = sampling.choose, sampling.gumbel_argmax
-masks, choose_rows = choosing._masks, choosing._choose
+masks = choosing._masks
 page_key, root_key = request_module.Request.page_key, request_module.root_key
 
 
@@ -211,9 +211,9 @@ def noise_by_rank(patch):
     """If any request of the step filters, all noise follows the rank in the sorted row."""
     step = SimpleNamespace(sorted=False)
 
-    def mutated_choose(logits, rows):
+    def mutated_choose(logits, best, rows):
         step.sorted = any(row.params.top_k for row in rows)
-        return choose(logits, rows)
+        return choose(logits, best, rows)
 
     def mutated_argmax(x, ids, seed, position):
         if not step.sorted:
@@ -230,9 +230,9 @@ def noise_by_rank(patch):
 def noise_by_slot(patch):
     """The key of the noise counts on with the row of the step."""
 
-    def mutated(logits, rows):
+    def mutated(logits, best, rows):
         rows = [replace(row, seed=(row.seed + i) % 2**64) for i, row in enumerate(rows)]
-        return choose(logits, rows)
+        return choose(logits, best, rows)
 
     patch.setattr(sampling, "choose", mutated)
 
@@ -241,23 +241,16 @@ def noise_by_slot(patch):
 def mask_by_slot(patch):
     """A step's token masks lie without gaps, and are found by the row's place in the step."""
 
-    step = SimpleNamespace(laid=iter(()))
-
-    def mutated_choose(logits, rows, counts):
-        made = [masks(row, count) for row, count in zip(rows, counts, strict=True)]
+    def mutated(rows, likeliest):
+        made = masks(rows, likeliest)
         packed = [own for row, own in zip(rows, made, strict=True) if row.request.constraint]
-        step.laid = iter(
-            packed[min(place, len(packed) - 1)] if row.request.constraint else made[place]
-            for place, row in enumerate(rows)
-        )
-        return choose_rows(logits, rows, counts)
+        for place, row in enumerate(rows):
+            if row.request.constraint:
+                laid, count = packed[min(place, len(packed) - 1)], len(made[place])
+                made[place] = [*laid[:count], *[None] * (count - len(laid))]
+        return made
 
-    def mutated_masks(row, count):
-        laid = next(step.laid)[:count]
-        return [*laid, *[None] * (count - len(laid))]
-
-    patch.setattr(choosing, "_choose", mutated_choose)
-    patch.setattr(choosing, "_masks", mutated_masks)
+    patch.setattr(choosing, "_masks", mutated)
 
 
 @mutant()
@@ -266,8 +259,8 @@ def draft_accepted_without_its_penalties(patch):
     patch.setattr(
         choosing,
         "sampling_row",
-        lambda request, guessed, *more: replace(
-            sampling_row(request, guessed, *more), token_ids=request.token_ids
+        lambda request, guessed: replace(
+            sampling_row(request, guessed), token_ids=request.token_ids
         ),
     )
 
@@ -276,8 +269,8 @@ def draft_accepted_without_its_penalties(patch):
 def draft_accepted_without_min_tokens(patch):
     """Stop tokens are masked at the first token of a draft alone."""
 
-    def mutated(request, guessed, *more):
-        row = sampling_row(request, guessed, *more)
+    def mutated(request, guessed):
+        row = sampling_row(request, guessed)
         return replace(row, masked=row.masked[:0]) if guessed else row
 
     patch.setattr(choosing, "sampling_row", mutated)

@@ -31,7 +31,7 @@ from detinfer.kernels.cpu.packed.dot import dot_product
 from detinfer.kernels.cpu.packed.rows import quantised_bytes
 from detinfer.params import SamplingParams
 from detinfer.recursive.model import RecursiveModel
-from detinfer.sampling import SamplingRow, choose
+from detinfer.sampling import SamplingRow, choose, summarise
 from detinfer.testing import SPECIAL, assert_same_bits, bits, rounded_normal, to_torch
 
 # Of a row, by values of a format's block: one block, odd numbers of them, and each way to cut it.
@@ -131,11 +131,11 @@ def recursive_steps(rng):
 
 
 def samples(rng):
-    logits = rounded_normal(rng, (40, 5001), scale=2.0)
+    logits = torch.from_numpy(rounded_normal(rng, (40, 5001), scale=2.0))
     params = SamplingParams(temperature=0.8, top_k=2000, top_p=0.95, min_p=0.001)
     nothing = np.empty(0, np.int64)
     rows = [SamplingRow(params, 2**63 + i, i, nothing) for i in range(40)]
-    yield np.array(choose(torch.from_numpy(logits), rows)[0])
+    yield np.array(choose(logits, summarise(logits)[0], rows))
 
 
 def rollout_noise(rng):

@@ -13,7 +13,7 @@ from detinfer.engine.constraint import Constraint
 from detinfer.engine.grammars import GrammarCompiler
 from detinfer.engine.outputs import describe
 from detinfer.params import SamplingParams
-from detinfer.token_mask import allows
+from detinfer.token_mask import TokenMask, allows
 
 BYTES = 256
 # What ends strings, lists, objects and answers, once an answer is long.
@@ -47,6 +47,13 @@ def compiled(by: GrammarCompiler, params: SamplingParams) -> Constraint:
     return future.result()
 
 
+def what_may_come(constraint: Constraint) -> TokenMask:
+    """Have the next mask made, whatever is likely."""
+    [mask] = constraint.masks([], [None])
+    assert mask is not None
+    return mask
+
+
 def walk(constraint: Constraint, rng: random.Random, most: int = 300) -> tuple[str, bytes]:
     """Draw tokens until nothing can follow, the end is drawn, or there are so many.
 
@@ -55,10 +62,9 @@ def walk(constraint: Constraint, rng: random.Random, most: int = 300) -> tuple[s
     """
     text = bytearray()
     while len(text) < most:
-        [mask] = constraint.masks([])
+        mask = what_may_come(constraint)
         if constraint.failure is not None:
             return "error", bytes(text)
-        assert mask is not None
         allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[:BYTES]).tolist()
         assert allowed, "no token may come, and no end"
         endings = [token for token in _ENDINGS if token in allowed]
@@ -78,8 +84,7 @@ def walk(constraint: Constraint, rng: random.Random, most: int = 300) -> tuple[s
 def accepts(constraint: Constraint, text: bytes) -> bool:
     """Whether a text is a whole answer."""
     for token in text:
-        [mask] = constraint.masks([])
-        if mask is None or not allows(mask, token):
+        if not allows(what_may_come(constraint), token):
             return False
         constraint.take(token)
-    return constraint.ended or allows(constraint.masks([])[0], END)
+    return constraint.ended or allows(what_may_come(constraint), END)
