@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detinfer import ops
-from detinfer.kernels.cpu.sampling import gumbel_argmax, weights
+from detinfer.kernels.cpu.sampling import gumbel_argmax, nucleus, rank_keys, weights
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams, is_greedy
 from detinfer.token_mask import TokenMask, allows
@@ -137,7 +138,7 @@ def _candidates(row: SamplingRow, vocab: int) -> Ids:
     """Return the tokens to choose from, ascending; none if a grammar lets none follow."""
     ids: Ids
     if row.allowed is None:
-        ids = np.arange(vocab, dtype=np.int64)
+        ids = _all(vocab)
     else:
         ids = np.flatnonzero(np.unpackbits(row.allowed, count=vocab, bitorder="little").view(bool))
     if len(row.masked):
@@ -145,6 +146,11 @@ def _candidates(row: SamplingRow, vocab: int) -> Ids:
         # Where a grammar is at its end nothing else can follow, however few tokens there are.
         ids = ids if row.allowed is not None and not len(kept) else kept
     return ids
+
+
+@lru_cache(maxsize=4)
+def _all(vocab: int) -> Ids:
+    return np.arange(vocab, dtype=np.int64)  # half a megabyte, for each row anew, takes a while
 
 
 def _adjust(logits: Floats, row: SamplingRow) -> Floats:
@@ -174,26 +180,29 @@ def _known(ids: Ids, vocab: int) -> Ids:
 
 
 def _filter(x: Floats, params: SamplingParams) -> Ids:
-    """Return indices that top-k, top-p and min-p keep, in order: x descending, index ascending."""
-    order = rank(x, params.top_k)
-    w = weights(x[order])
-    # Not np.sum: the contract's sums run in order, one addition a step.
-    sums = np.cumsum(w, dtype=np.float64)
-    count = 1 + int(np.searchsorted(sums, params.top_p * sums[-1]))
-    kept: Ids = order[:count][w[:count] >= np.float32(params.min_p)]
+    """Return indices that top-k, top-p and min-p keep, those of the likeliest tokens first.
+
+    Where top-p is 1 it would only drop what adds nothing to the sum, and so cannot win: then no
+    more is ranked than top-k needs.
+    """
+    if params.top_k or params.top_p < 1:
+        order = rank(x, params.top_k)
+        w = weights(x[order], x[order[0]])
+    else:
+        order, w = _all(len(x)), weights(x, x.max())
+    if params.top_p < 1:
+        count = nucleus(w, params.top_p)
+        order, w = order[:count], w[:count]
+    kept: Ids = order[w >= np.float32(params.min_p)]
     return kept
 
 
 def rank(x: Floats, k: int = 0) -> Ids:
     """Return indices of the k largest values (0: of all), descending, ties to the lowest index."""
-    ids = np.arange(len(x))
+    ids = _all(len(x))
     if 0 < k < len(x):
         ids = np.flatnonzero(x >= np.partition(x, -k)[-k])  # a few more than k, if values repeat
-    # One integer key a value: the float's bits made monotonic and turned round, then the index.
-    # Adding +0 makes -0 equal to it.
-    bits = (x[ids] + np.float32(0)).view(np.int32).astype(np.int64)
-    ascending = np.where(bits < 0, ~bits & 0xFFFFFFFF, bits | 0x80000000)
-    keys = ((0xFFFFFFFF - ascending).astype(np.uint64) << np.uint64(32)) | ids.astype(np.uint64)
+    keys: npt.NDArray[np.uint64] = rank_keys(x, ids)
     keys.sort()
     return (keys[: k or None] & np.uint64(0xFFFFFFFF)).astype(np.int64)
 

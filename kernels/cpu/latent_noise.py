@@ -6,9 +6,10 @@ import numpy as np
 
 from detinfer.kernels import constants as c
 from detinfer.kernels.cpu.jit import kernel
-from detinfer.kernels.cpu.sampling import HALF, ONE, WORD, philox
+from detinfer.kernels.cpu.philox import philox
 
 LOW, SIXTEEN = np.uint64(0xFFFF), np.uint64(16)
+WORD, HALF, ONE = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(1)
 CENTRE, UNIT = np.int64(c.NOISE_CENTRE), np.float32(c.NOISE_UNIT)
 
 

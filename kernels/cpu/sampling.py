@@ -3,67 +3,122 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
-from detinfer.kernels import constants as c
 from detinfer.kernels.cpu.elementary import exp32, log32
 from detinfer.kernels.cpu.jit import kernel
+from detinfer.kernels.cpu.logits import row_max
+from detinfer.kernels.cpu.philox import fill_words
+from detinfer.kernels.cpu.vector import Emit, row_intrinsic
 
-M0, M1 = np.uint64(c.PHILOX_M0), np.uint64(c.PHILOX_M1)
-W0, W1 = np.uint64(c.PHILOX_W0), np.uint64(c.PHILOX_W1)
-WORD, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-ONE, TWO, THREE, NINE = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(9)
 UNIT = 2.0**-24
+NINE, TWO, ONE = np.uint32(9), np.uint32(2), np.uint32(1)
+ALL = np.float32(1.0)
+MAGNITUDE, SHIFT = np.int32(0x7FFFFFFF), np.uint64(32)
+HALF, SIXTH, TWENTY_FOURTH = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
 
-# The noise lies in (-2.82, 16.64): whoever trails by more than this cannot win, and needs none.
-NOISE_MAX = np.float32(17.0)
+NOISE_MAX = np.float32(17.0)  # the noise lies in (-2.82, 16.64)
 LEADERS = np.float32(4.0)  # those this close to the top draw first: one of them usually wins
+BLOCK = 1024  # tokens whose words are made at once
+
+bits_of = row_intrinsic(types.int32, [types.float32], lambda b, x: Emit(b, 1).bits(x))
 
 
 @kernel
-def philox(c0, c1, c2, c3, k0, k1):
-    """Philox 4x32-10 on words held in uint64."""
-    for _ in range(10):
-        p0, p1 = M0 * c0, M1 * c2
-        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & WORD, (p0 >> HALF) ^ c3 ^ k1, p0 & WORD
-        k0, k1 = (k0 + W0) & WORD, (k1 + W1) & WORD
-    return c0, c1, c2, c3
+def unit(word):
+    """Return a word as a number strictly between 0 and 1."""
+    return np.float32(np.float64((word >> NINE) * TWO + ONE) * UNIT)
 
 
 @kernel
 def noise_of_word(word):
-    """Gumbel noise -log(-log(u)), u the word as a number strictly between 0 and 1."""
-    u = np.float32(np.float64((word >> NINE) * TWO + ONE) * UNIT)
-    return -log32(-log32(u))
+    """Gumbel noise -log(-log(u)), u the word as a number."""
+    return -log32(-log32(unit(word)))
 
 
 @kernel
-def noise(token, seed, position):
-    """Noise of one token id at an absolute position."""
-    words = philox(
-        token >> TWO, position & WORD, position >> HALF, np.uint64(0), seed & WORD, seed >> HALF
-    )
-    return noise_of_word(words[np.int64(token & THREE)])
+def may_reach(word, distance):
+    """Whether the noise of a word may be so large; False is certain.
+
+    As -log(u) >= 1 - u, noise g has 1 - u <= exp(-g), and exp(g) is at least the first terms of its
+    series: so no logarithm is taken.
+    """
+    t = max(distance, np.float32(0.0))
+    series = ALL + t * (ALL + t * (HALF + t * (SIXTH + t * TWENTY_FOURTH)))
+    return (ALL - unit(word)) * series <= ALL
 
 
 @kernel
 def gumbel_argmax(x, ids, seed, position):
     """Find the id of the largest x + noise; ties to the lowest. x [K] float32, ids [K] int64."""
-    top = x.max()
+    top = row_max(x.ctypes.data, len(x))
+    near, values = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.float32)
+    words, asked = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.bool_)
     best, winner = np.float32(-np.inf), np.int64(-1)
-    for leaders in (True, False):
-        for i in range(len(x)):
-            if (x[i] >= top - LEADERS) != leaders or x[i] + NOISE_MAX < best:
+    least, below = top - LEADERS, np.float32(np.inf)
+    for _ in range(2):  # those close to the top, then others that may still win
+        # What a sum's own rounding may add, and that of the logarithms.
+        reach = best - np.float32(0.01) - abs(best) * np.float32(2.0**-22)
+        for first in range(0, len(x), BLOCK):
+            end, count = min(first + BLOCK, len(x)), 0
+            if row_max(x.ctypes.data + 4 * first, end - first) < least:
                 continue
-            value = x[i] + noise(np.uint64(ids[i]), seed, position)
-            if value > best or (value == best and ids[i] < winner):
-                best, winner = value, ids[i]
+            for i in range(first, end):
+                near[count], values[count] = ids[i], x[i]
+                count += (x[i] >= least) & (x[i] < below)
+            fill_words(near[:count], seed, position, words)
+            for k in range(count):
+                asked[k] = may_reach(words[k], reach - values[k])
+            for k in range(count):
+                if asked[k]:
+                    value = values[k] + noise_of_word(words[k])
+                    if value > best or (value == best and near[k] < winner):
+                        best, winner = value, near[k]
+        least, below = best - NOISE_MAX, least
     return winner
 
 
 @kernel
-def weights(x):
-    """exp(x - max), x in descending order. [K] -> [K] float32."""
+def weights(x, top):
+    """exp(x - top), top the largest. [K] -> [K] float32."""
     out = np.empty_like(x)
     for i in range(len(x)):
-        out[i] = exp32(x[i] - x[0])
+        out[i] = exp32(x[i] - top)
     return out
+
+
+@kernel
+def nucleus(w, p):
+    """Count the first weights whose sum is at least p times all. w [K] float32, descending.
+
+    Sums run in order, one addition a step, in binary64.
+    """
+    total = 0.0
+    for i in range(len(w)):
+        total += np.float64(w[i])
+    so_far = 0.0
+    for i in range(len(w)):
+        so_far += np.float64(w[i])
+        if so_far >= p * total:
+            return i + 1
+    return len(w)
+
+
+@kernel
+def rank_keys(x, ids):
+    """Integers whose ascending order is that of x descending, ties to the lowest index.
+
+    The upper half is the value's bits made monotonic and turned round, the lower one the index.
+
+    Args:
+        ids: indices of x. [K] int64
+
+    Returns:
+        [K] uint64
+    """
+    keys = np.empty(len(ids), np.uint64)
+    for k in range(len(ids)):
+        bits = bits_of(x[ids[k]] + np.float32(0))  # +0 makes -0 equal to it
+        upper = np.uint64(np.uint32(bits if bits < 0 else ~bits & MAGNITUDE))
+        keys[k] = (upper << SHIFT) | np.uint64(ids[k])
+    return keys

@@ -81,7 +81,7 @@ def decode_cut_elsewhere_beyond_1536_keys(patch):
 @mutant(hunt="filter", unseen_by_check=EVERYWHERE + "a weight is made of its own logit alone")
 def numpy_exp_in_top_p(patch):
     """The filter's weights come from NumPy, whose last bit depends on the CPU."""
-    patch.setattr(sampling, "weights", lambda x: np.exp(x - x[0]))
+    patch.setattr(sampling, "weights", lambda x, top: np.exp(x - top))
 
 
 @mutant(hunt="end", unseen_by_check="what is computed past an answer's end is never read")

@@ -148,7 +148,8 @@ def rollout_noise(rng):
 def embeddings(rng):
     """Vectors of prompts that a whole fused step read, in chunks, and their scores."""
     for model in ("windowed", "packed"):
-        engine = Engine(EngineConfig(max_num_batched_tokens=50), TinyModelRunner(12, model=model))
+        runner = TinyModelRunner(12, model=model, redrawn=True)
+        engine = Engine(EngineConfig(max_num_batched_tokens=50), runner)
         prompts = [rng.integers(3, 131, size).tolist() for size in (1, 70, 150)]
         for pooling in ("mean", "last"):
             llm = LLM(engine=engine)

@@ -63,20 +63,30 @@ _PACKED |= dict.fromkeys(("packed-k", "packed-experts"), ("Q4_K", "Q6_K", "Q5_K"
 
 
 @functools.cache
-def patched_model(name="windowed", loud=None):
+def patched_model(name="windowed", loud=None, redrawn=False):
     """A model of MODELS, the report of its patching and the model's length, made once.
 
     Args:
         loud: a token whose embedding is 10,000 times larger than it was.
+        redrawn: whether NumPy draws the parameters: the same on every CPU, which PyTorch's are not.
     """
     architecture, given, max_len = MODELS[name]
     model = tiny_model(tiny_config(architecture, **given))
+    if redrawn:
+        _redraw(model, np.random.default_rng(1))
     if loud is not None:
         with torch.no_grad():
             model.model.embed_tokens.weight[loud] *= 1e4
     model.config._attn_implementation = ATTN_IMPLEMENTATION
     packed = _in_blocks(model, _PACKED[name]) if name in _PACKED else {}
     return model, patch_model(model, torch.float32, max_len, True, packed), max_len
+
+
+def _redraw(model, rng):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = rng.normal(float("norm" in name), 0.2, parameter.shape)
+            parameter.copy_(torch.from_numpy(values))
 
 
 def _in_blocks(model, kinds):
@@ -103,7 +113,7 @@ class TinyModelRunner:
     Args:
         num_pages: of its pool.
         plan: ``fused``, or ``modules``, whose ops a test can replace.
-        loud: as in ``patched_model``.
+        loud, redrawn: as in ``patched_model``.
         model: of ``MODELS``.
         kv_cache_dtype: of its pages.
 
@@ -120,11 +130,17 @@ class TinyModelRunner:
     fingerprint = SimpleNamespace(parts={"profile": "portable"}, system_fingerprint="tiny")
 
     def __init__(
-        self, num_pages, plan="fused", loud=None, model="windowed", kv_cache_dtype="float32"
+        self,
+        num_pages,
+        plan="fused",
+        loud=None,
+        model="windowed",
+        kv_cache_dtype="float32",
+        redrawn=False,
     ):
         self.tokenizer = FakeTokenizer()
         self.num_pages, self.plan = num_pages, plan
-        self.model, report, self.max_model_len = patched_model(model, loud)
+        self.model, report, self.max_model_len = patched_model(model, loud, redrawn)
         self.hidden_size = self.model.get_output_embeddings().in_features
         self.kv_cache_dtype = kv_cache_dtype
         kept = getattr(torch, kv_cache_dtype)
