@@ -117,7 +117,7 @@ class Scheduler:
         scheduled = []
         for request, count in rows.items():
             self.current = request
-            draft = self._draft(request) if request.decoding else ()
+            draft = self._draft(request) if count == request.pending_tokens else ()
             scored, pooled = request.to_score(count), request.to_pool(count)
             scheduled.append(ScheduledRow(request, count, draft, scored, pooled))
         return scheduled

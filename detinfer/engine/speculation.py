@@ -50,7 +50,7 @@ class Replay:
     def propose(self, token_ids: list[int], most: int) -> Sequence[int]:
         """Return the answer's next tokens."""
         done = len(token_ids) - self._start
-        if len(token_ids) >= self.until or self._answer[done - 1] != token_ids[-1]:
+        if len(token_ids) >= self.until or (done and self._answer[done - 1] != token_ids[-1]):
             self.until = 0
             return ()
         return self._answer[done : done + most]

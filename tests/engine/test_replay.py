@@ -55,13 +55,13 @@ def test_a_replay_gives_what_was_generated(block):
     assert replayed < steps / 2
 
 
-def test_a_whole_answer_takes_two_steps():
+def test_a_prompt_and_a_whole_answer_take_one_step():
     request = [([1, 2, 3], SamplingParams(max_tokens=200, ignore_eos=True, checksums=True))]
     [plain], _ = run(request)
     [got], engine = run(request, [plain["ids"]])
     assert got == plain
     assert len(plain["sums"]) == 200
-    assert engine.stats()["steps"] == 2
+    assert engine.stats()["steps"] == 1
 
 
 def test_a_long_answer_is_verified_a_bounded_number_of_rows_at_a_time():
@@ -72,7 +72,7 @@ def test_a_long_answer_is_verified_a_bounded_number_of_rows_at_a_time():
     assert got == plain
     most = engine.scheduler.limits.max_scored
     assert max(len(batch.logit_rows) for batch in runner.batches) == most + 1
-    assert engine.stats()["steps"] == 3
+    assert engine.stats()["steps"] == 2
 
 
 def test_checksums_come_only_where_asked_for():
