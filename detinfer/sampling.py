@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detinfer import ops
-from detinfer.kernels.cpu.sampling import gumbel_argmax, nucleus, rank_keys, weights
+from detinfer.kernels.cpu.sampling import draw_rows, gumbel_argmax, nucleus, rank_keys, weights
 from detinfer.logprobs import TokenLogprob
 from detinfer.params import SamplingParams, is_greedy
 from detinfer.token_mask import TokenMask, allows
@@ -58,6 +58,14 @@ class SamplingRow:
         """Whether its token is the argmax of the raw logits, if a grammar lets that follow."""
         return is_greedy(self.params) and not is_adjusted(self.params) and not len(self.masked)
 
+    @property
+    def only_draws(self) -> bool:
+        """Whether nothing but its temperature and the noise has a say."""
+        params = self.params
+        filters = params.top_k or params.top_p < 1 or params.min_p > 0
+        plain = self.allowed is None and not len(self.masked) and not is_adjusted(params)
+        return plain and not filters and not is_greedy(params)
+
     def takes(self, best: int) -> bool:
         """Whether its token is ``best``, the argmax of the raw logits."""
         return self.takes_the_best and (self.allowed is None or allows(self.allowed, best))
@@ -87,6 +95,10 @@ def choose(logits: Tensor, best: Sequence[int], rows: Sequence[SamplingRow]) -> 
     """
     tokens = list(best)
     others = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not row.takes(tokens[i])]
+    drawing = [i for i in others if rows[i].only_draws]
+    for i, token in zip(drawing, _draw(logits, drawing, rows), strict=True):
+        tokens[i] = token
+    others = [i for i in others if not rows[i].only_draws]
     for i, values in zip(others, _on_host(logits, others), strict=True):
         tokens[i] = _choose_one(values, rows[i])
     return tokens
@@ -94,11 +106,13 @@ def choose(logits: Tensor, best: Sequence[int], rows: Sequence[SamplingRow]) -> 
 
 def prepare(profile: ops.Profile) -> None:
     """Have what chooses tokens compiled at load: the first request that samples does not wait."""
-    params = SamplingParams(temperature=1.0, top_k=2)
-    row = SamplingRow(params, 0, 0, np.empty(0, dtype=np.int64))
+    nothing = np.empty(0, dtype=np.int64)
+    plain = SamplingParams(temperature=1.0)
+    kinds = (plain, replace(plain, top_k=2), replace(plain, top_p=0.5))
+    rows = [SamplingRow(params, 0, 0, nothing) for params in kinds]
     with ops.use(profile):
-        logits = torch.zeros(1, 4, device=ops.device())
-        choose(logits, summarise(logits)[0], [row])
+        logits = torch.zeros(len(rows), 4, device=ops.device())
+        choose(logits, summarise(logits)[0], rows)
         token_logprobs(logits, [0], [1])
 
 
@@ -110,6 +124,24 @@ def _on_host(logits: Tensor, rows: list[int]) -> Sequence[Floats]:
         return [logits[i].numpy() for i in rows]
     chosen: Floats = logits[rows].cpu().numpy()
     return list(chosen)
+
+
+def _draw(logits: Tensor, drawing: list[int], rows: Sequence[SamplingRow]) -> list[int]:
+    """Draw tokens from rows of the logits at once, by all cores."""
+    if not drawing:
+        return []
+    asked = [rows[i] for i in drawing]
+    here = logits.device.type == "cpu"
+    tokens = np.empty(len(asked), np.int64)
+    draw_rows(
+        (logits if here else logits[drawing].cpu()).numpy(),
+        np.array(drawing if here else range(len(asked)), np.int64),
+        np.array([row.params.temperature for row in asked], np.float32),
+        np.array([row.seed for row in asked], np.uint64),
+        np.array([row.position for row in asked], np.uint64),
+        tokens,
+    )
+    return tokens.tolist()
 
 
 def _choose_one(logits: Floats, row: SamplingRow) -> int:

@@ -96,6 +96,18 @@ def test_noise_never_reaches_what_it_is_said_not_to():
     assert 0 < np.mean(told) < 0.01  # one in 8,000 reaches it
 
 
+def test_rows_that_only_draw_are_drawn_at_once_as_one_by_one():
+    logits = logits_of(70, 3000, scale=5.0)
+    rows = [row(seed=i * 2**57, position=i, temperature=0.1 + i / 40) for i in range(70)]
+    assert all(one.only_draws for one in rows)
+    assert choose(logits, rows) == [
+        sampling._choose_one(values, one) for values, one in zip(logits, rows, strict=True)
+    ]
+    others = [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}]
+    others += [{"presence_penalty": 1.0}, {"logit_bias": {1: 2.0}}, {"masked": [1]}]
+    assert not any(row(**{"temperature": 1.0} | one).only_draws for one in others)
+
+
 FILTERS = [
     {},
     {"top_k": 1},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import types
+from numba import prange, types
 
 from detinfer.kernels.cpu.elementary import exp32, log32
-from detinfer.kernels.cpu.jit import kernel
+from detinfer.kernels.cpu.jit import kernel, parallel_kernel
 from detinfer.kernels.cpu.logits import row_max
 from detinfer.kernels.cpu.philox import fill_words
-from detinfer.kernels.cpu.vector import Emit, row_intrinsic
+from detinfer.kernels.cpu.rounding import enter, leave
+from detinfer.kernels.cpu.vector import Emit, div, f32_at, row_intrinsic
 
 UNIT = 2.0**-24
 NINE, TWO, ONE = np.uint32(9), np.uint32(2), np.uint32(1)
@@ -76,6 +77,30 @@ def gumbel_argmax(x, ids, seed, position):
                         best, winner = value, near[k]
         least, below = best - NOISE_MAX, least
     return winner
+
+
+@parallel_kernel
+def draw_rows(logits, rows, temperatures, seeds, positions, tokens):
+    """Draw a token from each of some rows of logits [L, V], over its temperature.
+
+    Args:
+        rows: which. [K] int64
+        temperatures: [K] float32
+        seeds, positions: [K] uint64
+        tokens: drawn, -1 where the largest logit over its temperature is not finite. [K] int64
+    """
+    vocab = logits.shape[1]
+    logits0 = logits.ctypes.data
+    for k in prange(len(rows)):
+        before = enter()
+        source = f32_at(logits0 + rows[k] * vocab * 4, vocab)
+        x, ids = np.empty(vocab, np.float32), np.arange(vocab)
+        for i in range(vocab):
+            x[i] = div(source[i], temperatures[k])
+        tokens[k] = -1
+        if np.isfinite(row_max(x.ctypes.data, vocab)):
+            tokens[k] = gumbel_argmax(x, ids, seeds[k], positions[k])
+        leave(before)
 
 
 @kernel

@@ -224,6 +224,7 @@ def noise_by_rank(patch):
 
     patch.setattr(sampling, "choose", mutated_choose)
     patch.setattr(sampling, "gumbel_argmax", mutated_argmax)
+    patch.setattr(sampling.SamplingRow, "only_draws", False)  # what draws at once has no ranks
 
 
 @mutant()
