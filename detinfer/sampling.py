@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -54,21 +54,26 @@ class SamplingRow:
     allowed: TokenMask | None = None
 
     @property
-    def takes_the_best(self) -> bool:
-        """Whether its token is the argmax of the raw logits, if a grammar lets that follow."""
-        return is_greedy(self.params) and not is_adjusted(self.params) and not len(self.masked)
+    def filters(self) -> bool:
+        """Whether top-k, top-p or min-p looks at other tokens than the one that is chosen."""
+        params = self.params
+        return bool(params.top_k or params.top_p < 1 or params.min_p > 0) and not is_greedy(params)
 
     @property
     def only_draws(self) -> bool:
         """Whether nothing but its temperature and the noise has a say."""
-        params = self.params
-        filters = params.top_k or params.top_p < 1 or params.min_p > 0
-        plain = self.allowed is None and not len(self.masked) and not is_adjusted(params)
-        return plain and not filters and not is_greedy(params)
+        masks = self.allowed is not None or len(self.masked)
+        changed = masks or self.filters or is_adjusted(self.params)
+        return not changed and not is_greedy(self.params)
 
     def takes(self, best: int) -> bool:
         """Whether its token is ``best``, the argmax of the raw logits."""
-        return self.takes_the_best and (self.allowed is None or allows(self.allowed, best))
+        return (
+            is_greedy(self.params)
+            and not is_adjusted(self.params)
+            and not len(self.masked)
+            and (self.allowed is None or allows(self.allowed, best))
+        )
 
 
 def summarise(logits: Tensor) -> tuple[list[int], list[tuple[int, int]]]:
@@ -81,26 +86,30 @@ def summarise(logits: Tensor) -> tuple[list[int], list[tuple[int, int]]]:
     return best.tolist(), [(int(a), int(b)) for a, b in sums.tolist()]
 
 
-def choose(logits: Tensor, best: Sequence[int], rows: Sequence[SamplingRow]) -> list[int]:
+def choose(logits: Tensor, best: Sequence[int], rows: Sequence[SamplingRow | None]) -> list[int]:
     """Choose one token a row.
 
     Args:
         logits: raw logits, on any device. [L, V] float32
         best: of ``summarise``. L of them
-        rows: how each is sampled. L of them
+        rows: how each is sampled; None: it is not, and gives its ``best``. L of them
 
     Returns:
         Token ids: -1 where ``best`` is, or where the largest logit to choose from, adjusted and
         over the temperature, is not finite; one whose logit is -Inf is never chosen.
     """
     tokens = list(best)
-    others = [i for i, row in enumerate(rows) if tokens[i] >= 0 and not row.takes(tokens[i])]
-    drawing = [i for i in others if rows[i].only_draws]
-    for i, token in zip(drawing, _draw(logits, drawing, rows), strict=True):
+    others = {
+        i: row
+        for i, row in enumerate(rows)
+        if row is not None and tokens[i] >= 0 and not row.takes(tokens[i])
+    }
+    drawing = {i: row for i, row in others.items() if row.only_draws}
+    for i, token in zip(drawing, _draw(logits, drawing), strict=True):
         tokens[i] = token
-    others = [i for i in others if not rows[i].only_draws]
-    for i, values in zip(others, _on_host(logits, others), strict=True):
-        tokens[i] = _choose_one(values, rows[i])
+    others = {i: row for i, row in others.items() if i not in drawing}
+    for (i, row), values in zip(others.items(), _on_host(logits, list(others)), strict=True):
+        tokens[i] = _choose_one(values, row)
     return tokens
 
 
@@ -126,22 +135,22 @@ def _on_host(logits: Tensor, rows: list[int]) -> Sequence[Floats]:
     return list(chosen)
 
 
-def _draw(logits: Tensor, drawing: list[int], rows: Sequence[SamplingRow]) -> list[int]:
-    """Draw tokens from rows of the logits at once, by all cores."""
+def _draw(logits: Tensor, drawing: Mapping[int, SamplingRow]) -> list[int]:
+    """Draw tokens from rows of the logits, by their indices, at once and by all cores."""
     if not drawing:
         return []
-    asked = [rows[i] for i in drawing]
+    places, rows = list(drawing), list(drawing.values())
     here = logits.device.type == "cpu"
-    tokens = np.empty(len(asked), np.int64)
+    tokens = np.empty(len(rows), np.int64)
     draw_rows(
-        (logits if here else logits[drawing].cpu()).numpy(),
-        np.array(drawing if here else range(len(asked)), np.int64),
-        np.array([row.params.temperature for row in asked], np.float32),
-        np.array([row.seed for row in asked], np.uint64),
-        np.array([row.position for row in asked], np.uint64),
+        (logits if here else logits[places].cpu()).numpy(),
+        np.array(places if here else range(len(rows)), np.int64),
+        np.array([row.params.temperature for row in rows], np.float32),
+        np.array([row.seed for row in rows], np.uint64),
+        np.array([row.position for row in rows], np.uint64),
         tokens,
     )
-    return tokens.tolist()
+    return list(map(int, tokens))
 
 
 def _choose_one(logits: Floats, row: SamplingRow) -> int:

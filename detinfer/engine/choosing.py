@@ -92,18 +92,58 @@ def _score(row: ScheduledRow, logits: Tensor, start: int) -> list[TokenLogprob]:
 
 
 def _masks(
-    rows: Sequence[ScheduledRow], likeliest: Sequence[Sequence[int | None]]
+    rows: Sequence[ScheduledRow], chosen: Sequence[Sequence[int | None]]
 ) -> list[list[TokenMask | None]]:
     """Return what may follow each row's last token, and its draft's, where it has to be known.
 
     Args:
-        likeliest: of each row's choices, as ``Constraint.masks`` has them.
+        chosen: at each of a row's places, as ``Constraint.masks`` has it.
     """
     return [
-        [None] * len(asked)
-        if row.request.constraint is None or not asked
-        else row.request.constraint.masks(row.draft, asked)
-        for row, asked in zip(rows, likeliest, strict=True)
+        [None] * len(tokens)
+        if row.request.constraint is None or not tokens
+        else row.request.constraint.masks(row.draft, tokens)
+        for row, tokens in zip(rows, chosen, strict=True)
+    ]
+
+
+def _tokens(
+    logits: Tensor,
+    best: Sequence[int],
+    rows: Sequence[ScheduledRow],
+    counts: Sequence[int],
+    sampled: Sequence[sampling.SamplingRow],
+) -> list[int]:
+    """Return the token chosen from each row of logits, grammars obeyed.
+
+    What is chosen of all tokens, and may come, is what would be chosen of those that may: a mask is
+    made where it may not, or where filters have looked at tokens that may not.
+    """
+    bound = [
+        row.request.constraint is not None
+        for row, count in zip(rows, counts, strict=True)
+        for _ in range(count)
+    ]
+    if not any(bound):
+        return sampling.choose(logits, best, sampled)
+    freely = [
+        None if is_bound and row.filters else row
+        for is_bound, row in zip(bound, sampled, strict=True)
+    ]
+    tokens = sampling.choose(logits, best, freely)
+    chosen = iter(
+        None if row is None or token < 0 else token
+        for row, token in zip(freely, tokens, strict=True)
+    )
+    masks = _masks(rows, [list(itertools.islice(chosen, count)) for count in counts])
+    masked = [
+        None if mask is None else replace(row, allowed=mask)
+        for row, mask in zip(sampled, itertools.chain(*masks), strict=True)
+    ]
+    again = sampling.choose(logits, best, masked)
+    return [
+        token if row is None else other
+        for token, row, other in zip(tokens, masked, again, strict=True)
     ]
 
 
@@ -118,17 +158,7 @@ def _choose(logits: Tensor, rows: Sequence[ScheduledRow], counts: Sequence[int])
         for i in range(count)
     ]
     best, sums = sampling.summarise(logits)
-    if any(row.request.constraint is not None for row in rows):
-        likeliest = iter(
-            token if one.takes_the_best and token >= 0 else None
-            for one, token in zip(sampled, best, strict=True)
-        )
-        masks = _masks(rows, [list(itertools.islice(likeliest, count)) for count in counts])
-        sampled = [
-            one if mask is None else replace(one, allowed=mask)
-            for one, mask in zip(sampled, itertools.chain(*masks), strict=True)
-        ]
-    tokens = sampling.choose(logits, best, sampled)
+    tokens = _tokens(logits, best, rows, counts, sampled)
     logprobs = [
         row.request.params.logprobs
         for row, count in zip(rows, counts, strict=True)

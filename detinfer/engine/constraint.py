@@ -18,8 +18,8 @@ class Constraint:
     """A grammar, and how far a request's output has come in it.
 
     What it allows, and whether it meets one of its bounds, depends on the grammar, the request's
-    own tokens and its own likeliest ones alone: it takes them one by one, asked about the likeliest
-    before each and for a mask where that does not do, whatever was drafted. Guesses are followed in
+    own tokens and its own choices alone: it takes them one by one, asked about the choice before
+    each and for a mask where that does not do, whatever was drafted. Guesses are followed in
     copies, which take its place as far as they were right.
 
     Args:
@@ -32,21 +32,18 @@ class Constraint:
         self._matcher = matcher
         self._ahead: list[tuple[int, LLMatcher]] = []  # guesses, and where each leads
 
-    def masks(
-        self, draft: Sequence[int], likeliest: Sequence[int | None]
-    ) -> list[TokenMask | None]:
+    def masks(self, draft: Sequence[int], chosen: Sequence[int | None]) -> list[TokenMask | None]:
         """Return what may come next, and after each token of a draft, where it has to be known.
 
         After a token that is not chosen, or that ends it, it has not.
 
         Args:
-            likeliest: at each of these places the token that is chosen if only it may come: then
-                there is no mask, which takes ten times as long as to ask. None where others would
-                have a say.
+            chosen: at each of these places the token that is chosen if it may come: then there is
+                no mask, which takes ten times as long as to ask. None where others have a say.
         """
         self._ahead = []
-        at, masks = self._matcher, [_unless(self._matcher, likeliest[0])]
-        for token, before, after in zip(draft, likeliest, likeliest[1:], strict=False):
+        at, masks = self._matcher, [_unless(self._matcher, chosen[0])]
+        for token, before, after in zip(draft, chosen, chosen[1:], strict=False):
             if token != before if masks[-1] is None else not allows(masks[-1], token):
                 break
             at = at.deep_copy()
@@ -54,7 +51,7 @@ class Constraint:
                 break
             self._ahead.append((token, at))
             masks.append(_unless(at, after))
-        return [*masks, *[None] * (len(likeliest) - len(masks))]
+        return [*masks, *[None] * (len(chosen) - len(masks))]
 
     def take(self, token: int) -> None:
         """Go on by a token of the output."""

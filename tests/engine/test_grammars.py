@@ -89,6 +89,7 @@ MIXED = {
     "regex": drawn(regex="(ab|c){2,9};", temperature=0.8, top_k=3, logprobs=2),
     "lark": drawn(grammar='start: "x" | "(" start ")"', temperature=1.0, presence_penalty=0.5),
     "gbnf": drawn(grammar='root ::= [0-9]+ "." [0-9]', repetition_penalty=1.3, min_tokens=6),
+    "nucleus": drawn(regex="[a-m]{5,20}", temperature=1.2, top_p=0.8, min_p=0.01),
     "bias": drawn(regex="[a-z]*", logit_bias={101: 9.0}, min_tokens=9, max_tokens=30),
     "stop": drawn(regex="[a-z]+!", stop=("q", "ee"), temperature=1.0),
     "ends": drawn(regex="[a-z]+", ignore_eos=True, temperature=1.5, max_tokens=40),
@@ -109,6 +110,21 @@ def test_a_crowd_with_other_grammars_and_drafts_change_no_bit(engines):
         pattern = {"regex": "(ab|c){2,9};", "lark": r"(\()*x(\))*", "gbnf": r"[0-9]+\.[0-9]"}[name]
         if alone[name]["reason"] == "stop":
             assert re.fullmatch(pattern, alone[name]["text"])
+
+
+def test_masks_made_for_every_token_choose_the_same(engines, monkeypatch):
+    requests = {name: (PROMPT, params) for name, params in MIXED.items()}
+    plain, real, asked = run(engines[0], requests), Constraint.masks, []
+
+    def made(self, draft, chosen):
+        asked.extend(chosen)
+        return real(self, draft, [None] * len(chosen))
+
+    monkeypatch.setattr(Constraint, "masks", made)
+    assert run(engines[0], requests) == plain
+    kinds = [token is None for token in asked]
+    assert any(kinds)
+    assert not all(kinds)
 
 
 @pytest.mark.parametrize("order", ["slot", "shared"])

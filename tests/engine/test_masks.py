@@ -30,7 +30,7 @@ def lets(constraint, token):
     return mask is None
 
 
-def test_there_is_no_mask_where_the_likeliest_may_come():
+def test_there_is_no_mask_where_what_is_chosen_may_come():
     [one] = several("ab")
     assert one.masks([], [ord("a")]) == [None]
     for token in (ord("z"), None):
@@ -85,8 +85,8 @@ def greedy(constraint, orders, plan=(), longest=0):
         at = len(tokens)
         end = min(at + longest, len(plan), len(orders) - 1)
         draft = [ord("?") if i % 5 == 4 else plan[i] for i in range(at, end)]
-        likeliest = [order[0] for order in orders[at : at + len(draft) + 1]]
-        masks = constraint.masks(draft, likeliest)
+        chosen = [order[0] for order in orders[at : at + len(draft) + 1]]
+        masks = constraint.masks(draft, chosen)
         for mask, order, guess in zip(masks, orders[at:], [*draft, None], strict=False):
             if constraint.failure is not None:
                 return tokens, constraint.failure
@@ -129,11 +129,11 @@ def test_masks_whose_work_is_not_inherited_are_found_out(monkeypatch):
     """The negative control: in a step with a draft, masks are made on copies of what goes on."""
     real, made = Constraint.masks, constraint_module._mask
 
-    def mutated(self, draft, likeliest):
+    def mutated(self, draft, chosen):
         with monkeypatch.context() as patch:
             if draft:
                 patch.setattr(constraint_module, "_mask", lambda at: made(at.deep_copy()))
-            return real(self, draft, likeliest)
+            return real(self, draft, chosen)
 
     monkeypatch.setattr(Constraint, "masks", mutated)
     different, _ = differ(LIMITS, 11)

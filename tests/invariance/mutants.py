@@ -242,8 +242,8 @@ def noise_by_slot(patch):
 def mask_by_slot(patch):
     """A step's token masks lie without gaps, and are found by the row's place in the step."""
 
-    def mutated(rows, likeliest):
-        made = masks(rows, likeliest)
+    def mutated(rows, chosen):
+        made = masks(rows, chosen)
         packed = [own for row, own in zip(rows, made, strict=True) if row.request.constraint]
         for place, row in enumerate(rows):
             if row.request.constraint:
