@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import check_command
 import leaks
 import pytest
 from check_command import check
 from fake_runner import FakeRunner, fake_engine
 
+from benchmarks.check_picture import draw
 from detinfer.check import Check, EngineSubject, Target
 from detinfer.check.margins import add_margins
 from detinfer.check.pictures import heat_map, margin_chart
@@ -91,6 +93,22 @@ def test_a_report_has_them_all_and_nothing_from_elsewhere(check, tmp_path):
     ):
         assert words in text
     assert not re.search(r"(?:src|href)=|https?://|url\(|@import|<script", text)
+
+
+def test_a_report_of_one_prompt_in_both_modes_makes_the_readme_s_picture(
+    check, monkeypatch, tmp_path
+):
+    path = tmp_path / "r.html"
+    flags = ("--report", str(path), "--mode", "both")
+    with monkeypatch.context() as patch:
+        patch.setattr(check_command, "SMALL", ["--runs", "9", "--max-tokens", "8"])
+        check(*flags, "--prompt", "ABC", runner=leaks.Token())
+    picture = draw(path.read_text())
+    assert picture.count("<text") == picture.count("<g ") == 2
+    assert picture.count("<path") >= 2
+    check(*flags, runner=leaks.Token())  # two prompts
+    with pytest.raises(ValueError, match="expected one prompt in two modes"):
+        draw(path.read_text())
 
 
 @pytest.mark.parametrize("tokens", [1, 900])
