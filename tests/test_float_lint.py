@@ -130,13 +130,13 @@ def test_no_bit_comes_from_a_function_that_follows_the_cpu():
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("sampling", "w = weights(x[order])", "w = np.exp(x[order] - x[order][0])"),
-        ("sampling", "sums[-1])", "np.sum(w))"),
-        ("sampling", "sums[-1])", "w.sum())"),
+        ("sampling", "weights(x[order], x[order[0]])", "np.exp(x[order] - x[order[0]])"),
+        ("sampling", "nucleus(w, params.top_p)", "int(np.sum(w))"),
+        ("sampling", "nucleus(w, params.top_p)", "int(w.sum())"),
         ("models/rope_table", "cos, sin = cos_sin(angles)", "cos, sin = np.cos(angles), 0"),
         ("models/moe", "out * top_k_weights[rows, slots, None]", "out @ top_k_weights"),
         ("models/moe", "total[rows] + weighted", "torch.einsum('i,i', total, weighted)"),
-        ("kernels/cpu/sampling", "-log32(-log32(u))", "-np.log(-np.log(u))"),
+        ("kernels/cpu/sampling", "-log32(-log32(unit(word)))", "-np.log(-np.log(unit(word)))"),
         ("engine/outcome", "import math", "from math import exp"),
     ],
 )

@@ -14,7 +14,7 @@ from detinfer.kernels.cpu.vector import Emit, div, f32_at, row_intrinsic
 
 UNIT = 2.0**-24
 NINE, TWO, ONE = np.uint32(9), np.uint32(2), np.uint32(1)
-ALL = np.float32(1.0)
+WHOLE = np.float32(1.0)
 MAGNITUDE, SHIFT = np.int32(0x7FFFFFFF), np.uint64(32)
 HALF, SIXTH, TWENTY_FOURTH = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
 
@@ -45,8 +45,8 @@ def may_reach(word, distance):
     series: so no logarithm is taken.
     """
     t = max(distance, np.float32(0.0))
-    series = ALL + t * (ALL + t * (HALF + t * (SIXTH + t * TWENTY_FOURTH)))
-    return (ALL - unit(word)) * series <= ALL
+    series = WHOLE + t * (WHOLE + t * (HALF + t * (SIXTH + t * TWENTY_FOURTH)))
+    return (WHOLE - unit(word)) * series <= WHOLE
 
 
 @kernel
