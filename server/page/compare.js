@@ -6,7 +6,6 @@ import { digestLine, find, make, number, runs } from "./dom.js";
 
 const MODES = ["deterministic", "fast"];
 const AT_A_TIME = 4; // browsers open six connections to a server
-const APART_MILLISECONDS = 200; // so that each arrives in a step of its own
 
 export function startCompare(model) {
   runs(find("compare-form"), find("stop-compare"), async (signal) => {
@@ -21,11 +20,14 @@ export function startCompare(model) {
         column.answers.push(await answer(model, column.mode, signal));
         column.draw(columns[0]);
       };
+      const before = performance.now();
+      await next(); // alone
+      // Each of the others arrives in a step of its own, while those before it are being answered.
+      const apart = (performance.now() - before) / (AT_A_TIME + 1);
       const several = async (_, place) => {
-        await new Promise((resolve) => setTimeout(resolve, place * APART_MILLISECONDS));
+        await new Promise((resolve) => setTimeout(resolve, place * apart));
         while (started < total) await next();
       };
-      await next(); // alone
       await Promise.all(Array.from({ length: AT_A_TIME }, several));
     }
   });

@@ -72,7 +72,8 @@ def chat(browser: Browser) -> None:
         expect(told.locator(".digest code")).to_have_text(digest)
 
         page.click("#new-chat")
-        ask(page, "Count from one to a thousand.", tokens=2000)
+        page.fill("#temperature", "0")  # so that the answer is surely long
+        ask(page, "Write a very long story about the sea.", tokens=2000)
         expect(page.locator(".answer")).not_to_be_empty(timeout=WAIT)
         page.click("#stop-chat")
         expect(page.locator(".told")).to_have_text("stopped")
@@ -179,6 +180,7 @@ def check(browser: Browser) -> None:
 def puzzle(browser: Browser) -> None:
     """A board gets solved step by step, and the steps can be seen again."""
     with opened(browser, "/#puzzles") as page:
+        expect(page.locator("#puzzle")).not_to_have_value("")  # the solvers have been asked for
         text = page.input_value("#puzzle")
         page.click("#puzzle-form .main")
         told = page.locator("#puzzle-told")
@@ -216,6 +218,7 @@ def keyboard(browser: Browser) -> None:
         press("ArrowRight")
         press("ArrowDown")
         assert "row 2, column 2" in label(page)
+        expect(page.locator("#puzzle")).not_to_have_value("")
         before = page.input_value("#puzzle")
         page.keyboard.type("2")
         assert page.input_value("#puzzle") == before[:7] + "2" + before[8:]
