@@ -143,7 +143,7 @@ def _draw(logits: Tensor, drawing: Mapping[int, SamplingRow]) -> list[int]:
     here = logits.device.type == "cpu"
     tokens = np.empty(len(rows), np.int64)
     draw_rows(
-        (logits if here else logits[places].cpu()).numpy(),
+        np.ascontiguousarray((logits if here else logits[places].cpu()).numpy()),
         np.array(places if here else range(len(rows)), np.int64),
         np.array([row.params.temperature for row in rows], np.float32),
         np.array([row.seed for row in rows], np.uint64),

@@ -113,17 +113,18 @@ def _tokens(
     rows: Sequence[ScheduledRow],
     counts: Sequence[int],
     sampled: Sequence[sampling.SamplingRow],
+    bound: Sequence[bool],
 ) -> list[int]:
     """Return the token chosen from each row of logits, grammars obeyed.
 
     What is chosen of all tokens, and may come, is what would be chosen of those that may: a mask is
     made where it may not, or where filters have looked at tokens that may not.
+
+    Args:
+        counts: rows of logits of each of ``rows``.
+        sampled: how each row of logits is.
+        bound: whether each is by a grammar.
     """
-    bound = [
-        row.request.constraint is not None
-        for row, count in zip(rows, counts, strict=True)
-        for _ in range(count)
-    ]
     if not any(bound):
         return sampling.choose(logits, best, sampled)
     freely = [
@@ -151,18 +152,12 @@ def _choose(logits: Tensor, rows: Sequence[ScheduledRow], counts: Sequence[int])
     """Return a choice from each row of logits, ``counts`` of them for each row of the step."""
     if not len(logits):
         return []
+    places = [(row, i) for row, count in zip(rows, counts, strict=True) for i in range(count)]
     # A draft's tokens are judged as if those before them had been chosen.
-    sampled = [
-        sampling_row(row.request, row.draft[:i])
-        for row, count in zip(rows, counts, strict=True)
-        for i in range(count)
-    ]
+    sampled = [sampling_row(row.request, row.draft[:i]) for row, i in places]
+    bound = [row.request.constraint is not None for row, _ in places]
+    logprobs = [row.request.params.logprobs for row, _ in places]
     best, sums = sampling.summarise(logits)
-    tokens = _tokens(logits, best, rows, counts, sampled)
-    logprobs = [
-        row.request.params.logprobs
-        for row, count in zip(rows, counts, strict=True)
-        for _ in range(count)
-    ]
+    tokens = _tokens(logits, best, rows, counts, sampled, bound)
     found = sampling.token_logprobs(logits, tokens, logprobs)
     return list(map(Choice, tokens, sums, found))
